@@ -1,0 +1,1 @@
+"""The control plane: owns tenant state and keys. Does not know Envoy."""

@@ -1,0 +1,1 @@
+"""The enforcement agent beside each Envoy: its rooms are built with the edge."""
