@@ -149,7 +149,9 @@ class UnavailableError(DomainError):
 
     reason = "UNAVAILABLE"
 
-    def __init__(self, message: str, *, reason: str | None = None, retry_after: timedelta = timedelta(seconds=1)) -> None:
+    def __init__(
+        self, message: str, *, reason: str | None = None, retry_after: timedelta = timedelta(seconds=1)
+    ) -> None:
         """Say when to try again."""
         super().__init__(message, reason=reason)
         self.retry_after = retry_after

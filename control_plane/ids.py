@@ -47,5 +47,3 @@ def dns_label(tenant_id: TenantId) -> str:
 def new_uuid() -> UUID:
     """Make a UUIDv7: unique, and in the order of its making."""
     return uuid_utils.compat.uuid7()
-
-

@@ -1,0 +1,100 @@
+"""Who calls: a bearer token, or a SPIFFE identity of mutual TLS with a signed tenant context. One, never both."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final
+
+from google.protobuf.message import Message
+from typing_extensions import override
+
+from control_plane.errors import UnauthenticatedError
+from control_plane.serving import context as tenant_context
+from control_plane.serving.call import current_call
+from control_plane.serving.interception import Context, Interceptor
+from control_plane.serving.principal import Principal, Role
+
+VerifyToken = Callable[[str], Awaitable[Principal]]
+"""Returns whom a token stands for. Raises UnauthenticatedError."""
+
+_SPIFFE: Final = "spiffe://bulkhead/service/"
+
+
+class BearerAuthentication(Interceptor):
+    """For listeners without client certificates: the caller shows exactly one bearer token."""
+
+    def __init__(self, verify_token: VerifyToken) -> None:
+        """Verify tokens with `verify_token`."""
+        super().__init__()
+        self._verify_token = verify_token
+
+    @override
+    @asynccontextmanager
+    async def around(self, method: str, request: Message | None, context: Context) -> AsyncIterator[None]:
+        call = current_call()
+        if not call.rule.unauthenticated:
+            if _values(context, tenant_context.HEADER):
+                raise UnauthenticatedError("a signed context is taken from internal services only")
+            call.principal = await self._verify_token(_bearer_token(context))
+        yield
+
+
+class ServiceAuthentication(Interceptor):
+    """For listeners that demand a client certificate: an internal service acts for the tenant of a signed context.
+
+    Its scopes are its own, intersected with those of the context.
+    """
+
+    def __init__(self, scopes: Mapping[str, frozenset[str]], context_key: bytes) -> None:
+        """Know each service's own scopes by its name; verify contexts with `context_key`."""
+        super().__init__()
+        self._scopes = scopes
+        self._context_key = context_key
+
+    @override
+    @asynccontextmanager
+    async def around(self, method: str, request: Message | None, context: Context) -> AsyncIterator[None]:
+        call = current_call()
+        if not call.rule.unauthenticated:
+            call.principal = self._principal(context)
+        yield
+
+    def _principal(self, context: Context) -> Principal:
+        if _values(context, "authorization"):
+            raise UnauthenticatedError("an internal service shows its certificate, and no token beside it")
+        service = _service_name(context)
+        if service not in self._scopes:
+            raise UnauthenticatedError("the certificate's service is not known here")
+        headers = _values(context, tenant_context.HEADER)
+        if len(headers) != 1:
+            raise UnauthenticatedError("exactly one signed context is needed")
+        signed = tenant_context.decode(headers[0], self._context_key, datetime.now(UTC))
+        return Principal(
+            subject=f"{service}/{signed.subject}",
+            role=Role.SERVICE,
+            tenant=signed.tenant,
+            scopes=self._scopes[service] & signed.scopes,
+            token_id=signed.session,
+        )
+
+
+def _bearer_token(context: Context) -> str:
+    values = _values(context, "authorization")
+    if not values:
+        raise UnauthenticatedError("no `authorization: Bearer …` was sent", reason="MISSING_AUTHORIZATION")
+    scheme, _, token = values[0].partition(" ")
+    if len(values) != 1 or scheme.lower() != "bearer" or not token:
+        raise UnauthenticatedError("exactly one `authorization: Bearer …` is needed")
+    return token
+
+
+def _service_name(context: Context) -> str | None:
+    # gRPC gives every SAN, URIs among them; an identity is exactly one of ours.
+    names = [value.decode(errors="replace") for value in context.peer_identities() or ()]
+    ours = [name for name in names if name.startswith("spiffe://")]
+    return ours[0].removeprefix(_SPIFFE) if len(ours) == 1 and ours[0].startswith(_SPIFFE) else None
+
+
+def _values(context: Context, key: str) -> list[str]:
+    metadata = context.invocation_metadata() or ()
+    return [value if isinstance(value, str) else value.decode("latin-1") for name, value in metadata if name == key]

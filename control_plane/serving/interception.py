@@ -1,0 +1,64 @@
+"""Interceptors that look after every kind of call, unary or streaming, in the same words."""
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from typing_extensions import override
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = grpc.RpcMethodHandler[Any, Any]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Runs `around` about each call.
+
+    Wrapped handlers are kept by method, of which there are few: wrapping costs nothing per call.
+    """
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, Handler | None] = {}
+
+    @abstractmethod
+    def around(self, method: str, request: Message | None, context: Context) -> AbstractAsyncContextManager[None]:
+        """Enter before the call is served, and leave after. `request` is None where the client streams."""
+
+    @override
+    async def intercept_service(  # type: ignore[override]  # the stub leaves out that a handler may be missing
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        method = handler_call_details.method
+        if method in self._wrapped:
+            return self._wrapped[method]
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            # Not kept: strangers choose these names.
+            return None
+        self._wrapped[method] = wrapped = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        serving: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+        async def answer(request: Any, context: Context) -> Any:
+            async with self.around(method, None if handler.request_streaming else request, context):
+                return await serving(request, context)
+
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self.around(method, None if handler.request_streaming else request, context):
+                async for response in serving(request, context):
+                    yield response
+
+        make: Any = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        behaviour = stream if handler.response_streaming else answer
+        wrapped: Handler = make(behaviour, handler.request_deserializer, handler.response_serializer)
+        return wrapped

@@ -1,0 +1,79 @@
+"""The outermost interceptor: receives each call, gives it an id and a rule, and turns what it raises into a status."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final
+
+import grpc
+import structlog
+from bulkhead.v1 import rules_pb2
+from google.protobuf.message import Message
+from typing_extensions import override
+
+from control_plane.errors import DomainError, PermissionDeniedError, UnauthenticatedError
+from control_plane.postgres.database import Database
+from control_plane.postgres.effects import BeforeCommit
+from control_plane.serving.call import Call, begin_call
+from control_plane.serving.interception import Context, Interceptor
+from control_plane.serving.status import to_status
+
+# For callers that set no deadline of their own.
+_DEADLINE: Final = timedelta(seconds=30)
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+DenialNoted = Callable[[Call, DomainError], None]
+"""Told of each denied call, after its transaction is gone. Must not block, must not raise."""
+
+
+class Reception(Interceptor):
+    """Begins each call, and ends each failed one with a status that gives away no more than it should."""
+
+    def __init__(
+        self,
+        rules: Mapping[str, rules_pb2.Rule],
+        database: Database,
+        *,
+        recorder: Callable[[Call], BeforeCommit],
+        denied: DenialNoted,
+    ) -> None:
+        """Serve only methods that have a rule."""
+        super().__init__()
+        self._rules = rules
+        self._database = database
+        self._recorder = recorder
+        self._denied = denied
+
+    @override
+    @asynccontextmanager
+    async def around(self, method: str, request: Message | None, context: Context) -> AsyncIterator[None]:
+        rule = self._rules.get(method)
+        if rule is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this method is not served")
+        call = Call(
+            method=method, rule=rule, database=self._database, recorder=self._recorder, peer=context.peer() or ""
+        )
+        begin_call(call)
+        structlog.contextvars.bind_contextvars(request_id=call.request_id, method=method)
+        failure: Exception | None = None
+        try:
+            # Streams live as long as their clients; health and reflection are the only ones.
+            unary = request is not None and context.time_remaining() is None
+            async with asyncio.timeout(_DEADLINE.total_seconds() if unary else None):
+                yield
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 whatever it is, the caller gets a status and the log the rest
+            failure = error
+        if failure is None:
+            context.set_trailing_metadata((("x-request-id", call.request_id),))
+            return
+        if isinstance(failure, (PermissionDeniedError, UnauthenticatedError)):
+            self._denied(call, failure)
+        status = to_status(failure, call.request_id)
+        await context.abort(
+            _CODES[status.code],
+            status.message,
+            (("x-request-id", call.request_id), ("grpc-status-details-bin", status.SerializeToString())),
+        )
