@@ -49,15 +49,12 @@ class Authorization(Interceptor):
         name = names.tenant_name(tenant_id)
         entry = await self._directory.find(tenant_id)
         try:
-            if entry is None:
-                raise NotFoundError(name)
-            check_served(rule, entry, name)
+            return check_served(rule, entry, name).placement
         except (NotFoundError, PreconditionError) as error:
             if rule.unauthenticated:
                 # Whoever needs no credential must not learn which tenants there are, nor how they are.
                 raise PermissionDeniedError(error.message) from error
             raise
-        return entry.placement
 
 
 def check_role(rule: rules_pb2.Rule, principal: Principal) -> None:
@@ -74,12 +71,15 @@ def check_tenant(principal: Principal, tenant_id: TenantId) -> None:
         raise PermissionDeniedError("the caller belongs to another tenant", reason="TENANT_MISMATCH")
 
 
-def check_served(rule: rules_pb2.Rule, entry: Entry, name: str) -> None:
-    """Raise PreconditionError when the tenant's state does not allow the call."""
+def check_served(rule: rules_pb2.Rule, entry: Entry | None, name: str) -> Entry:
+    """Return the tenant's entry. Raises NotFoundError without one, PreconditionError when its state forbids the call."""
+    if entry is None:
+        raise NotFoundError(name)
     if entry.state == "SUSPENDED" and not rule.serves_suspended:
         raise PreconditionError(name, f"{name} is suspended", reason="TENANT_SUSPENDED", state=entry.state)
     if entry.state == "PROVISIONING" and not (rule.serves_suspended and rule.isolation == _OPENS_NO_TENANT):
         raise PreconditionError(name, f"{name} is still being created", reason="TENANT_NOT_READY", state=entry.state)
+    return entry
 
 
 def _field(request: Any, path: str) -> str:

@@ -1,0 +1,108 @@
+"""What a process is told at its start. Read from `config.json` in the state directory, which `bulkhead up` writes.
+
+Relative paths are relative to the state directory.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = "config.json"
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerSettings:
+    """Where a process serves gRPC, and with which certificate."""
+
+    listen: str
+    """`host:port` for callers with a bearer token."""
+    internal_listen: str
+    """`host:port` for internal services with a client certificate."""
+    certificate: Path
+    """The server's certificate, PEM."""
+    key: Path
+    """Its private key, PEM."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one cell on one machine, shared by its processes."""
+
+    state_dir: Path
+    """Everything that the cell keeps."""
+    postgres_socket_dir: Path
+    """The directory of PostgreSQL's unix socket."""
+    postgres_port: int
+    """The number in the socket's name."""
+    postgres_dbname: str
+    """The database of this cell."""
+    valkey_socket: Path
+    """Valkey's unix socket."""
+    control_plane: ListenerSettings
+    """Where the control plane serves."""
+    certificates: ListenerSettings
+    """Where the certificate service serves."""
+    ca_file: Path
+    """The internal authority's certificate, PEM: clients trust it, and client certificates come from it."""
+    admin_token_file: Path
+    """Where the control plane keeps a current administrator's token, mode 0600."""
+    secrets_dir: Path
+    """Keys that the cell's processes share, each file mode 0600."""
+    vault_dir: Path
+    """The software vault."""
+    objects: str
+    """A directory, or the URL of a bucket."""
+    services: Mapping[str, frozenset[str]]
+    """The scopes of each internal service, by the name in its SPIFFE identity."""
+
+    @classmethod
+    def from_dir(cls, state_dir: Path) -> "Settings":
+        """Read `config.json` of the state directory.
+
+        Raises:
+            SettingsError: when it is absent or lacks something.
+        """
+        path = state_dir / CONFIG_FILE
+        try:
+            config = json.loads(path.read_text())
+            return _settings(state_dir.resolve(), config)
+        except FileNotFoundError:
+            message = f"{path} does not exist; `bulkhead --dir {state_dir} up` writes it"
+            raise SettingsError(message) from None
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"{path} lacks or misspells {error}; `bulkhead --dir {state_dir} up` writes it anew"
+            raise SettingsError(message) from error
+
+
+def _settings(state_dir: Path, config: Mapping[str, Any]) -> Settings:
+    objects = str(config["objects"])
+    return Settings(
+        state_dir=state_dir,
+        postgres_socket_dir=state_dir / config["postgres"]["socket_dir"],
+        postgres_port=int(config["postgres"]["port"]),
+        postgres_dbname=config["postgres"]["dbname"],
+        valkey_socket=state_dir / config["valkey"]["socket"],
+        control_plane=_listener(state_dir, config["control_plane"]),
+        certificates=_listener(state_dir, config["certificates"]),
+        ca_file=state_dir / config["ca_file"],
+        admin_token_file=state_dir / config["admin_token_file"],
+        secrets_dir=state_dir / config["secrets_dir"],
+        vault_dir=state_dir / config["vault_dir"],
+        objects=objects if "://" in objects else str(state_dir / objects),
+        services={name: frozenset(scopes) for name, scopes in config["services"].items()},
+    )
+
+
+def _listener(state_dir: Path, config: Mapping[str, Any]) -> ListenerSettings:
+    return ListenerSettings(
+        listen=config["listen"],
+        internal_listen=config["internal_listen"],
+        certificate=state_dir / config["certificate"],
+        key=state_dir / config["key"],
+    )
