@@ -19,7 +19,7 @@ TEXT: Final = {
 # Where software is fetched from is the machine's business (its pip configuration), not the repository's.
 REGISTRIES: Final = re.compile(
     r"pypi\.org|pythonhosted\.org|npmjs\.(?:org|com)|docker\.io|ghcr\.io|quay\.io|gcr\.io|crates\.io|goproxy\.|"
-    r"proxy\.golang\.org|artifac[t]ory|(?:extra-)?index[-_]url|--find[-]links",
+    r"proxy\.golang\.org|art[i]factory|(?:extra-)?index[-_]url|--find[-]links",
     re.IGNORECASE,
 )
 # A path under somebody's home, or one that only a certain machine has.
