@@ -72,7 +72,7 @@ def check_tenant(principal: Principal, tenant_id: TenantId) -> None:
 
 
 def check_served(rule: rules_pb2.Rule, entry: Entry | None, name: str) -> Entry:
-    """Return the tenant's entry. Raises NotFoundError without one, PreconditionError when its state forbids the call."""
+    """Return the tenant's entry; raise NotFoundError without one, PreconditionError when its state forbids the call."""
     if entry is None:
         raise NotFoundError(name)
     if entry.state == "SUSPENDED" and not rule.serves_suspended:

@@ -14,8 +14,8 @@ from grpc_reflection.v1alpha import reflection
 
 from control_plane.serving.interception import Interceptor
 
-# A request holds a signing request or a few labels; anything larger is a mistake or an attack.
-_LARGEST_MESSAGE: Final = 1 << 20
+# Ample for a signing request or a few labels, and for a field of a megabyte to be refused by name, not as a frame.
+_LARGEST_MESSAGE: Final = 4 << 20
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
     ("grpc.max_metadata_size", 16 << 10),

@@ -1,0 +1,52 @@
+"""What a kind of operation consists of."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from control_plane.operations.model import Operation
+
+StepRun = Callable[[Operation], Awaitable[None]]
+"""Does one step.
+
+MUST be idempotent: after a crash it is called again, whether or not its effect was durable. MUST raise UnavailableError
+or ConflictError for what may pass, and anything else for what will not. MAY run at any replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a plan."""
+
+    name: str
+    run: StepRun
+
+
+class Plan(Protocol):
+    """The steps of one kind of operation, how to take them back, and what its caller sees."""
+
+    @property
+    def kind(self) -> str:
+        """The name under which operations of this plan are recorded. MUST never change."""
+        ...
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """The steps in order. Those that the beginning transaction did itself are recorded as done."""
+        ...
+
+    async def undo(self, operation: Operation) -> None:
+        """Take back whatever any step may have made. MUST be idempotent, and complete whichever step failed."""
+        ...
+
+    def metadata(self, operation: Operation) -> Message:
+        """Return the message for `Operation.metadata`."""
+        ...
+
+    async def response(self, operation: Operation) -> Message:
+        """Return the message for `Operation.response` of an operation that succeeded."""
+        ...
+
+
+Plans = Mapping[str, Plan]

@@ -1,0 +1,100 @@
+"""google.longrunning.Operations over our operations (AIP-151)."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2
+
+from control_plane.errors import FieldViolation, InvalidArgumentError, NotFoundError
+from control_plane.operations import store
+from control_plane.operations.model import Operation
+from control_plane.operations.plan import Plans
+from control_plane.serving import names
+from control_plane.serving.call import current_call
+from control_plane.serving.interception import Context
+from control_plane.serving.paging import PageTokens, page_size
+from control_plane.serving.status import DOMAIN
+
+# WaitOperation looks this often: no one waits for a fraction of a step.
+_POLL: Final = timedelta(milliseconds=50)
+_LONGEST_WAIT: Final = timedelta(seconds=25)
+_PARENT: Final = "operations"
+
+
+class OperationsServicer(operations_pb2_grpc.OperationsServicer):
+    """Shows operations. Cancel and Delete are not offered: an operation ends by itself, and its record is kept."""
+
+    def __init__(self, plans: Plans, page_tokens: PageTokens) -> None:
+        """Render each kind as its plan says."""
+        self._plans = plans
+        self._page_tokens = page_tokens
+
+    async def GetOperation(
+        self, request: operations_pb2.GetOperationRequest, context: Context
+    ) -> operations_pb2.Operation:
+        return await to_proto(await _get(request.name), self._plans)
+
+    async def ListOperations(
+        self, request: operations_pb2.ListOperationsRequest, context: Context
+    ) -> operations_pb2.ListOperationsResponse:
+        if request.name not in {"", _PARENT}:
+            raise InvalidArgumentError(FieldViolation(field="name", description=f"must be {_PARENT}"))
+        call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
+        position = self._page_tokens.decode(request.page_token, method=call.method, parent=_PARENT, now=now)
+        before = UUID(position) if position else None
+        page = await call.system().run(lambda tx: store.list_page(tx, before=before, limit=limit + 1))
+        response = operations_pb2.ListOperationsResponse(
+            operations=[await to_proto(operation, self._plans) for operation in page[:limit]]
+        )
+        if len(page) > limit:
+            response.next_page_token = self._page_tokens.encode(
+                str(page[limit - 1].id), method=call.method, parent=_PARENT, now=now
+            )
+        return response
+
+    async def WaitOperation(
+        self, request: operations_pb2.WaitOperationRequest, context: Context
+    ) -> operations_pb2.Operation:
+        asked = request.timeout.ToTimedelta() if request.HasField("timeout") else _LONGEST_WAIT
+        until = asyncio.get_running_loop().time() + min(asked, _LONGEST_WAIT).total_seconds()
+        operation = await _get(request.name)
+        while not operation.is_done and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(_POLL.total_seconds())
+            operation = await _get(request.name)
+        return await to_proto(operation, self._plans)
+
+
+async def _get(name: str) -> Operation:
+    try:
+        operation_id = UUID(names.parse(names.OPERATION, name)["operation"])
+    except ValueError:
+        raise NotFoundError(name) from None
+    operation = await current_call().system().run(lambda tx: store.find(tx, operation_id))
+    if operation is None:
+        raise NotFoundError(name)
+    return operation
+
+
+async def to_proto(operation: Operation, plans: Plans) -> operations_pb2.Operation:
+    """Render the operation, with the result of its plan when it succeeded."""
+    plan = plans[operation.kind]
+    message = operations_pb2.Operation(name=operation.name, done=operation.is_done)
+    message.metadata.Pack(plan.metadata(operation))
+    if operation.is_done and operation.failure:
+        failure = operation.failure
+        message.error.code = failure.code
+        message.error.message = failure.message
+        message.error.details.append(_packed(error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN)))
+    elif operation.is_done:
+        message.response.Pack(await plan.response(operation))
+    return message
+
+
+def _packed(detail: Any) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed

@@ -1,0 +1,163 @@
+"""What a tenant is, and what it may become. Pure."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum, StrEnum
+from typing import Final
+from uuid import UUID
+
+from control_plane.errors import EtagMismatchError, PreconditionError, Violations
+from control_plane.ids import TenantId, tenant_id_violation
+
+
+class State(StrEnum):
+    """Where a tenant is in its life."""
+
+    PROVISIONING = "PROVISIONING"
+    ACTIVE = "ACTIVE"
+    SUSPENDED = "SUSPENDED"
+
+
+class Action(Enum):
+    """What takes a tenant from one state to another."""
+
+    ACTIVATE = (State.PROVISIONING, State.ACTIVE)
+    SUSPEND = (State.ACTIVE, State.SUSPENDED)
+    REACTIVATE = (State.SUSPENDED, State.ACTIVE)
+
+    def __init__(self, before: State, after: State) -> None:
+        self.before = before
+        self.after = after
+
+
+TIERS: Final = ("standard", "business", "enterprise")
+CELLS: Final = ("local",)
+ISOLATION_LEVELS: Final = ("POOLED",)
+UPDATABLE: Final = ("display_name", "tier", "labels", "admin_email")
+
+_LONGEST_NAME: Final = 200
+_LONGEST_REASON: Final = 500
+_MOST_LABELS: Final = 64
+_LABEL_KEY: Final = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII)
+_LONGEST_LABEL_VALUE: Final = 255
+# What mail systems agree on, and nothing that a header or a log could misread.
+_EMAIL: Final = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+", re.ASCII
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the caller decides about a tenant."""
+
+    display_name: str = ""
+    tier: str = "standard"
+    isolation: str = "POOLED"
+    cell: str = "local"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    admin_email: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """One tenant, as it was at one moment."""
+
+    id: TenantId
+    uid: UUID
+    state: State
+    settings: Settings
+    schema: str
+    dns_label: str
+    revision: int
+    create_time: datetime
+    update_time: datetime
+    suspend_reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"tenants/{self.id}"
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change of the tenant (AIP-154)."""
+        return hashlib.sha256(f"{self.uid}/{self.revision}".encode()).hexdigest()[:16]
+
+    def check_etag(self, etag: str) -> None:
+        """Raise EtagMismatchError when the caller has seen another revision. An empty etag matches all."""
+        if etag and etag != self.etag:
+            raise EtagMismatchError(f"{self.name} was changed since it was read", etag=self.etag)
+
+    def after(self, action: Action, now: datetime, *, reason: str = "") -> "Tenant":
+        """Return the tenant after the action; itself when it is there already.
+
+        Raises:
+            PreconditionError: when the action does not begin in this state, naming the actions that do.
+        """
+        if self.state is action.after:
+            return self
+        if self.state is not action.before:
+            allowed = ", ".join(each.name.lower() for each in Action if each.before is self.state)
+            raise PreconditionError(
+                self.name,
+                f"{self.name} is {self.state}; what can be done is: {allowed}",
+                reason="ILLEGAL_TRANSITION",
+                state=self.state,
+                allowed=allowed,
+            )
+        return replace(self, state=action.after, suspend_reason=reason, revision=self.revision + 1, update_time=now)
+
+    def updated(self, settings: Settings, now: datetime) -> "Tenant":
+        """Return the tenant with other settings; itself when they are the same."""
+        if settings == self.settings:
+            return self
+        return replace(self, settings=settings, revision=self.revision + 1, update_time=now)
+
+
+def check_new(tenant_id: str, settings: Settings, violations: Violations) -> None:
+    """Note everything that forbids such a tenant."""
+    violations.add("tenant_id", tenant_id_violation(tenant_id), reason="TENANT_ID")
+    check_settings(settings, violations, prefix="tenant.")
+
+
+def check_settings(settings: Settings, violations: Violations, *, prefix: str) -> None:
+    """Note everything that is wrong with the settings."""
+    violations.add(f"{prefix}display_name", text_violation(settings.display_name, longest=_LONGEST_NAME))
+    for name, value, known in (
+        ("tier", settings.tier, TIERS),
+        ("cell", settings.cell, CELLS),
+        ("isolation_level", settings.isolation, ISOLATION_LEVELS),
+    ):
+        if value not in known:
+            violations.add(f"{prefix}{name}", f"must be one of {', '.join(known)}", reason="UNKNOWN")
+    if settings.admin_email and not _EMAIL.fullmatch(settings.admin_email):
+        violations.add(f"{prefix}admin_email", "must be an e-mail address", reason="EMAIL")
+    if len(settings.labels) > _MOST_LABELS:
+        violations.add(f"{prefix}labels", f"must have at most {_MOST_LABELS} entries")
+        return
+    for key, value in settings.labels.items():
+        if not _LABEL_KEY.fullmatch(key):
+            violations.add(f"{prefix}labels", "keys must be 1 to 63 characters of a-z, 0-9, _ and -", reason="LABEL")
+        violations.add(f"{prefix}labels", text_violation(value, longest=_LONGEST_LABEL_VALUE), reason="LABEL")
+
+
+def reason_violation(reason: str) -> str | None:
+    """Say why `reason` cannot be kept."""
+    return text_violation(reason, longest=_LONGEST_REASON)
+
+
+def text_violation(text: str, *, longest: int) -> str | None:
+    """Say why `text` cannot be shown to people.
+
+    Control, format and surrogate characters are refused: they would turn a name's direction, hide parts of it, or
+    break a line of a log.
+    """
+    if len(text) > longest:
+        return f"must have at most {longest} characters"
+    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in text):
+        return "must not contain control or formatting characters"
+    return None

@@ -1,0 +1,146 @@
+"""How a tenant comes to be: the plan of `CreateTenant`.
+
+Each step may be killed at any instruction and is run again from its beginning, so each is idempotent. Only the last one
+makes the tenant usable; until then every door answers that it is not ready. When a step fails for good, everything is
+taken back in the opposite order and the id is free again.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from bulkhead.v1 import tenants_pb2
+from typing_extensions import override
+
+from control_plane.audit.recorder import operation_recorder
+from control_plane.errors import PreconditionError
+from control_plane.keys.service import TenantKeys
+from control_plane.operations.model import Operation
+from control_plane.operations.plan import Plan, Step
+from control_plane.postgres.database import Database, Isolation, SystemTransaction, TenantTransaction
+from control_plane.postgres.directory import Directory
+from control_plane.postgres.effects import Effect
+from control_plane.postgres.placement import Placement
+from control_plane.postgres.tenancy import create_tenant_schema, drop_tenant_schema
+from control_plane.tenants import service, store
+from control_plane.tenants.model import Action, Tenant
+from control_plane.tenants.servicer import to_proto
+from control_plane.tokens.service import invite_administrator
+
+_CREATE_METHOD: Final = "/bulkhead.v1.TenantService/CreateTenant"
+_PROBE: Final = b"provisioning probe"
+
+
+class TenantCreation(Plan):
+    """The steps from a registered tenant to an active one."""
+
+    kind = service.KIND
+
+    def __init__(self, database: Database, directory: Directory, keys: TenantKeys) -> None:
+        """Make keys with `keys`, schemas in `database`."""
+        self._database = database
+        self._directory = directory
+        self._keys = keys
+        runs = (
+            self._create_keys,
+            self._create_schema,
+            self._invite_administrator,
+            self._verify,
+            self._activate,
+        )
+        self.steps: Sequence[Step] = [Step(name, run) for name, run in zip(service.LATER_STEPS, runs, strict=True)]
+
+    @override
+    async def undo(self, operation: Operation) -> None:
+        placement = await self._placement(operation)
+        if placement is None:
+            return
+        await self._keys.destroy(placement)
+        await drop_tenant_schema(self._database, placement)
+        await self._database.system().run(lambda tx: store.delete_unfinished(tx, operation.tenant_id))
+        self._directory.forget(operation.tenant_id)
+
+    @override
+    def metadata(self, operation: Operation) -> tenants_pb2.CreateTenantMetadata:
+        message = tenants_pb2.CreateTenantMetadata(tenant=f"tenants/{operation.tenant_id}")
+        message.create_time.FromDatetime(operation.create_time)
+        for record in operation.steps:
+            step = message.steps.add(
+                name=record.name,
+                state=tenants_pb2.OperationStep.State.Value(record.state),
+                attempts=record.attempts,
+            )
+            if record.start_time is not None:
+                step.start_time.FromDatetime(record.start_time)
+            if record.end_time is not None:
+                step.end_time.FromDatetime(record.end_time)
+        return message
+
+    @override
+    async def response(self, operation: Operation) -> tenants_pb2.Tenant:
+        tenant = await self._database.system().run(lambda tx: store.find(tx, operation.tenant_id))
+        if tenant is None or tenant.uid != operation.tenant_uid:
+            return tenants_pb2.Tenant(name=f"tenants/{operation.tenant_id}", uid=str(operation.tenant_uid))
+        return to_proto(tenant, hsm_backed=self._keys.hsm_backed)
+
+    async def _create_keys(self, operation: Operation) -> None:
+        tenant, placement = await self._load(operation)
+        await self._keys.create(placement, now=datetime.now(UTC), display_name=tenant.settings.display_name)
+
+    async def _create_schema(self, operation: Operation) -> None:
+        _, placement = await self._load(operation)
+        await create_tenant_schema(self._database, placement)
+
+    async def _invite_administrator(self, operation: Operation) -> None:
+        tenant, placement = await self._load(operation)
+        handle = self._database.tenant(placement, isolation=Isolation.SERIALIZABLE)
+        await handle.run(lambda tx: invite_administrator(tx, tenant.settings.admin_email, datetime.now(UTC)))
+
+    async def _verify(self, operation: Operation) -> None:
+        """See through the tenant's own eyes that what was made works, and is closed to others."""
+        _, placement = await self._load(operation)
+        handle = self._database.tenant(placement, isolation=Isolation.SERIALIZABLE)
+        name = f"tenants/{operation.tenant_id}"
+
+        async def probe(tx: TenantTransaction) -> tuple[list[str], int]:
+            return await store.unprotected_tables(tx), await store.administrators(tx)
+
+        unprotected, administrators = await handle.run(probe)
+        sealed = await self._keys.encrypt(placement, _PROBE, object_name="probe")
+        opened = await self._keys.decrypt(placement, sealed, object_name="probe")
+        if unprotected or administrators != 1 or opened != _PROBE:
+            raise PreconditionError(name, f"{name} did not pass its verification", reason="VERIFICATION_FAILED")
+
+    async def _activate(self, operation: Operation) -> None:
+        recorder = operation_recorder(
+            actor=operation.actor, request_id=operation.call_request_id, method=_CREATE_METHOD
+        )
+
+        async def work(tx: SystemTransaction) -> None:
+            before = await store.find_for_update(tx, operation.tenant_id)
+            placement = await store.find_placement(tx, operation.tenant_id)
+            if before is None or placement is None:
+                message = f"{operation.name} activates a tenant that is gone"
+                raise RuntimeError(message)
+            after = before.after(Action.ACTIVATE, datetime.now(UTC))
+            if after == before:
+                tx.unchanged()
+                return
+            await store.update(tx, after)
+            details = {"display_name": after.settings.display_name, "tier": after.settings.tier}
+            tx.record(Effect(resource=after.name, placement=placement, details=details))
+
+        await self._database.system(before_commit=recorder).run(work)
+        self._directory.forget(operation.tenant_id)
+
+    async def _load(self, operation: Operation) -> tuple[Tenant, Placement]:
+        tenant = await self._database.system().run(lambda tx: store.find(tx, operation.tenant_id))
+        placement = await self._placement(operation)
+        if tenant is None or placement is None:
+            message = f"{operation.name} provisions a tenant that is gone"
+            raise RuntimeError(message)
+        return tenant, placement
+
+    async def _placement(self, operation: Operation) -> Placement | None:
+        placement = await self._database.system().run(lambda tx: store.find_placement(tx, operation.tenant_id))
+        return placement if placement is not None and placement.uid == operation.tenant_uid else None

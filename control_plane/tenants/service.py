@@ -1,0 +1,139 @@
+"""What can be done with tenants. One function, one transaction."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from control_plane.errors import AlreadyExistsError, NotFoundError
+from control_plane.ids import TenantId, dns_label, new_uuid, schema_name
+from control_plane.operations import service as operations
+from control_plane.operations.model import Operation, OperationState, StepRecord, StepState
+from control_plane.postgres.database import SystemHandle, SystemTransaction
+from control_plane.postgres.effects import Effect
+from control_plane.tenants import store
+from control_plane.tenants.model import Settings, State, Tenant
+
+KIND: Final = "tenants.create"
+# What the transaction of CreateTenant does itself, and what the operation does afterwards.
+FIRST_STEPS: Final = ("identity", "registry")
+LATER_STEPS: Final = ("keys", "schema", "administrator", "verification", "activation")
+
+DeferJob = Callable[[UUID, SystemTransaction], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """A request for a tenant; valid."""
+
+    tenant_id: TenantId
+    settings: Settings
+    actor: str
+    call_request_id: str
+    request_id: UUID | None
+    request_hash: bytes
+
+
+async def create_tenant(system: SystemHandle, creation: Creation, *, defer: DeferJob, now: datetime) -> Operation:
+    """Register the tenant and begin its provisioning, or return the operation that the same request began.
+
+    Raises:
+        AlreadyExistsError: when the id is taken, or the request id was used for another request.
+    """
+    tenant = _new_tenant(creation, now)
+    wanted = _new_operation(creation, tenant, now)
+
+    async def work(tx: SystemTransaction) -> Operation:
+        # The tenant has no audit log yet; the activation writes the entry, in the caller's name.
+        tx.unchanged()
+        operation = await operations.begin(tx, wanted)
+        if operation.id == wanted.id:
+            if not await store.insert(tx, tenant):
+                raise AlreadyExistsError(tenant.name)
+            await defer(operation.id, tx)
+        return operation
+
+    return await system.run(work)
+
+
+async def check_available(system: SystemHandle, tenant_id: TenantId) -> None:
+    """Raise AlreadyExistsError when the id is taken. Changes nothing."""
+
+    async def work(tx: SystemTransaction) -> None:
+        tx.unchanged()
+        if (tenant := await store.find(tx, tenant_id)) is not None:
+            raise AlreadyExistsError(tenant.name)
+
+    await system.run(work)
+
+
+async def change_tenant(
+    system: SystemHandle, tenant_id: TenantId, change: Callable[[Tenant], Tenant], *, validate_only: bool = False
+) -> Tenant:
+    """Replace the tenant by what `change` makes of it, with an entry in its audit log; nothing if that is the same.
+
+    Raises:
+        NotFoundError: when there is no such tenant.
+    """
+
+    async def work(tx: SystemTransaction) -> Tenant:
+        before = await store.find_for_update(tx, tenant_id)
+        placement = await store.find_placement(tx, tenant_id)
+        if before is None or placement is None:
+            raise NotFoundError(f"tenants/{tenant_id}")
+        after = change(before)
+        if after == before or validate_only:
+            tx.unchanged()
+            return after
+        await store.update(tx, after)
+        tx.record(Effect(resource=after.name, placement=placement, details=_differences(before, after)))
+        return after
+
+    return await system.run(work)
+
+
+def _new_tenant(creation: Creation, now: datetime) -> Tenant:
+    return Tenant(
+        id=creation.tenant_id,
+        uid=new_uuid(),
+        state=State.PROVISIONING,
+        settings=creation.settings,
+        schema=schema_name(creation.tenant_id),
+        dns_label=dns_label(creation.tenant_id),
+        revision=1,
+        create_time=now,
+        update_time=now,
+    )
+
+
+def _new_operation(creation: Creation, tenant: Tenant, now: datetime) -> Operation:
+    done = [
+        StepRecord(name=name, state=StepState.DONE, attempts=1, start_time=now, end_time=now) for name in FIRST_STEPS
+    ]
+    later = [StepRecord(name=name, state=StepState.PENDING) for name in LATER_STEPS]
+    return Operation(
+        id=new_uuid(),
+        kind=KIND,
+        tenant_id=tenant.id,
+        tenant_uid=tenant.uid,
+        actor=creation.actor,
+        call_request_id=creation.call_request_id,
+        state=OperationState.RUNNING,
+        steps=(*done, *later),
+        create_time=now,
+        request_id=creation.request_id,
+        request_hash=creation.request_hash,
+    )
+
+
+def _differences(before: Tenant, after: Tenant) -> dict[str, str]:
+    pairs = {
+        "state": (before.state, after.state),
+        "display_name": (before.settings.display_name, after.settings.display_name),
+        "tier": (before.settings.tier, after.settings.tier),
+        "labels": (str(dict(before.settings.labels)), str(dict(after.settings.labels))),
+        "admin_email": (before.settings.admin_email, after.settings.admin_email),
+        "suspend_reason": (before.suspend_reason, after.suspend_reason),
+    }
+    return {name: str(new) for name, (old, new) in pairs.items() if old != new}

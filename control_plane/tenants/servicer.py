@@ -1,0 +1,190 @@
+"""TenantService over gRPC."""
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
+from google.longrunning import operations_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from control_plane.errors import NotFoundError, Violations
+from control_plane.ids import TenantId
+from control_plane.operations.plan import Plans
+from control_plane.operations.servicer import to_proto as operation_to_proto
+from control_plane.postgres.directory import Directory
+from control_plane.serving import names
+from control_plane.serving.call import current_call
+from control_plane.serving.interception import Context
+from control_plane.serving.paging import PageTokens, page_size
+from control_plane.tenants import service, store
+from control_plane.tenants.model import UPDATABLE, Action, Settings, Tenant, check_new, check_settings, reason_violation
+
+
+class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
+    """See tenants.proto."""
+
+    def __init__(
+        self, directory: Directory, page_tokens: PageTokens, plans: Plans, *, defer: service.DeferJob, hsm_backed: bool
+    ) -> None:
+        """Defer the jobs of provisioning with `defer`; tell the directory of every change."""
+        self._directory = directory
+        self._page_tokens = page_tokens
+        self._plans = plans
+        self._defer = defer
+        self._hsm_backed = hsm_backed
+
+    async def CreateTenant(
+        self, request: tenants_pb2.CreateTenantRequest, context: Context
+    ) -> operations_pb2.Operation:
+        call = current_call()
+        creation = _creation(request, actor=call.actor, call_request_id=call.request_id)
+        if request.validate_only:
+            await service.check_available(call.system(), creation.tenant_id)
+            return operations_pb2.Operation(done=True)
+        operation = await service.create_tenant(call.system(), creation, defer=self._defer, now=datetime.now(UTC))
+        return await operation_to_proto(operation, self._plans)
+
+    async def GetTenant(self, request: tenants_pb2.GetTenantRequest, context: Context) -> tenants_pb2.Tenant:
+        tenant_id = names.tenant_of(request.name)
+        tenant = await current_call().system().run(lambda tx: store.find(tx, tenant_id))
+        if tenant is None:
+            raise NotFoundError(request.name)
+        return to_proto(tenant, hsm_backed=self._hsm_backed)
+
+    async def ListTenants(
+        self, request: tenants_pb2.ListTenantsRequest, context: Context
+    ) -> tenants_pb2.ListTenantsResponse:
+        call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
+        after = self._page_tokens.decode(request.page_token, method=call.method, parent="", now=now) or ""
+        page = await call.system().run(lambda tx: store.list_page(tx, after=after, limit=limit + 1))
+        response = tenants_pb2.ListTenantsResponse(
+            tenants=[to_proto(tenant, hsm_backed=self._hsm_backed) for tenant in page[:limit]]
+        )
+        if len(page) > limit:
+            response.next_page_token = self._page_tokens.encode(
+                page[limit - 1].id, method=call.method, parent="", now=now
+            )
+        return response
+
+    async def UpdateTenant(self, request: tenants_pb2.UpdateTenantRequest, context: Context) -> tenants_pb2.Tenant:
+        now = datetime.now(UTC)
+        _check_mask(request.update_mask)
+
+        def change(tenant: Tenant) -> Tenant:
+            tenant.check_etag(request.tenant.etag)
+            return tenant.updated(_merged(tenant.settings, request.tenant, request.update_mask), now)
+
+        tenant_id = names.tenant_of(request.tenant.name, field="tenant.name")
+        tenant = await service.change_tenant(
+            current_call().system(), tenant_id, change, validate_only=request.validate_only
+        )
+        return to_proto(tenant, hsm_backed=self._hsm_backed)
+
+    async def SuspendTenant(self, request: tenants_pb2.SuspendTenantRequest, context: Context) -> tenants_pb2.Tenant:
+        violations = Violations()
+        violations.add("reason", reason_violation(request.reason))
+        violations.check()
+        return await self._take(request.name, request.etag, Action.SUSPEND, reason=request.reason)
+
+    async def ReactivateTenant(
+        self, request: tenants_pb2.ReactivateTenantRequest, context: Context
+    ) -> tenants_pb2.Tenant:
+        return await self._take(request.name, request.etag, Action.REACTIVATE)
+
+    async def _take(self, name: str, etag: str, action: Action, *, reason: str = "") -> tenants_pb2.Tenant:
+        now = datetime.now(UTC)
+
+        def change(tenant: Tenant) -> Tenant:
+            tenant.check_etag(etag)
+            return tenant.after(action, now, reason=reason)
+
+        tenant_id = names.tenant_of(name)
+        tenant = await service.change_tenant(current_call().system(), tenant_id, change)
+        self._directory.forget(tenant_id)
+        return to_proto(tenant, hsm_backed=self._hsm_backed)
+
+
+def _creation(request: tenants_pb2.CreateTenantRequest, *, actor: str, call_request_id: str) -> service.Creation:
+    """Check the whole request; list everything that is wrong with it at once."""
+    violations = Violations()
+    settings = _settings(request.tenant, default_name=request.tenant_id)
+    check_new(request.tenant_id, settings, violations)
+    if request.tenant.name not in {"", names.tenant_name(request.tenant_id)}:
+        violations.add("tenant.name", "must be empty, or name the tenant_id")
+    request_id = None
+    if request.request_id:
+        try:
+            request_id = UUID(request.request_id)
+        except ValueError:
+            violations.add("request_id", "must be a UUID", reason="REQUEST_ID")
+    violations.check()
+    return service.Creation(
+        tenant_id=TenantId(request.tenant_id),
+        settings=settings,
+        actor=actor,
+        call_request_id=call_request_id,
+        request_id=request_id,
+        request_hash=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
+    )
+
+
+def _check_mask(mask: FieldMask) -> None:
+    violations = Violations()
+    if not mask.paths:
+        violations.add("update_mask", "must name the fields to change")
+    for path in mask.paths:
+        if path not in UPDATABLE:
+            violations.add("update_mask", f"{path[:100]} cannot be changed; {', '.join(UPDATABLE)} can", reason="MASK")
+    violations.check()
+
+
+def _merged(settings: Settings, message: tenants_pb2.Tenant, mask: FieldMask) -> Settings:
+    asked = _settings(message, default_name=settings.display_name)
+    merged = replace(settings, **{path: getattr(asked, path) for path in mask.paths})
+    violations = Violations()
+    check_settings(merged, violations, prefix="tenant.")
+    violations.check()
+    return merged
+
+
+def _settings(message: tenants_pb2.Tenant, *, default_name: str) -> Settings:
+    unset = message.isolation_level == tenants_pb2.Tenant.ISOLATION_LEVEL_UNSPECIFIED
+    known = message.isolation_level in tenants_pb2.Tenant.IsolationLevel.values()
+    return Settings(
+        display_name=message.display_name or default_name[:100],
+        tier=message.tier or "standard",
+        isolation="POOLED"
+        if unset
+        else tenants_pb2.Tenant.IsolationLevel.Name(message.isolation_level)
+        if known
+        else "",
+        cell=message.cell or "local",
+        labels=dict(message.labels),
+        admin_email=message.admin_email,
+    )
+
+
+def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
+    """Render the tenant."""
+    settings = tenant.settings
+    message = tenants_pb2.Tenant(
+        name=tenant.name,
+        uid=str(tenant.uid),
+        display_name=settings.display_name,
+        state=tenants_pb2.Tenant.State.Value(tenant.state),
+        tier=settings.tier,
+        isolation_level=tenants_pb2.Tenant.IsolationLevel.Value(settings.isolation),
+        cell=settings.cell,
+        dns_label=tenant.dns_label,
+        schema=tenant.schema,
+        labels=settings.labels,
+        admin_email=settings.admin_email,
+        hsm_backed=hsm_backed,
+        suspend_reason=tenant.suspend_reason,
+        etag=tenant.etag,
+    )
+    message.create_time.FromDatetime(tenant.create_time)
+    message.update_time.FromDatetime(tenant.update_time)
+    return message

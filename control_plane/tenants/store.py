@@ -1,0 +1,158 @@
+"""csm_system.tenants."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from control_plane.ids import TenantId
+from control_plane.postgres.database import SystemTransaction, TenantTransaction
+from control_plane.postgres.placement import Placement
+from control_plane.tenants.model import Settings, State, Tenant
+
+
+async def insert(tx: SystemTransaction, tenant: Tenant) -> bool:
+    """Insert the tenant; False when its id, or a name made from it, is taken."""
+    return (
+        await tx.execute(
+            """
+            INSERT INTO csm_system.tenants
+                (id, uid, display_name, state, tier, isolation, cell, schema_name, dns_label, labels, admin_email,
+                 revision, create_time, update_time)
+            VALUES (%(id)s, %(uid)s, %(display_name)s, %(state)s, %(tier)s, %(isolation)s, %(cell)s, %(schema_name)s,
+                    %(dns_label)s, %(labels)s, %(admin_email)s, %(revision)s, %(create_time)s, %(update_time)s)
+            ON CONFLICT DO NOTHING
+            """,
+            {
+                **_settings(tenant),
+                "id": tenant.id,
+                "uid": tenant.uid,
+                "state": tenant.state,
+                "isolation": tenant.settings.isolation,
+                "cell": tenant.settings.cell,
+                "schema_name": tenant.schema,
+                "dns_label": tenant.dns_label,
+                "revision": tenant.revision,
+                "create_time": tenant.create_time,
+                "update_time": tenant.update_time,
+            },
+        )
+        == 1
+    )
+
+
+async def find(tx: SystemTransaction, tenant_id: TenantId) -> Tenant | None:
+    """Return the tenant, or None."""
+    row = await tx.fetch_one("SELECT * FROM csm_system.tenants WHERE id = %(id)s", {"id": tenant_id})
+    return None if row is None else _tenant(row)
+
+
+async def find_for_update(tx: SystemTransaction, tenant_id: TenantId) -> Tenant | None:
+    """Return the tenant, held until the transaction ends, or None."""
+    row = await tx.fetch_one("SELECT * FROM csm_system.tenants WHERE id = %(id)s FOR UPDATE", {"id": tenant_id})
+    return None if row is None else _tenant(row)
+
+
+async def find_placement(tx: SystemTransaction, tenant_id: TenantId) -> Placement | None:
+    """Return where the tenant's rows live, or None."""
+    row = await tx.fetch_one(
+        "SELECT id, uid, schema_name, role_name, login_role FROM csm_system.tenants WHERE id = %(id)s",
+        {"id": tenant_id},
+    )
+    if row is None:
+        return None
+    return Placement(
+        tenant_id=TenantId(row["id"]),
+        uid=row["uid"],
+        schema=row["schema_name"],
+        role=row["role_name"],
+        login=row["login_role"],
+    )
+
+
+async def list_page(tx: SystemTransaction, *, after: str, limit: int) -> list[Tenant]:
+    """Return tenants in the order of their ids, from after `after` on."""
+    rows = await tx.fetch_all(
+        "SELECT * FROM csm_system.tenants WHERE id > %(after)s ORDER BY id LIMIT %(limit)s",
+        {"after": after, "limit": limit},
+    )
+    return [_tenant(row) for row in rows]
+
+
+async def update(tx: SystemTransaction, tenant: Tenant) -> None:
+    """Write what may change. The caller holds the row."""
+    await tx.execute(
+        """
+        UPDATE csm_system.tenants
+        SET display_name = %(display_name)s, tier = %(tier)s, labels = %(labels)s, admin_email = %(admin_email)s,
+            state = %(state)s, suspend_reason = %(suspend_reason)s, revision = %(revision)s,
+            update_time = %(update_time)s
+        WHERE id = %(id)s
+        """,
+        {
+            **_settings(tenant),
+            "id": tenant.id,
+            "state": tenant.state,
+            "suspend_reason": tenant.suspend_reason,
+            "revision": tenant.revision,
+            "update_time": tenant.update_time,
+        },
+    )
+
+
+async def delete_unfinished(tx: SystemTransaction, tenant_id: TenantId) -> None:
+    """Forget a tenant whose provisioning was taken back; its id is free again."""
+    await tx.execute("DELETE FROM csm_system.tenants WHERE id = %(id)s AND state = 'PROVISIONING'", {"id": tenant_id})
+
+
+async def unprotected_tables(tx: TenantTransaction) -> list[str]:
+    """Return the tables of the tenant's schema without row-level security that is enabled, forced and has a policy."""
+    rows = await tx.fetch_all(
+        """
+        SELECT relname FROM pg_class
+        WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('r', 'p') AND NOT (
+            relrowsecurity AND relforcerowsecurity
+            AND EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = pg_class.oid))
+        ORDER BY relname
+        """,
+        {"schema": tx.placement.schema},
+    )
+    return [row["relname"] for row in rows]
+
+
+async def administrators(tx: TenantTransaction) -> int:
+    """Count the administrators that the tenant has, as seen through its own role."""
+    row = await tx.fetch_one("SELECT count(*) AS administrators FROM users WHERE role = 'tenant-admin'")
+    return 0 if row is None else int(row["administrators"])
+
+
+def _settings(tenant: Tenant) -> dict[str, object]:
+    settings = tenant.settings
+    return {
+        "display_name": settings.display_name,
+        "tier": settings.tier,
+        "labels": Jsonb(dict(settings.labels)),
+        "admin_email": settings.admin_email or None,
+    }
+
+
+def _tenant(row: Mapping[str, Any]) -> Tenant:
+    return Tenant(
+        id=TenantId(row["id"]),
+        uid=row["uid"],
+        state=State(row["state"]),
+        settings=Settings(
+            display_name=row["display_name"],
+            tier=row["tier"],
+            isolation=row["isolation"],
+            cell=row["cell"],
+            labels=row["labels"],
+            admin_email=row["admin_email"] or "",
+        ),
+        schema=row["schema_name"],
+        dns_label=row["dns_label"],
+        revision=row["revision"],
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+        suspend_reason=row["suspend_reason"],
+    )
