@@ -8,6 +8,7 @@ from uuid import UUID
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2
+from typing_extensions import override
 
 from control_plane.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from control_plane.operations import store
@@ -33,11 +34,13 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
         self._plans = plans
         self._page_tokens = page_tokens
 
+    @override
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: Context
     ) -> operations_pb2.Operation:
         return await to_proto(await _get(request.name), self._plans)
 
+    @override
     async def ListOperations(
         self, request: operations_pb2.ListOperationsRequest, context: Context
     ) -> operations_pb2.ListOperationsResponse:
@@ -56,6 +59,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
             )
         return response
 
+    @override
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: Context
     ) -> operations_pb2.Operation:

@@ -62,13 +62,13 @@ class ServiceAuthentication(Interceptor):
     def _principal(self, context: Context) -> Principal:
         if _values(context, "authorization"):
             raise UnauthenticatedError("an internal service shows its certificate, and no token beside it")
-        service = _service_name(context)
+        service = _service_name(context) or ""
         if service not in self._scopes:
             raise UnauthenticatedError("the certificate's service is not known here")
         headers = _values(context, tenant_context.HEADER)
         if len(headers) != 1:
             raise UnauthenticatedError("exactly one signed context is needed")
-        signed = tenant_context.decode(headers[0], self._context_key, datetime.now(UTC))
+        signed = tenant_context.decode(headers[0], self._context_key, now=datetime.now(UTC))
         return Principal(
             subject=f"{service}/{signed.subject}",
             role=Role.SERVICE,

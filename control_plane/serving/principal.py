@@ -20,7 +20,7 @@ class Role(StrEnum):
     EDGE = "edge"
 
     @property
-    def wire(self) -> rules_pb2.Role:
+    def wire(self) -> rules_pb2.Role.ValueType:
         """The same role in rules.proto."""
         return rules_pb2.Role.Value(f"ROLE_{self.name}")
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 from google.longrunning import operations_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
+from typing_extensions import override
 
 from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import TenantId
@@ -35,6 +36,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         self._defer = defer
         self._hsm_backed = hsm_backed
 
+    @override
     async def CreateTenant(
         self, request: tenants_pb2.CreateTenantRequest, context: Context
     ) -> operations_pb2.Operation:
@@ -46,6 +48,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         operation = await service.create_tenant(call.system(), creation, defer=self._defer, now=datetime.now(UTC))
         return await operation_to_proto(operation, self._plans)
 
+    @override
     async def GetTenant(self, request: tenants_pb2.GetTenantRequest, context: Context) -> tenants_pb2.Tenant:
         tenant_id = names.tenant_of(request.name)
         tenant = await current_call().system().run(lambda tx: store.find(tx, tenant_id))
@@ -53,6 +56,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
             raise NotFoundError(request.name)
         return to_proto(tenant, hsm_backed=self._hsm_backed)
 
+    @override
     async def ListTenants(
         self, request: tenants_pb2.ListTenantsRequest, context: Context
     ) -> tenants_pb2.ListTenantsResponse:
@@ -68,6 +72,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
             )
         return response
 
+    @override
     async def UpdateTenant(self, request: tenants_pb2.UpdateTenantRequest, context: Context) -> tenants_pb2.Tenant:
         now = datetime.now(UTC)
         _check_mask(request.update_mask)
@@ -82,12 +87,14 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         )
         return to_proto(tenant, hsm_backed=self._hsm_backed)
 
+    @override
     async def SuspendTenant(self, request: tenants_pb2.SuspendTenantRequest, context: Context) -> tenants_pb2.Tenant:
         violations = Violations()
         violations.add("reason", reason_violation(request.reason))
         violations.check()
         return await self._take(request.name, request.etag, Action.SUSPEND, reason=request.reason)
 
+    @override
     async def ReactivateTenant(
         self, request: tenants_pb2.ReactivateTenantRequest, context: Context
     ) -> tenants_pb2.Tenant:
@@ -150,16 +157,13 @@ def _merged(settings: Settings, message: tenants_pb2.Tenant, mask: FieldMask) ->
 
 
 def _settings(message: tenants_pb2.Tenant, *, default_name: str) -> Settings:
-    unset = message.isolation_level == tenants_pb2.Tenant.ISOLATION_LEVEL_UNSPECIFIED
-    known = message.isolation_level in tenants_pb2.Tenant.IsolationLevel.values()
+    # Open enums carry numbers that this version does not know; they have no name, and the model refuses that.
+    levels = {number: name for name, number in tenants_pb2.Tenant.IsolationLevel.items()}
+    levels[tenants_pb2.Tenant.ISOLATION_LEVEL_UNSPECIFIED] = "POOLED"
     return Settings(
         display_name=message.display_name or default_name[:100],
         tier=message.tier or "standard",
-        isolation="POOLED"
-        if unset
-        else tenants_pb2.Tenant.IsolationLevel.Name(message.isolation_level)
-        if known
-        else "",
+        isolation=levels.get(message.isolation_level, ""),
         cell=message.cell or "local",
         labels=dict(message.labels),
         admin_email=message.admin_email,
