@@ -1,0 +1,267 @@
+"""What each process is made of. One straight function each: settings in, a running server out."""
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import structlog
+from bulkhead.v1 import audit_pb2_grpc, certificates_pb2_grpc, tenants_pb2_grpc, tokens_pb2_grpc
+from google.longrunning import operations_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from control_plane.audit.denials import Denials
+from control_plane.audit.recorder import call_recorder
+from control_plane.audit.sealer import Sealer
+from control_plane.audit.servicer import AuditServicer
+from control_plane.certificates.servicer import CertificateServicer
+from control_plane.errors import UnavailableError
+from control_plane.keys.service import TenantKeys
+from control_plane.keys.vault_software import SoftwareVault
+from control_plane.objects.store import ObjectStore
+from control_plane.operations.jobs import JobQueue
+from control_plane.operations.plan import Plans
+from control_plane.operations.service import OperationRunner
+from control_plane.operations.servicer import OperationsServicer
+from control_plane.postgres.database import Database, PostgresSettings
+from control_plane.postgres.directory import Directory
+from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
+from control_plane.serving.authorization import Authorization
+from control_plane.serving.interception import Interceptor
+from control_plane.serving.listeners import AddServicers, TlsFiles, open_listener
+from control_plane.serving.paging import PageTokens
+from control_plane.serving.principal import Role
+from control_plane.serving.reception import Reception
+from control_plane.serving.rules import load_rules
+from control_plane.settings import ListenerSettings, Settings
+from control_plane.telemetry import configure_logging
+from control_plane.tenants.provisioning import TenantCreation
+from control_plane.tenants.servicer import TenantServicer
+from control_plane.tokens.platform import PlatformIssuer
+from control_plane.tokens.servicer import TokenServicer
+from control_plane.tokens.verifier import TokenVerifier
+
+_ADMIN_TOKEN_LIFETIME: Final = timedelta(hours=24)
+_ADMIN_TOKEN_RENEWAL: Final = timedelta(hours=1)
+_HEALTH_EVERY: Final = timedelta(seconds=1)
+# Longer than any RPC should take, shorter than a supervisor waits before it kills.
+_GRACE: Final = timedelta(seconds=5)
+_SHARED_KEY_SIZE: Final = 32
+
+_REFLECTED: Final = (
+    "bulkhead.v1.TenantService",
+    "bulkhead.v1.TokenService",
+    "bulkhead.v1.AuditService",
+    "google.longrunning.Operations",
+    "grpc.health.v1.Health",
+)
+
+_log: Final = structlog.get_logger("app")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Common:
+    """What both processes have."""
+
+    settings: Settings
+    database: Database
+    directory: Directory
+    keys: TenantKeys
+    platform: PlatformIssuer
+    page_tokens: PageTokens
+    denials: Denials
+    sealer: Sealer
+    interceptors: Sequence[Interceptor]
+    internal_interceptors: Sequence[Interceptor]
+    health: health.aio.HealthServicer
+
+
+async def run_control_plane(settings: Settings) -> None:
+    """Serve tenants, tokens, operations and audit logs until told to stop by SIGTERM or SIGINT."""
+    configure_logging("control-plane")
+    async with AsyncExitStack() as stack:
+        common = await _open_common(stack, settings, system_role="csm_control")
+        plans: Plans = {
+            TenantCreation.kind: TenantCreation(common.database, common.directory, common.keys),
+        }
+        queue = JobQueue(common.database, common.database.conninfo)
+        await stack.enter_async_context(queue.open())
+        add = partial(_add_control_plane, common=common, plans=plans, queue=queue)
+        await _serve(
+            common,
+            _listeners(common, settings.control_plane, add, reflected=_REFLECTED),
+            [queue.work(OperationRunner(common.database, plans)), _keep_admin_token(common)],
+        )
+
+
+async def run_certificates(settings: Settings) -> None:
+    """Serve certificates until told to stop by SIGTERM or SIGINT. Needs no control plane."""
+    configure_logging("certificates")
+    async with AsyncExitStack() as stack:
+        common = await _open_common(stack, settings, system_role="csm_directory")
+        objects = ObjectStore(settings.objects, common.keys)
+
+        def add(server: grpc.aio.Server) -> None:
+            servicer = CertificateServicer(common.keys, objects, common.page_tokens)
+            certificates_pb2_grpc.add_CertificateServiceServicer_to_server(servicer, server)
+
+        await _serve(common, _listeners(common, settings.certificates, add), [])
+
+
+async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role: str) -> _Common:
+    database = await stack.enter_async_context(
+        Database.open(
+            PostgresSettings(
+                socket_dir=settings.postgres_socket_dir,
+                port=settings.postgres_port,
+                dbname=settings.postgres_dbname,
+                system_role=system_role,
+            )
+        )
+    )
+    directory = Directory(database)
+    keys = TenantKeys(SoftwareVault(settings.vault_dir), database)
+    platform = PlatformIssuer.load_or_create(settings.secrets_dir / "platform-tokens.key")
+    verifier = TokenVerifier(keys, directory, database, platform.public_key)
+    denials = Denials(database, directory)
+    sealer = Sealer(database, directory)
+    reception = Reception(load_rules(), database, recorder=partial(call_recorder, sealer=sealer), denied=denials.note)
+    authorization = Authorization(directory)
+    context_key = shared_key(settings.secrets_dir / "context.key")
+    return _Common(
+        settings=settings,
+        database=database,
+        directory=directory,
+        keys=keys,
+        platform=platform,
+        page_tokens=PageTokens(shared_key(settings.secrets_dir / "paging.key")),
+        denials=denials,
+        sealer=sealer,
+        interceptors=(reception, BearerAuthentication(verifier.verify), authorization),
+        internal_interceptors=(reception, ServiceAuthentication(settings.services, context_key), authorization),
+        health=health.aio.HealthServicer(),
+    )
+
+
+def _add_control_plane(server: grpc.aio.Server, *, common: _Common, plans: Plans, queue: JobQueue) -> None:
+    tenants = TenantServicer(
+        common.directory,
+        common.page_tokens,
+        plans,
+        defer=lambda operation_id, tx: queue.defer(operation_id, within=tx),
+        hsm_backed=common.keys.hsm_backed,
+    )
+    tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
+    tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(common.keys, common.page_tokens), server)
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(common.page_tokens), server)
+    operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(plans, common.page_tokens), server)
+
+
+def _listeners(
+    common: _Common, settings: ListenerSettings, add: AddServicers, *, reflected: Sequence[str] = ()
+) -> list[grpc.aio.Server]:
+    """Open the listener for tokens, and the one for internal services; the latter tells no names."""
+    tls = TlsFiles(certificate=settings.certificate, key=settings.key, authority=common.settings.ca_file)
+
+    def add_all(server: grpc.aio.Server) -> None:
+        add(server)
+        health_pb2_grpc.add_HealthServicer_to_server(common.health, server)
+
+    return [
+        open_listener(
+            settings.listen,
+            tls,
+            interceptors=common.interceptors,
+            add_servicers=add_all,
+            client_certificates=False,
+            reflected=reflected,
+        ),
+        open_listener(
+            settings.internal_listen,
+            tls,
+            interceptors=common.internal_interceptors,
+            add_servicers=add_all,
+            client_certificates=True,
+        ),
+    ]
+
+
+async def _serve(
+    common: _Common, listeners: Sequence[grpc.aio.Server], background: Sequence[Coroutine[Any, Any, None]]
+) -> None:
+    """Serve until a signal, then drain. A background task that fails takes the process down, to be started anew."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(task)
+            for task in (*background, common.denials.run(), common.sealer.run(), _report_health(common))
+        ]
+        for listener in listeners:
+            await listener.start()
+        _log.info("serving")
+        await stop.wait()
+        _log.info("draining")
+        await common.health.enter_graceful_shutdown()
+        await asyncio.gather(*(listener.stop(_GRACE.total_seconds()) for listener in listeners))
+        for task in tasks:
+            task.cancel()
+    _log.info("stopped")
+
+
+async def _report_health(common: _Common) -> None:
+    """Say SERVING while the database answers."""
+    serving: bool | None = None
+    while True:
+        try:
+            await common.database.check()
+            now_serving = True
+        except UnavailableError:
+            now_serving = False
+        if now_serving != serving:
+            serving = now_serving
+            _log.info("health", serving=serving)
+            status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+            await common.health.set("", status)
+        await asyncio.sleep(_HEALTH_EVERY.total_seconds())
+
+
+async def _keep_admin_token(common: _Common) -> None:
+    """Keep a fresh administrator's token in its file."""
+    while True:
+        token = common.platform.issue(
+            subject="local", role=Role.PLATFORM_ADMIN, ttl=_ADMIN_TOKEN_LIFETIME, now=datetime.now(UTC)
+        )
+        await asyncio.to_thread(_replace_private, common.settings.admin_token_file, token.encode())
+        await asyncio.sleep(_ADMIN_TOKEN_RENEWAL.total_seconds())
+
+
+def shared_key(path: Path) -> bytes:
+    """Return the key that the cell's processes share, made by whichever comes first."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    if not path.exists():
+        _replace_private(draft, secrets.token_bytes(_SHARED_KEY_SIZE))
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    return path.read_bytes()
+
+
+def _replace_private(path: Path, content: bytes) -> None:
+    """Write the file, for its owner alone, whole or not at all."""
+    draft = path.with_name(f".{path.name}.new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 a descriptor, opened with its mode
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
