@@ -1,0 +1,59 @@
+"""How arguments are read: names with and without their collection, lengths of time, labels."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+_SPAN: Final = re.compile(r"(?:(?P<days>\d+)d)?(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
+
+
+def tenant_name(text: str) -> str:
+    """Return the resource name of a tenant, which may be given by its id alone."""
+    return text if "/" in text else f"tenants/{text}"
+
+
+def operation_name(text: str) -> str:
+    """Return the resource name of an operation, which may be given by its id alone."""
+    return text if "/" in text else f"operations/{text}"
+
+
+def time_span(text: str) -> timedelta:
+    """Read a length of time such as `90d`, `1h30m` or `45s`."""
+    match = _SPAN.fullmatch(text)
+    if not text or match is None:
+        raise typer.BadParameter(f"{text!r} is no length of time such as 90d, 1h30m or 45s")
+    return timedelta(**{unit: int(number) for unit, number in match.groupdict().items() if number})
+
+
+def duration(span: timedelta | None) -> str | None:
+    """Return a length of time in the JSON form of a protobuf Duration."""
+    return None if span is None else f"{span // timedelta(seconds=1)}s"
+
+
+def labels(pairs: list[str]) -> dict[str, str]:
+    """Read labels, each given as `key=value`."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise typer.BadParameter(f"{pair!r} is no label like key=value")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+Tenant = Annotated[
+    str, typer.Argument(metavar="TENANT", parser=tenant_name, help="The tenant: its id, or its name tenants/ID.")
+]
+Operation = Annotated[
+    str, typer.Argument(metavar="OPERATION", parser=operation_name, help="The operation: operations/ID, or its id.")
+]
+Certificate = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/certificates/CERTIFICATE")]
+Token = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/tokens/TOKEN")]
+RequestId = Annotated[
+    str, typer.Option(metavar="UUID", help="Repeat a call with the same id, and it is carried out once.")
+]
+ValidateOnly = Annotated[bool, typer.Option("--validate-only", help="Check everything, and change nothing.")]
+Etag = Annotated[str, typer.Option(metavar="ETAG", help="Refuse if it is not the current one.")]
+OutFile = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", allow_dash=True, help="Where to write it; `-` is stdout.")
+]

@@ -1,0 +1,145 @@
+"""What a failed call means to whoever typed the command: what to read, what to do next, and the exit code. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from control_plane.cli.calls.message import Message
+
+OK, FAULT, USAGE, DENIED, PRECONDITION, QUOTA, UNAVAILABLE, PARTIAL = range(8)
+"""Exit codes. Scripts rely on them; `docs/errors.md` says them in words."""
+
+_EXIT_CODES: Final[Mapping[str, int]] = {
+    "INVALID_ARGUMENT": USAGE,
+    "OUT_OF_RANGE": USAGE,
+    "NOT_FOUND": DENIED,
+    "PERMISSION_DENIED": DENIED,
+    "UNAUTHENTICATED": DENIED,
+    "ALREADY_EXISTS": PRECONDITION,
+    "FAILED_PRECONDITION": PRECONDITION,
+    "ABORTED": PRECONDITION,
+    "RESOURCE_EXHAUSTED": QUOTA,
+    "UNAVAILABLE": UNAVAILABLE,
+    "DEADLINE_EXCEEDED": UNAVAILABLE,
+}
+# google.rpc.Code, for the statuses inside of operations.
+_NAMES: Final = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
+# Looked up by reason, then by status. `{bulkhead}` is the command as the caller would type it.
+_REMEDIES: Final[Mapping[str, str]] = {
+    "TENANT_SUSPENDED": "`{bulkhead} tenants reactivate ID` serves the tenant again",
+    "TENANT_NOT_READY": "`{bulkhead} operations list` shows how far its creation is",
+    "SCOPE_MISSING": "use a token with the scope: `{bulkhead} tokens issue TENANT --subject NAME --scope SCOPE`",
+    "TENANT_MISMATCH": "use a token of the tenant that you name",
+    "INVALID_ARGUMENT": "mend what is said above; `--help` says what each option takes",
+    "OUT_OF_RANGE": "mend what is said above; `--help` says what each option takes",
+    "UNAUTHENTICATED": "the token is missing, wrong, expired or revoked: name a good one with --token-file",
+    "PERMISSION_DENIED": "use a token whose role and scopes allow this: --token-file FILE",
+    "NOT_FOUND": "check the name; `list` shows what there is",
+    "ALREADY_EXISTS": "choose another id, or use the one that is there",
+    "ETAG_MISMATCH": "somebody changed it in between: get it again, and repeat with the new etag",
+    "ABORTED": "others were faster each time: try again",
+    "FAILED_PRECONDITION": "bring it into the state that is said above, and try again",
+    "RESOURCE_EXHAUSTED": "a limit is reached: try again later, or have it raised",
+    "UNAVAILABLE": "`{bulkhead} status` shows what is away; `{bulkhead} up` starts it",
+    "DEADLINE_EXCEEDED": "try again; `{bulkhead} status` shows what is slow or away",
+}
+_BUG: Final = "this is a fault of ours: the logs in `{directory}/logs` tell more under the request id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A refused or failed call, as its caller is told."""
+
+    code: str
+    message: str
+    reason: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[tuple[str, str], ...] = ()
+    request_id: str = ""
+    retry_after: str = ""
+    # Says more than the remedy of the reason could; empty where that will do.
+    hint: str = ""
+    # Where what was asked for has been done in part.
+    partial: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """What the process exits with."""
+        return PARTIAL if self.partial else _EXIT_CODES.get(self.code, FAULT)
+
+    def next_step(self, *, bulkhead: str, directory: str) -> str:
+        """Say what to do, in a sentence. `bulkhead` is the command as the caller types it."""
+        remedy = self.hint or _REMEDIES.get(self.reason) or _REMEDIES.get(self.code, _BUG)
+        step = remedy.replace("{bulkhead}", bulkhead).replace("{directory}", directory)
+        return f"{step} (after {self.retry_after})" if self.retry_after else step
+
+
+class CallFailedError(Exception):
+    """A call failed; commands let it pass, and `command.py` reports it."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Carry what the caller is told."""
+        super().__init__(f"{failure.code}: {failure.message}")
+        self.failure = failure
+
+
+def failed(code: str, message: str, *, hint: str = "", reason: str = "") -> CallFailedError:
+    """Make the error of a call that did not even reach a server."""
+    return CallFailedError(Failure(code=code, message=message, hint=hint, reason=reason))
+
+
+def partially(error: CallFailedError) -> CallFailedError:
+    """Make the same error, for a command that has printed a part of what was asked for."""
+    return CallFailedError(replace(error.failure, partial=True))
+
+
+def with_hint(error: CallFailedError, hint: str) -> CallFailedError:
+    """Make the same error with a better sentence on what to do."""
+    return CallFailedError(replace(error.failure, hint=hint))
+
+
+def from_status(status: Message) -> Failure:
+    """Read a `google.rpc.Status` in its JSON form, whether it ended a call or an operation."""
+    details = {str(detail.get("@type", "")).rpartition(".")[2]: detail for detail in status.get("details", [])}
+    info = details.get("ErrorInfo", {})
+    number = int(status.get("code", 2))
+    return Failure(
+        code=_NAMES[number] if 0 <= number < len(_NAMES) else "UNKNOWN",
+        message=str(status.get("message", "")),
+        reason=str(info.get("reason", "")),
+        metadata=info.get("metadata", {}),
+        violations=tuple(_violations(details)),
+        request_id=str(details.get("RequestInfo", {}).get("request_id", "")),
+        retry_after=str(details.get("RetryInfo", {}).get("retry_delay", "")),
+    )
+
+
+def _violations(details: Mapping[str, Message]) -> Iterable[tuple[str, str]]:
+    for kind, entries, subject in (
+        ("BadRequest", "field_violations", "field"),
+        ("PreconditionFailure", "violations", "subject"),
+        ("QuotaFailure", "violations", "subject"),
+    ):
+        for violation in details.get(kind, {}).get(entries, []):
+            yield str(violation.get(subject, "")), str(violation.get("description", ""))
+
+
+def to_json(failure: Failure, *, next_step: str) -> dict[str, Any]:
+    """Say the failure as the object that `--json` prints on stderr."""
+    return {
+        "error": {
+            "code": failure.code,
+            "reason": failure.reason,
+            "message": failure.message,
+            "metadata": dict(failure.metadata),
+            "violations": [{"field": name, "description": description} for name, description in failure.violations],
+            "request_id": failure.request_id,
+            "retry_after": failure.retry_after,
+            "next": next_step,
+            "exit_code": failure.exit_code,
+        }
+    }

@@ -1,0 +1,93 @@
+"""The command line: global options, the groups of commands, and how a mistyped one is answered."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from control_plane.cli import audit, certificates, operations, output, tenants, tokens
+from control_plane.cli.calls.failures import USAGE, Failure, to_json
+from control_plane.cli.session import DEFAULT_DIRECTORY
+
+_INTERRUPTED: Final = 130
+_HELP: Final = """Bulkhead keeps the tenants of one platform apart.
+
+Data is printed on stdout, everything else on stderr. Exit codes: 0 ok, 1 a fault of ours, 2 usage or invalid argument,
+3 not found or denied, 4 precondition or conflict, 5 quota, 6 unavailable, 7 partial.
+"""
+
+app = typer.Typer(
+    name="bulkhead", help=_HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(tokens.app, name="tokens")
+app.add_typer(certificates.app, name="certificates")
+app.add_typer(operations.app, name="operations")
+app.add_typer(audit.app, name="audit")
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 only --version waits for the look-up
+
+    return version("bulkhead")
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 typer gives a callback the value alone
+    if asked:
+        output.put(f"bulkhead {_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def choose_stack(
+    context: typer.Context,
+    *,
+    directory: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", envvar="BULKHEAD_DIR", help="The state directory of the stack.")
+    ] = DEFAULT_DIRECTORY,
+    version: Annotated[  # noqa: ARG001 its callback prints and ends
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keep the global options for the command that follows."""
+    context.obj = directory
+
+
+@app.command("version")
+def print_version(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print the version."""
+    if as_json:
+        output.put_json({"version": _version()})
+    else:
+        output.put(f"bulkhead {_version()}")
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line, and return its exit code."""
+    try:
+        code = typer.main.get_command(app)(list(args), prog_name="bulkhead", standalone_mode=False)
+    except typer.TyperException as error:
+        return _refuse(error, as_json="--json" in args)
+    except typer.Abort:
+        return _INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(error: Any, *, as_json: bool) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context is not None and message == context.get_help():
+        # A group without a command: its help says which there are.
+        output.say(message)
+        return USAGE
+    path = context.command_path if context is not None else "bulkhead"
+    next_step = f"`{path} --help` says what it takes"
+    if as_json:
+        failure = Failure(code="INVALID_ARGUMENT", message=message, reason="USAGE")
+        output.say(json.dumps(to_json(failure, next_step=next_step)))
+    else:
+        output.say(output.plain(f"error: {message}"))
+        output.say(output.plain(f"next: {next_step}"), faint=True)
+    return int(error.exit_code)

@@ -1,0 +1,164 @@
+"""What a command works with: it calls the API as somebody, at some stack, and prints in the form that was asked for."""
+
+import json
+import os
+import shlex
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import typer
+
+from control_plane.cli import output
+from control_plane.cli.calls.endpoints import Endpoints, read_token
+from control_plane.cli.calls.failures import CallFailedError, Failure, failed, partially, to_json
+from control_plane.cli.calls.grpcurl import Secret, grpcurl
+from control_plane.cli.calls.message import Message, without_blanks
+
+if TYPE_CHECKING:
+    from control_plane.cli.calls.client import Client
+
+DEFAULT_DIRECTORY: Final = Path(".bulkhead")
+_TIMEOUT_S: Final = 15.0
+
+
+class Session:
+    """One command's run. Leaving its context closes its channels."""
+
+    def __init__(
+        self, directory: Path, *, as_json: bool = False, print_grpcurl: bool = False, token_file: Path | None = None
+    ) -> None:
+        """Work with the stack of `directory`, as its administrator unless `token_file` holds another's token."""
+        self.as_json = as_json
+        self.print_grpcurl = print_grpcurl
+        self._directory = directory
+        self._token_file = token_file
+        # Made by the first call, so that a command that makes none needs no stack.
+        self._client: Client | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._client:
+            self._client.close()
+
+    def call(self, method: str, request: Message, *, timeout_s: float = _TIMEOUT_S) -> Message:
+        """Call `package.Service/Method`; blank fields of the request are not sent.
+
+        With --print-grpcurl it prints the call instead, and ends the command.
+
+        Raises:
+            CallFailedError: whatever went wrong.
+        """
+        endpoints = Endpoints.from_dir(self._directory)
+        token_file = self._token_file or endpoints.admin_token_file
+        fields = without_blanks(request)
+        if self.print_grpcurl:
+            self._end_with(grpcurl(method, fields, endpoints=endpoints, token_file=token_file, timeout_s=timeout_s))
+        return self._connected(endpoints).call(
+            method, fields, token=lambda: read_token(token_file), timeout_s=timeout_s
+        )
+
+    def call_anonymously(self, method: str, request: Message, *, secret: Secret) -> Message:
+        """Call without a credential a method that reads one from a field of its request."""
+        endpoints = Endpoints.from_dir(self._directory)
+        if self.print_grpcurl:
+            self._end_with(
+                grpcurl(method, request, endpoints=endpoints, token_file=None, timeout_s=_TIMEOUT_S, secret=secret)
+            )
+        fields = {**request, secret.field: read_token(secret.file)}
+        return self._connected(endpoints).call(method, fields, token=None, timeout_s=_TIMEOUT_S)
+
+    def pages(self, method: str, request: Message, *, follow: Callable[[Message], bool] = bool) -> Iterator[Message]:
+        """Call a List method again and again, until its last page or until `follow` says no to a page.
+
+        Raises:
+            CallFailedError: a partial one, when pages were read before.
+        """
+        page_token, first = request.get("page_token"), True
+        while first or page_token:
+            try:
+                page = self.call(method, {**request, "page_token": page_token})
+            except CallFailedError as error:
+                raise error if first else partially(error) from error
+            yield page
+            page_token, first = page["next_page_token"] if follow(page) else "", False
+
+    def show(self, message: Message, *, leave_out: Sequence[str] = ()) -> None:
+        """Print one resource; `leave_out` names what is too long for people."""
+        if self.as_json:
+            output.put_json(message)
+        else:
+            output.put_details(message, leave_out=leave_out)
+
+    def deliver(self, text: str, out: Path | None, *, mode: int) -> None:
+        """Write what was asked for into the file `out`, or on stdout where that is None or `-`.
+
+        Raises:
+            CallFailedError: when the file cannot be written.
+        """
+        if out is None or str(out) == "-":
+            output.put(text.removesuffix("\n"))
+            return
+        try:
+            descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+            with os.fdopen(descriptor, "w") as file:
+                os.fchmod(descriptor, mode)
+                file.write(text.removesuffix("\n") + "\n")
+        except OSError as error:
+            message = f"{out} cannot be written: {error.strerror}"
+            raise failed("FAILED_PRECONDITION", message, hint="name another file with --out") from error
+
+    def say(self, text: str) -> None:
+        """Tell the person at the keyboard something. With --json stderr is kept for an error."""
+        if not self.as_json:
+            output.say(output.plain(text))
+
+    def hint(self, *words: str) -> None:
+        """Suggest the next command, given by what follows `bulkhead`."""
+        if not self.as_json:
+            output.say(output.plain(f"next: {self._bulkhead} {shlex.join(words)}"), faint=True)
+
+    def request_id(self, given: str) -> str:
+        """Return the request id of a call that makes something: the caller's, or a new one.
+
+        With one, a repetition after a lost answer makes the thing once.
+        """
+        return given or ("" if self.print_grpcurl else str(uuid.uuid4()))
+
+    def report(self, failure: Failure) -> None:
+        """Say on stderr what went wrong, and what to do."""
+        next_step = failure.next_step(bulkhead=self._bulkhead, directory=str(self._directory))
+        if self.as_json:
+            output.say(json.dumps(to_json(failure, next_step=next_step)))
+            return
+        reason = f" ({failure.reason})" if failure.reason not in {"", failure.code} else ""
+        output.say(output.plain(f"error: {failure.code}{reason}: {failure.message}"))
+        for name, description in failure.violations:
+            output.say(output.plain(f"  {name}: {description}"))
+        if failure.request_id:
+            output.say(output.plain(f"  request id: {failure.request_id}"))
+        output.say(output.plain(f"next: {next_step}"), faint=True)
+
+    @property
+    def _bulkhead(self) -> str:
+        named = str(self._directory) not in {str(DEFAULT_DIRECTORY), os.environ.get("BULKHEAD_DIR")}
+        return f"bulkhead --dir {shlex.quote(str(self._directory))}" if named else "bulkhead"
+
+    def _connected(self, endpoints: Endpoints) -> "Client":
+        if self._client is None:
+            # gRPC's own lines on stderr are neither data nor talk of ours; it looks here when it is imported.
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+            from control_plane.cli.calls.client import Client  # noqa: PLC0415 `--help` need not wait for gRPC
+
+            self._client = Client(endpoints)
+        return self._client
+
+    def _end_with(self, command: str) -> None:
+        output.put(command)
+        raise typer.Exit

@@ -1,0 +1,160 @@
+"""`bulkhead tenants`: the registry of tenants, and their life."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Annotated, Final
+
+import typer
+
+from control_plane.cli import arguments, operations
+from control_plane.cli.calls.failures import CallFailedError, with_hint
+from control_plane.cli.calls.message import Message, without_blanks
+from control_plane.cli.command import command
+from control_plane.cli.listing import Paging, show_list
+from control_plane.cli.session import Session
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tenants: create, change, suspend.")
+
+_SERVICE: Final = "bulkhead.v1.TenantService"
+_COLUMNS: Final = ("name", "state", "tier", "display_name", "create_time")
+# After these nobody knows whether the call arrived.
+_UNCERTAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+
+Labels = Annotated[list[str], typer.Option("--label", metavar="KEY=VALUE", help="A label; may be given again.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateOptions:
+    """What a new tenant is like, and how to wait for it."""
+
+    display_name: Annotated[str, typer.Option(help="What people call it; the id if not said.")] = ""
+    tier: Annotated[str, typer.Option(help="standard (if not said), business or enterprise.")] = ""
+    label: Labels = field(default_factory=list)
+    admin_email: Annotated[str, typer.Option(metavar="ADDRESS", help="Of its first administrator.")] = ""
+    request_id: arguments.RequestId = ""
+    validate_only: arguments.ValidateOnly = False
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the tenant can be used.")] = True
+    timeout: operations.Timeout = operations.TIMEOUT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateOptions:
+    """What to change; what is not named stays."""
+
+    display_name: Annotated[str | None, typer.Option(help="What people call it.")] = None
+    tier: Annotated[str | None, typer.Option(help="standard, business or enterprise.")] = None
+    label: Annotated[
+        list[str], typer.Option("--label", metavar="KEY=VALUE", help="All its labels from now on; may be given again.")
+    ] = field(default_factory=list)
+    clear_labels: Annotated[bool, typer.Option("--clear-labels", help="Remove all labels.")] = False
+    admin_email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of its first administrator.")] = None
+    etag: arguments.Etag = ""
+    validate_only: arguments.ValidateOnly = False
+
+
+@command(app, "create")
+def create_tenant(session: Session, tenant: arguments.Tenant, *, options: CreateOptions) -> None:
+    """Create a tenant with its own schema, role, keys and administrator, and show it."""
+    request_id = session.request_id(options.request_id)
+    settings = without_blanks(
+        {
+            "display_name": options.display_name,
+            "tier": options.tier,
+            "labels": arguments.labels(options.label),
+            "admin_email": options.admin_email,
+        }
+    )
+    request = {
+        "tenant_id": tenant.removeprefix("tenants/"),
+        "tenant": settings,
+        "request_id": request_id,
+        "validate_only": options.validate_only,
+    }
+    operation = _create(session, request)
+    if options.validate_only:
+        session.say("valid; nothing was made")
+        session.show(operations.result(operation))
+    elif options.wait:
+        _show_made(session, operation, timeout=options.timeout)
+    else:
+        session.show(operation, leave_out=["metadata", "response"])
+        session.hint("operations", "watch", operation["name"])
+
+
+@command(app, "get")
+def get_tenant(session: Session, tenant: arguments.Tenant) -> None:
+    """Show one tenant."""
+    session.show(session.call(f"{_SERVICE}/GetTenant", {"name": tenant}))
+
+
+@command(app, "list")
+def list_tenants(session: Session, paging: Paging) -> None:
+    """List tenants in the order of their ids."""
+    show_list(session, f"{_SERVICE}/ListTenants", request={}, columns=_COLUMNS, paging=paging)
+
+
+@command(app, "update")
+def update_tenant(session: Session, tenant: arguments.Tenant, *, options: UpdateOptions) -> None:
+    """Change a tenant: what the options name, and nothing else."""
+    changes: Message = {
+        name: value
+        for name, value in (
+            ("display_name", options.display_name),
+            ("tier", options.tier),
+            ("admin_email", options.admin_email),
+            ("labels", arguments.labels(options.label) if options.label or options.clear_labels else None),
+        )
+        if value is not None
+    }
+    if not changes:
+        raise typer.BadParameter("name at least one thing to change, such as --display-name")
+    request = {
+        "tenant": {"name": tenant, **changes, **without_blanks({"etag": options.etag})},
+        "update_mask": ",".join(_camel(name) for name in changes),
+        "validate_only": options.validate_only,
+    }
+    session.show(session.call(f"{_SERVICE}/UpdateTenant", request))
+    session.hint("tenants", "get", tenant)
+
+
+@command(app, "suspend")
+def suspend_tenant(
+    session: Session,
+    tenant: arguments.Tenant,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; its administrators and the audit log are told.")] = "",
+    etag: arguments.Etag = "",
+) -> None:
+    """Suspend a tenant: its callers are refused until it is reactivated. Its data stays."""
+    session.show(session.call(f"{_SERVICE}/SuspendTenant", {"name": tenant, "reason": reason, "etag": etag}))
+    session.hint("tenants", "reactivate", tenant)
+
+
+@command(app, "reactivate")
+def reactivate_tenant(session: Session, tenant: arguments.Tenant, *, etag: arguments.Etag = "") -> None:
+    """Serve a suspended tenant again."""
+    session.show(session.call(f"{_SERVICE}/ReactivateTenant", {"name": tenant, "etag": etag}))
+    session.hint("tenants", "get", tenant)
+
+
+def _create(session: Session, request: Message) -> Message:
+    try:
+        return session.call(f"{_SERVICE}/CreateTenant", request)
+    except CallFailedError as error:
+        if error.failure.code not in _UNCERTAIN:
+            raise
+        raise with_hint(
+            error, f"repeat it with --request-id {request['request_id']}: it is carried out once"
+        ) from error
+
+
+def _show_made(session: Session, operation: Message, *, timeout: timedelta) -> None:
+    tenant = operations.result(operations.follow(session, operation, timeout=timeout))
+    session.show(tenant)
+    session.hint("tokens", "issue", tenant["name"], "--subject", "NAME", "--scope", "certificates.write")
+
+
+def _camel(name: str) -> str:
+    """Write a field's name as a mask has it in JSON."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

@@ -1,0 +1,141 @@
+"""`bulkhead tokens`: what a tenant's callers show."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from control_plane.cli import arguments
+from control_plane.cli.calls.grpcurl import Secret
+from control_plane.cli.calls.message import Message
+from control_plane.cli.command import command
+from control_plane.cli.listing import Paging, show_list
+from control_plane.cli.session import Session
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tokens: issue, revoke, enrol.")
+
+_SERVICE: Final = "bulkhead.v1.TokenService"
+_COLUMNS: Final = ("name", "subject", "role", "scopes", "expire_time", "revoke_time")
+_STDIN: Final = Path("/dev/stdin")
+_PRIVATE: Final = 0o600
+
+
+class Role(StrEnum):
+    """What the bearer of a token can be."""
+
+    TENANT_ADMIN = "tenant-admin"
+    TENANT_MEMBER = "tenant-member"
+    AUDITOR = "auditor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueOptions:
+    """What a new token is good for."""
+
+    subject: Annotated[str, typer.Option(metavar="NAME", help="Whom it stands for.")]
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            "--scope", metavar="SCOPE", help="What its bearer may do, such as certificates.write; again for more."
+        ),
+    ] = field(default_factory=list)
+    role: Annotated[Role, typer.Option(help="What its bearer is.")] = Role.TENANT_MEMBER
+    ttl: Annotated[
+        timedelta | None,
+        typer.Option(
+            metavar="SPAN", parser=arguments.time_span, help="How long it is good: 1h if not said, 24h at most."
+        ),
+    ] = None
+    out: arguments.OutFile = None
+    request_id: arguments.RequestId = ""
+    validate_only: arguments.ValidateOnly = False
+
+
+@command(app, "issue")
+def issue_token(session: Session, tenant: arguments.Tenant, *, options: IssueOptions) -> None:
+    """Issue a token and print it: this is the only time that it is shown.
+
+    With --out it goes into a file that only you can read.
+    """
+    request = {
+        "parent": tenant,
+        "subject": options.subject,
+        "role": f"ROLE_{options.role.name}",
+        "scopes": options.scope,
+        "ttl": arguments.duration(options.ttl),
+        "request_id": session.request_id(options.request_id),
+        "validate_only": options.validate_only,
+    }
+    answer = session.call(f"{_SERVICE}/IssueToken", request)
+    if options.validate_only:
+        session.say("valid; nothing was issued")
+        session.show(answer)
+    else:
+        _show_issued(session, answer, options.out)
+        session.hint("tokens", "revoke", answer["metadata"]["name"])
+
+
+@command(app, "get")
+def get_token(session: Session, name: arguments.Token) -> None:
+    """Show what is known of a token, without the token itself."""
+    session.show(session.call(f"{_SERVICE}/GetToken", {"name": name}))
+
+
+@command(app, "list")
+def list_tokens(session: Session, tenant: arguments.Tenant, *, paging: Paging) -> None:
+    """List a tenant's tokens, newest first."""
+    show_list(session, f"{_SERVICE}/ListTokens", request={"parent": tenant}, columns=_COLUMNS, paging=paging)
+
+
+@command(app, "revoke")
+def revoke_token(session: Session, name: arguments.Token) -> None:
+    """Revoke a token for ever. Every process refuses it within a second."""
+    session.show(session.call(f"{_SERVICE}/RevokeToken", {"name": name}))
+    session.hint("tokens", "list", "/".join(name.split("/")[:2]))
+
+
+@command(app, "enrolment")
+def get_enrolment_token(session: Session, tenant: arguments.Tenant, *, out: arguments.OutFile = None) -> None:
+    """Print the one-time token with which a new tenant's administrator enrols."""
+    answer = session.call(f"{_SERVICE}/GetEnrolmentToken", {"name": f"{tenant}/enrolment"})
+    if session.as_json and out is None:
+        session.show(answer)
+        return
+    session.deliver(answer["enrolment_token"], out, mode=_PRIVATE)
+    session.say(f"good once, until {answer['expire_time']}")
+    session.hint("tokens", "redeem", tenant, "--file", str(out or "FILE"))
+
+
+@command(app, "redeem")
+def redeem_enrolment_token(
+    session: Session,
+    tenant: arguments.Tenant,
+    *,
+    file: Annotated[
+        Path, typer.Option(metavar="FILE", help="What holds the enrolment token; stdin if none is named.")
+    ] = _STDIN,
+    out: arguments.OutFile = None,
+) -> None:
+    """Trade an enrolment token for an administrator's token, and print that.
+
+    Works once, and needs no other credential.
+    """
+    answer = session.call_anonymously(
+        f"{_SERVICE}/RedeemEnrolmentToken",
+        {"name": f"{tenant}/enrolment"},
+        secret=Secret(field="enrolment_token", file=file),
+    )
+    _show_issued(session, answer, out)
+    session.hint("tokens", "list", tenant, "--token-file", str(out or "FILE"))
+
+
+def _show_issued(session: Session, answer: Message, out: Path | None) -> None:
+    if session.as_json and out is None:
+        session.show(answer)
+        return
+    known = answer["metadata"]
+    session.deliver(answer["token"], out, mode=_PRIVATE)
+    session.say(f"{known['name']} for {known['subject']}, until {known['expire_time']}")
