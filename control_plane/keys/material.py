@@ -1,0 +1,133 @@
+"""What a new key of each purpose is made of, and what its public half says.
+
+Computation and randomness only: nothing is stored here.
+"""
+
+import secrets
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
+
+from control_plane.keys.model import KEY_BYTES, IntegrityError, Purpose
+
+ALGORITHMS: Final[Mapping[Purpose, str]] = {
+    Purpose.STORAGE: "AES-256-GCM",
+    Purpose.TOKENS: "Ed25519",
+    Purpose.AUTHORITY: "ECDSA-P256-SHA256",
+    Purpose.ENROLMENT: "HMAC-SHA256",
+}
+# Ten years: the authority outlives every certificate of its tenant, and is changed by rotation long before.
+AUTHORITY_LIFETIME: Final = timedelta(days=3652)
+_LONGEST_COMMON_NAME: Final = 64  # RFC 5280, ub-common-name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """A key as it is stored: its private half goes to the vault to be wrapped."""
+
+    private: bytes = field(repr=False)
+    """32 random bytes, an Ed25519 seed, or an EC key in PKCS #8 DER."""
+    public: bytes | None
+    """An Ed25519 public key, an X.509 certificate in DER, or nothing for a symmetric key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Whose key it will be, as the public half tells the world."""
+
+    tenant_uid: UUID
+    display_name: str
+    tenant_id: str
+
+
+def new_material(purpose: Purpose, *, holder: Holder, now: datetime) -> Material:
+    """Make a new, random key for `purpose`."""
+    match purpose:
+        case Purpose.TOKENS:
+            token_key = Ed25519PrivateKey.generate()
+            return Material(private=token_key.private_bytes_raw(), public=token_key.public_key().public_bytes_raw())
+        case Purpose.AUTHORITY:
+            authority_key = ec.generate_private_key(ec.SECP256R1())
+            certificate = _authority_certificate(authority_key, holder=holder, now=now)
+            return Material(
+                private=authority_key.private_bytes(
+                    serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+                ),
+                public=certificate.public_bytes(serialization.Encoding.DER),
+            )
+        case Purpose.STORAGE | Purpose.ENROLMENT:
+            return Material(private=secrets.token_bytes(KEY_BYTES), public=None)
+
+
+def token_key_pair(material: Material) -> Ed25519PrivateKey:
+    """Parse a key for tokens; raise IntegrityError when the public half beside it is not its own."""
+    private = Ed25519PrivateKey.from_private_bytes(material.private)
+    if private.public_key().public_bytes_raw() != material.public:
+        raise IntegrityError("the public half of a key for tokens")
+    return private
+
+
+def authority_pair(material: Material) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Parse an authority; raise IntegrityError when the certificate beside the key is not for that key."""
+    private = serialization.load_der_private_key(material.private, password=None)
+    certificate = _parsed_certificate(material.public or b"")
+    if not isinstance(private, ec.EllipticCurvePrivateKey) or certificate.public_key() != private.public_key():
+        raise IntegrityError("the certificate of an authority")
+    return certificate, private
+
+
+def common_name(display_name: str, *, otherwise: str) -> str:
+    """Make a certificate's common name out of what people call the tenant: printable, at most 64 characters."""
+    # Control, format and unassigned characters would let one name look like another.
+    printable = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in display_name)
+    return " ".join(printable.split())[:_LONGEST_COMMON_NAME].strip() or otherwise
+
+
+def _parsed_certificate(der: bytes) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError:
+        raise IntegrityError("the certificate of an authority") from None
+
+
+def _authority_certificate(key: ec.EllipticCurvePrivateKey, *, holder: Holder, now: datetime) -> x509.Certificate:
+    # Two tenants may share a display name; two authorities must not share a subject (RFC 5280, 4.1.2.4).
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name(holder.display_name, otherwise=holder.tenant_id)),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, str(holder.tenant_uid)),
+        ]
+    )
+    usage = x509.KeyUsage(
+        key_cert_sign=True,
+        crl_sign=True,
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + AUTHORITY_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )

@@ -1,0 +1,239 @@
+"""What the rest of the control plane does with a tenant's keys. No key leaves this module but to be used at once."""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from control_plane.ids import new_uuid
+from control_plane.keys import store
+from control_plane.keys.cache import KeyCache
+from control_plane.keys.material import ALGORITHMS, Holder, Material, authority_pair, new_material, token_key_pair
+from control_plane.keys.model import (
+    NONCE_BYTES,
+    Binding,
+    IntegrityError,
+    KekRef,
+    MissingKeyError,
+    Purpose,
+    WrappedKey,
+    seal,
+    sealed_version,
+    unseal,
+)
+from control_plane.keys.store import StoredKey
+from control_plane.keys.vault import KeyVault
+from control_plane.postgres.database import Database
+from control_plane.postgres.placement import Placement
+
+_FIRST_VERSION: Final = 1
+# What a destroyed or rotated key may still be used for by a process that has not heard of it.
+_LIFETIME: Final = timedelta(minutes=5)
+_OPEN_KEYS: Final = 4096
+_TOKEN_KEYS: Final = 16_384
+# AES-GCM of less is quicker than handing it to a thread.
+_WORTH_A_THREAD: Final = 256 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSigner:
+    """Signs a tenant's tokens."""
+
+    kid: UUID
+    private_key: Ed25519PrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenKey:
+    """Verifies a tenant's tokens: what the key signed speaks for `tenant_uid` and for nobody else."""
+
+    kid: UUID
+    tenant_uid: UUID
+    public_key: Ed25519PublicKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """A tenant's certificate authority."""
+
+    certificate: x509.Certificate
+    private_key: EllipticCurvePrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OpenKey:
+    id: UUID
+    version: int
+    material: Material = field(repr=False)
+
+
+class TenantKeys:
+    """The keys of all tenants of a cell. Needs read access to `csm_system.tenant_keys`; `create` and `destroy` more.
+
+    Opened keys are kept for five minutes. Every method but `hsm_backed` and `forget` raises UnavailableError when the
+    database or the vault is away and the key is not at hand, and MissingKeyError for a tenant without keys.
+    """
+
+    def __init__(self, vault: KeyVault, database: Database) -> None:
+        """Keys are made and opened by `vault`, and kept, wrapped, in `database`."""
+        self._vault = vault
+        self._system = database.system()
+        self._open: KeyCache[tuple[UUID, Purpose, int | None], _OpenKey] = KeyCache(
+            lifetime=_LIFETIME, capacity=_OPEN_KEYS
+        )
+        self._token_keys: KeyCache[UUID, TokenKey] = KeyCache(lifetime=_LIFETIME, capacity=_TOKEN_KEYS)
+
+    @property
+    def hsm_backed(self) -> bool:
+        """Say whether an HSM holds the KEKs."""
+        return self._vault.root_of_trust.hsm_backed
+
+    async def create(self, placement: Placement, *, now: datetime, display_name: str) -> None:
+        """Give a new tenant a KEK and a key for each purpose, and open each once to be sure.
+
+        Safe to call again, at once from elsewhere too, and to be killed in: the first keys that were stored stay.
+        """
+        stored = await self._stored(placement.uid)
+        kek = KekRef(tenant_uid=placement.uid, version=_FIRST_VERSION)
+        if not stored:
+            # Never where there are keys already: a lost KEK must be noticed, not replaced by one that opens nothing.
+            await self._vault.create_kek(kek)
+        holder = Holder(tenant_uid=placement.uid, display_name=display_name, tenant_id=placement.tenant_id)
+        missing = set(Purpose) - {key.purpose for key in stored}
+        made = [
+            await self._wrapped(new_material(purpose, holder=holder, now=now), purpose=purpose, kek=kek)
+            for purpose in Purpose
+            if purpose in missing
+        ]
+        if made:
+            await self._system.run(lambda tx: store.insert_missing(tx, made))
+        for key in await self._stored(placement.uid):
+            await self._unwrapped(key)
+
+    async def destroy(self, placement: Placement) -> None:
+        """Destroy all keys of a tenant: nothing that they sealed, wherever it lies, opens again. Safe to call again."""
+        await self._system.run(lambda tx: store.delete_all(tx, placement.uid))
+        for kek in await self._vault.keks():
+            if kek.tenant_uid == placement.uid:
+                await self._vault.destroy_kek(kek)
+        self.forget(placement.uid)
+
+    def forget(self, tenant_uid: UUID) -> None:
+        """Drop a tenant's opened keys from this process's memory."""
+        self._open.forget(tenant_uid)
+        self._token_keys.forget(tenant_uid)
+
+    async def encrypt(self, placement: Placement, plaintext: bytes, *, object_name: str) -> bytes:
+        """Seal `plaintext` so that it opens for this tenant and `object_name` only. See `model.py` for the format."""
+        key = await self._opened(placement.uid, Purpose.STORAGE)
+        aad = _storage_binding(placement, version=key.version, object_name=object_name).aad()
+        nonce = secrets.token_bytes(NONCE_BYTES)
+
+        def work() -> bytes:
+            return seal(key.material.private, plaintext, version=key.version, nonce=nonce, aad=aad)
+
+        return await asyncio.to_thread(work) if len(plaintext) > _WORTH_A_THREAD else work()
+
+    async def decrypt(self, placement: Placement, ciphertext: bytes, *, object_name: str) -> bytes:
+        """Open what was sealed for this tenant and `object_name`.
+
+        Raises:
+            IntegrityError: for anything else, always the same, and logs an event.
+        """
+        try:
+            version = sealed_version(ciphertext)
+            key = await self._opened(placement.uid, Purpose.STORAGE, version=version)
+            aad = _storage_binding(placement, version=version, object_name=object_name).aad()
+
+            def work() -> bytes:
+                return unseal(key.material.private, ciphertext, version=version, aad=aad)
+
+            return await asyncio.to_thread(work) if len(ciphertext) > _WORTH_A_THREAD else work()
+        except (IntegrityError, MissingKeyError) as error:
+            _log.warning("sealed_data_refused", tenant=placement.tenant_id, object_name=object_name, why=str(error))
+            raise IntegrityError(object_name) from None
+
+    async def token_signer(self, placement: Placement) -> TokenSigner:
+        """Return the newest key for the tenant's tokens."""
+        key = await self._opened(placement.uid, Purpose.TOKENS)
+        return TokenSigner(kid=key.id, private_key=token_key_pair(key.material))
+
+    async def token_verifier(self, kid: UUID) -> TokenKey | None:
+        """Find the public key for a `kid`, and whose it is; None for an unknown one, which costs a query each time."""
+        kept = self._token_keys.get(kid)
+        if kept is not None:
+            return kept
+        since = self._token_keys.epoch
+        stored = await self._system.run(lambda tx: store.find_token_key(tx, kid))
+        if stored is None or stored.public is None:
+            return None
+        public_key = Ed25519PublicKey.from_public_bytes(stored.public)
+        found = TokenKey(kid=kid, tenant_uid=stored.tenant_uid, public_key=public_key)
+        self._token_keys.put(kid, found, owner=stored.tenant_uid, since=since)
+        return found
+
+    async def authority(self, placement: Placement) -> Authority:
+        """Return the tenant's own certificate authority."""
+        key = await self._opened(placement.uid, Purpose.AUTHORITY)
+        certificate, private_key = authority_pair(key.material)
+        return Authority(certificate=certificate, private_key=private_key)
+
+    async def derive(self, placement: Placement, purpose_label: bytes) -> bytes:
+        """Derive 32 secret bytes, the same ones for the same label, that only this tenant's key gives."""
+        key = await self._opened(placement.uid, Purpose.ENROLMENT)
+        return hmac.digest(key.material.private, purpose_label, hashlib.sha256)
+
+    async def _stored(self, tenant_uid: UUID) -> list[StoredKey]:
+        return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))
+
+    async def _opened(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None = None) -> _OpenKey:
+        """Open the key of that version, or the newest."""
+        place = (tenant_uid, purpose, version)
+        kept = self._open.get(place)
+        if kept is not None:
+            return kept
+        since = self._open.epoch
+        for stored in await self._stored(tenant_uid):
+            if stored.purpose is purpose and version in {None, stored.version}:
+                opened = await self._unwrapped(stored)
+                self._open.put(place, opened, owner=tenant_uid, since=since)
+                return opened
+        raise MissingKeyError(f"{purpose} key {version or ''} of tenant {tenant_uid}")
+
+    async def _wrapped(self, material: Material, *, purpose: Purpose, kek: KekRef) -> StoredKey:
+        unwrapped = StoredKey(
+            id=new_uuid(),
+            tenant_uid=kek.tenant_uid,
+            purpose=purpose,
+            version=_FIRST_VERSION,
+            algorithm=ALGORITHMS[purpose],
+            kek_version=kek.version,
+            public=material.public,
+            wrapped=WrappedKey(b""),
+        )
+        wrapped = await self._vault.wrap(kek, material.private, aad=unwrapped.binding.aad())
+        return replace(unwrapped, wrapped=wrapped)
+
+    async def _unwrapped(self, stored: StoredKey) -> _OpenKey:
+        try:
+            private = await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
+        except IntegrityError:
+            # Someone has changed, or moved, what is in the database.
+            _log.error("wrapped_key_refused", tenant_uid=str(stored.tenant_uid), purpose=stored.purpose.value)
+            raise
+        return _OpenKey(id=stored.id, version=stored.version, material=Material(private=private, public=stored.public))
+
+
+def _storage_binding(placement: Placement, *, version: int, object_name: str) -> Binding:
+    return Binding(tenant_uid=placement.uid, purpose=Purpose.STORAGE.value, version=version, object_name=object_name)

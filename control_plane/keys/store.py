@@ -1,0 +1,99 @@
+"""Wrapped keys in `csm_system.tenant_keys`. Nothing here is secret: what is wrapped, only the vault opens."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from control_plane.keys.model import Binding, KekRef, Purpose, WrappedKey
+from control_plane.postgres.database import SystemTransaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredKey:
+    """A row: one version of a tenant's key for one purpose."""
+
+    id: UUID
+    """Names the key to the outside: the `kid` of tokens."""
+    tenant_uid: UUID
+    purpose: Purpose
+    version: int
+    algorithm: str
+    kek_version: int
+    public: bytes | None = field(repr=False)
+    wrapped: WrappedKey = field(repr=False)
+
+    @property
+    def kek(self) -> KekRef:
+        """Name the KEK that it is wrapped under."""
+        return KekRef(tenant_uid=self.tenant_uid, version=self.kek_version)
+
+    @property
+    def binding(self) -> Binding:
+        """Say what the wrapped key is bound to: moved to another row, or under another algorithm, it does not open."""
+        return Binding(
+            tenant_uid=self.tenant_uid,
+            purpose=f"key/{self.purpose}/{self.algorithm}",
+            version=self.version,
+            object_name=str(self.id),
+        )
+
+
+async def enabled(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
+    """List a tenant's keys that may be used, the newest version of each purpose first."""
+    rows = await tx.fetch_all(
+        """
+        SELECT id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public
+          FROM csm_system.tenant_keys
+         WHERE tenant_uid = %(tenant_uid)s AND state = 'ENABLED'
+         ORDER BY purpose, version DESC
+        """,
+        {"tenant_uid": tenant_uid},
+    )
+    return [_stored_key(row) for row in rows]
+
+
+async def find_token_key(tx: SystemTransaction, kid: UUID) -> StoredKey | None:
+    """Find a key for tokens by its id, whichever tenant it belongs to."""
+    row = await tx.fetch_one(
+        """
+        SELECT id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public
+          FROM csm_system.tenant_keys
+         WHERE id = %(kid)s AND purpose = %(purpose)s AND state = 'ENABLED'
+        """,
+        {"kid": kid, "purpose": Purpose.TOKENS.value},
+    )
+    return None if row is None else _stored_key(row)
+
+
+async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> None:
+    """Insert each key, unless its tenant has one of that purpose and version already: the first stays."""
+    for key in keys:
+        await tx.execute(
+            """
+            INSERT INTO csm_system.tenant_keys
+                   (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state)
+            VALUES (%(id)s, %(tenant_uid)s, %(purpose)s, %(version)s, %(algorithm)s, %(kek_version)s,
+                    %(wrapped)s, %(public)s, 'ENABLED')
+            ON CONFLICT (tenant_uid, purpose, version) DO NOTHING
+            """,
+            {
+                "id": key.id,
+                "tenant_uid": key.tenant_uid,
+                "purpose": key.purpose.value,
+                "version": key.version,
+                "algorithm": key.algorithm,
+                "kek_version": key.kek_version,
+                "wrapped": key.wrapped,
+                "public": key.public,
+            },
+        )
+
+
+async def delete_all(tx: SystemTransaction, tenant_uid: UUID) -> None:
+    """Delete all of a tenant's keys."""
+    await tx.execute("DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
+
+
+def _stored_key(row: dict[str, Any]) -> StoredKey:
+    return StoredKey(**{**row, "purpose": Purpose(row["purpose"])})
