@@ -175,23 +175,22 @@ def _listeners(
         add(server)
         health_pb2_grpc.add_HealthServicer_to_server(common.health, server)
 
-    return [
-        open_listener(
-            settings.listen,
-            tls,
-            interceptors=common.interceptors,
-            add_servicers=add_all,
-            client_certificates=False,
-            reflected=reflected,
-        ),
-        open_listener(
-            settings.internal_listen,
-            tls,
-            interceptors=common.internal_interceptors,
-            add_servicers=add_all,
-            client_certificates=True,
-        ),
-    ]
+    for_tokens, _ = open_listener(
+        settings.listen,
+        tls,
+        interceptors=common.interceptors,
+        add_servicers=add_all,
+        client_certificates=False,
+        reflected=reflected,
+    )
+    for_services, _ = open_listener(
+        settings.internal_listen,
+        tls,
+        interceptors=common.internal_interceptors,
+        add_servicers=add_all,
+        client_certificates=True,
+    )
+    return [for_tokens, for_services]
 
 
 async def _serve(

@@ -49,8 +49,8 @@ def open_listener(
     add_servicers: AddServicers,
     client_certificates: bool,
     reflected: Sequence[str] = (),
-) -> grpc.aio.Server:
-    """Make a server on `address`, not yet started. Reflection is on where `reflected` names services.
+) -> tuple[grpc.aio.Server, int]:
+    """Make a server on `address`, not yet started; return it with its port. `reflected` services can be reflected upon.
 
     Raises:
         RuntimeError: when the address is taken.
@@ -64,5 +64,4 @@ def open_listener(
         root_certificates=tls.authority.read_bytes() if client_certificates else None,
         require_client_auth=client_certificates,
     )
-    server.add_secure_port(address, credentials)
-    return server
+    return server, server.add_secure_port(address, credentials)

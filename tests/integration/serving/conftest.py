@@ -1,0 +1,187 @@
+"""A real server on loopback with the product's interceptors, and an authority of its own."""
+
+import datetime as dt
+import ipaddress
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
+from control_plane.postgres.directory import Directory
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from typing_extensions import override
+
+from control_plane.errors import DomainError, UnauthenticatedError
+from control_plane.postgres.database import Database
+from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
+from control_plane.serving.authorization import Authorization
+from control_plane.serving.call import Call, current_call
+from control_plane.serving.interception import Context
+from control_plane.serving.listeners import TlsFiles, open_listener
+from control_plane.serving.principal import Principal
+from control_plane.serving.reception import Reception
+from control_plane.serving.rules import load_rules
+
+CONTEXT_KEY = b"c" * 32
+
+
+class ProbeServicer(certificates_pb2_grpc.CertificateServiceServicer):
+    """Answers with what the interceptors found out, or fails as it is told."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+        self.served = 0
+
+    @override
+    async def GetCertificate(
+        self, request: certificates_pb2.GetCertificateRequest, context: Context
+    ) -> certificates_pb2.Certificate:
+        self.served += 1
+        if self.failure is not None:
+            raise self.failure
+        call = current_call()
+        assert call.placement is not None
+        row = await call.tenant().run(lambda tx: tx.fetch_one("SELECT current_user AS role"))
+        return certificates_pb2.Certificate(
+            name=request.name, subject=call.actor, serial_number=str(row and row["role"])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate and its key, PEM."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+@dataclass(slots=True, kw_only=True)
+class Rig:
+    """The two listeners, and what they were seen to do."""
+
+    context_key: bytes = CONTEXT_KEY
+
+    servicer: ProbeServicer
+    authority: bytes
+    token_port: int
+    service_port: int
+    issue: Callable[[str], Identity]
+    principals: dict[str, Principal]
+    denied: list[tuple[Call, DomainError]]
+
+    def token_channel(self) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.token_port}", grpc.ssl_channel_credentials(self.authority))
+
+    def service_channel(self, identity: Identity | None) -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(
+            self.authority, identity and identity.key, identity and identity.certificate
+        )
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.service_port}", credentials)
+
+
+async def _record_nothing(_tx: object, _effects: object) -> None:
+    return None
+
+
+def _no_recorder(_call: Call) -> Callable[..., object]:
+    return _record_nothing
+
+
+@pytest.fixture
+async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
+    issue, authority = _authority()
+    server_identity = issue("")
+    tls = TlsFiles(certificate=tmp_path / "server.pem", key=tmp_path / "server.key", authority=tmp_path / "ca.pem")
+    tls.certificate.write_bytes(server_identity.certificate)
+    tls.key.write_bytes(server_identity.key)
+    tls.authority.write_bytes(authority)
+    principals: dict[str, Principal] = {}
+    denied: list[tuple[Call, DomainError]] = []
+
+    async def verify(token: str) -> Principal:
+        if token not in principals:
+            raise UnauthenticatedError("unknown token")
+        return principals[token]
+
+    reception = Reception(
+        load_rules(),
+        database,
+        recorder=_no_recorder,  # type: ignore[arg-type]  # the probe writes nothing that an audit log would keep
+        denied=lambda call, error: denied.append((call, error)),
+    )
+    authorization = Authorization(Directory(database))
+    services = {"billing": frozenset({"certificates.read"})}
+    servicer = ProbeServicer()
+    ports, servers = [], []
+    for authentication, client_certificates in (
+        (BearerAuthentication(verify), False),
+        (ServiceAuthentication(services, CONTEXT_KEY), True),
+    ):
+        server, port = open_listener(
+            "127.0.0.1:0",
+            tls,
+            interceptors=(reception, authentication, authorization),
+            add_servicers=lambda server: certificates_pb2_grpc.add_CertificateServiceServicer_to_server(
+                servicer, server
+            ),
+            client_certificates=client_certificates,
+        )
+        await server.start()
+        servers.append(server)
+        ports.append(port)
+    yield Rig(
+        servicer=servicer,
+        authority=authority,
+        token_port=ports[0],
+        service_port=ports[1],
+        issue=issue,
+        principals=principals,
+        denied=denied,
+    )
+    for server in servers:
+        await server.stop(None)
+
+
+def _authority() -> tuple[Callable[[str], Identity], bytes]:
+    now = dt.datetime.now(dt.UTC)
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+
+    def build(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(ca_name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(minutes=1))
+            .not_valid_after(now + dt.timedelta(hours=1))
+        )
+
+    ca = (
+        build(ca_name, ca_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
+
+    def issue(spiffe: str) -> Identity:
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [
+            x509.DNSName("localhost"),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        ]
+        names += [x509.UniformResourceIdentifier(uri) for uri in spiffe.split(",") if uri]
+        leaf = build(x509.Name([]), key).add_extension(x509.SubjectAlternativeName(names), critical=True)
+        return Identity(
+            leaf.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+        )
+
+    return issue, ca.public_bytes(serialization.Encoding.PEM)
