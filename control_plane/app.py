@@ -19,7 +19,7 @@ from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from control_plane.audit.denials import Denials
-from control_plane.audit.recorder import call_recorder
+from control_plane.audit.recorder import effects_recorder
 from control_plane.audit.sealer import Sealer
 from control_plane.audit.servicer import AuditServicer
 from control_plane.certificates.servicer import CertificateServicer
@@ -90,7 +90,9 @@ async def run_control_plane(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         common = await _open_common(stack, settings, system_role="csm_control")
         plans: Plans = {
-            TenantCreation.kind: TenantCreation(common.database, common.directory, common.keys),
+            TenantCreation.kind: TenantCreation(
+                common.database, common.directory, common.keys, touched=common.sealer.touch
+            ),
         }
         queue = JobQueue(common.database, common.database.conninfo)
         await stack.enter_async_context(queue.open())
@@ -131,9 +133,11 @@ async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role
     keys = TenantKeys(SoftwareVault(settings.vault_dir), database)
     platform = PlatformIssuer.load_or_create(settings.secrets_dir / "platform-tokens.key")
     verifier = TokenVerifier(keys, directory, database, platform.public_key)
-    denials = Denials(database, directory)
     sealer = Sealer(database, directory)
-    reception = Reception(load_rules(), database, recorder=partial(call_recorder, sealer=sealer), denied=denials.note)
+    denials = Denials(database, directory, touched=sealer.touch)
+    reception = Reception(
+        load_rules(), database, recorder=partial(effects_recorder, touched=sealer.touch), denied=denials.note
+    )
     authorization = Authorization(directory)
     context_key = shared_key(settings.secrets_dir / "context.key")
     return _Common(
@@ -215,6 +219,7 @@ async def _serve(
         await asyncio.gather(*(listener.stop(_GRACE.total_seconds()) for listener in listeners))
         for task in tasks:
             task.cancel()
+    await common.denials.close()
     _log.info("stopped")
 
 

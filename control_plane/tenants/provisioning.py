@@ -12,7 +12,7 @@ from typing import Final
 from bulkhead.v1 import tenants_pb2
 from typing_extensions import override
 
-from control_plane.audit.recorder import operation_recorder
+from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.errors import PreconditionError
 from control_plane.keys.service import TenantKeys
 from control_plane.operations.model import Operation
@@ -36,8 +36,9 @@ class TenantCreation(Plan):
 
     kind = service.KIND
 
-    def __init__(self, database: Database, directory: Directory, keys: TenantKeys) -> None:
-        """Make keys with `keys`, schemas in `database`."""
+    def __init__(self, database: Database, directory: Directory, keys: TenantKeys, *, touched: Touched) -> None:
+        """Make keys with `keys`, schemas in `database`; tell `touched` whose audit log grows."""
+        self._touched = touched
         self._database = database
         self._directory = directory
         self._keys = keys
@@ -113,7 +114,10 @@ class TenantCreation(Plan):
 
     async def _activate(self, operation: Operation) -> None:
         recorder = operation_recorder(
-            actor=operation.actor, request_id=operation.call_request_id, method=_CREATE_METHOD
+            actor=operation.actor,
+            request_id=operation.call_request_id,
+            method=_CREATE_METHOD,
+            touched=self._touched,
         )
 
         async def work(tx: SystemTransaction) -> None:
