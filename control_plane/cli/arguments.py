@@ -1,6 +1,7 @@
 """How arguments are read: names with and without their collection, lengths of time, labels."""
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final
@@ -57,3 +58,12 @@ Etag = Annotated[str, typer.Option(metavar="ETAG", help="Refuse if it is not the
 OutFile = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", allow_dash=True, help="Where to write it; `-` is stdout.")
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paging:
+    """How much of a list to read."""
+
+    page_size: Annotated[int, typer.Option(metavar="N", help="How many at most: 50 if not said, 1000 at most.")] = 0
+    page_token: Annotated[str, typer.Option(metavar="TOKEN", help="Go on after the page that gave this.")] = ""
+    everything: Annotated[bool, typer.Option("--all", help="Read page after page, to the end.")] = False

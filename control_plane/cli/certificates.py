@@ -11,7 +11,6 @@ import typer
 from control_plane.cli import arguments
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
-from control_plane.cli.listing import Paging, show_list
 from control_plane.cli.session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Certificates: issue, list, revoke.")
@@ -67,9 +66,9 @@ def get_certificate(session: Session, name: arguments.Certificate, *, out: argum
 
 
 @command(app, "list")
-def list_certificates(session: Session, tenant: arguments.Tenant, *, paging: Paging) -> None:
+def list_certificates(session: Session, tenant: arguments.Tenant, *, paging: arguments.Paging) -> None:
     """List a tenant's certificates, newest first."""
-    show_list(session, f"{_SERVICE}/ListCertificates", request={"parent": tenant}, columns=_COLUMNS, paging=paging)
+    session.show_list(f"{_SERVICE}/ListCertificates", {"parent": tenant}, columns=_COLUMNS, paging=paging)
 
 
 @command(app, "revoke")

@@ -11,11 +11,11 @@ from control_plane.cli import arguments, output
 from control_plane.cli.calls.failures import CallFailedError, failed, from_status, with_hint
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
-from control_plane.cli.listing import Paging, show_list
 from control_plane.cli.session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Long-running operations.")
 
+_COLUMNS: Final = ("name", "done", "metadata.tenant", "metadata.create_time")
 _GET: Final = "google.longrunning.Operations/GetOperation"
 _WAIT: Final = "google.longrunning.Operations/WaitOperation"
 _LIST: Final = "google.longrunning.Operations/ListOperations"
@@ -37,9 +37,9 @@ def get_operation(session: Session, operation: arguments.Operation) -> None:
 
 
 @command(app, "list")
-def list_operations(session: Session, paging: Paging) -> None:
+def list_operations(session: Session, paging: arguments.Paging) -> None:
     """List operations, newest first."""
-    show_list(session, _LIST, request={"name": "operations"}, columns=("name", "done"), paging=paging)
+    session.show_list(_LIST, {"name": "operations"}, columns=_COLUMNS, paging=paging)
 
 
 @command(app, "wait")

@@ -38,9 +38,9 @@ def put_json(value: Any) -> None:
 
 
 def put_table(rows: Sequence[Message], columns: Sequence[str]) -> None:
-    """Print a line for each row under a heading; in colour on a terminal."""
+    """Print a line for each row under a heading; in colour on a terminal. A column is a field, or a path of fields."""
     cells = [[_cell(row, column) for column in columns] for row in rows]
-    titles = [column.replace("_", " ").upper() for column in columns]
+    titles = [column.rpartition(".")[2].replace("_", " ").upper() for column in columns]
     if not coloured(sys.stdout):
         put("\n".join(aligned([titles, *cells])))
         return
@@ -91,10 +91,13 @@ def coloured(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _cell(message: Message, field: str) -> str:
-    text = plain(message.get(field, ""))
+def _cell(message: Message, path: str) -> str:
+    value: Any = message
+    for field in path.split("."):
+        value = value.get(field, "")
+    text = plain(value)
     # To the second is enough for reading.
-    return f"{text[:19]}Z" if field.endswith("_time") and text else text
+    return f"{text[:19]}Z" if path.endswith("_time") and text else text
 
 
 def _visible(character: str) -> str:

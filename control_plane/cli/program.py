@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from control_plane.cli import audit, certificates, operations, output, tenants, tokens
+from control_plane.cli import audit, certificates, operations, output, serve, tenants, tokens
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.session import DEFAULT_DIRECTORY
 
@@ -26,6 +26,7 @@ app.add_typer(tokens.app, name="tokens")
 app.add_typer(certificates.app, name="certificates")
 app.add_typer(operations.app, name="operations")
 app.add_typer(audit.app, name="audit")
+app.add_typer(serve.app, name="serve")
 
 
 def _version() -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 import typer
 
 from control_plane.cli import output
+from control_plane.cli.arguments import Paging
 from control_plane.cli.calls.endpoints import Endpoints, read_token
 from control_plane.cli.calls.failures import CallFailedError, Failure, failed, partially, to_json
 from control_plane.cli.calls.grpcurl import Secret, grpcurl
@@ -96,6 +97,31 @@ class Session:
         else:
             output.put_details(message, leave_out=leave_out)
 
+    def show_list(self, method: str, request: Message, *, columns: Sequence[str], paging: Paging) -> None:
+        """Call a List method and print what it lists: `columns` for people.
+
+        Raises:
+            CallFailedError: a partial one, after printing, when only some of the pages could be read.
+        """
+        asked = {**request, "page_size": paging.page_size, "page_token": paging.page_token}
+        answer: Message = {}
+        failure: CallFailedError | None = None
+        try:
+            for page in self.pages(method, asked, follow=lambda _: paging.everything):
+                answer = _joined(answer, page)
+        except CallFailedError as error:
+            if not error.failure.partial:
+                raise
+            failure = error
+        if self.as_json:
+            output.put_json(answer)
+        else:
+            output.put_table(next(value for value in answer.values() if isinstance(value, list)), columns)
+            if answer["next_page_token"]:
+                self.say(f"next: there are more: --all, or --page-token {answer['next_page_token']}")
+        if failure:
+            raise failure
+
     def deliver(self, text: str, out: Path | None, *, mode: int) -> None:
         """Write what was asked for into the file `out`, or on stdout where that is None or `-`.
 
@@ -162,3 +188,8 @@ class Session:
     def _end_with(self, command: str) -> None:
         output.put(command)
         raise typer.Exit
+
+
+def _joined(answer: Message, page: Message) -> Message:
+    # A list's answer has one repeated field; what else there is, such as the token, counts as the last page says.
+    return {name: [*answer.get(name, []), *value] if isinstance(value, list) else value for name, value in page.items()}

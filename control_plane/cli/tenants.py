@@ -10,7 +10,6 @@ from control_plane.cli import arguments, operations
 from control_plane.cli.calls.failures import CallFailedError, with_hint
 from control_plane.cli.calls.message import Message, without_blanks
 from control_plane.cli.command import command
-from control_plane.cli.listing import Paging, show_list
 from control_plane.cli.session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tenants: create, change, suspend.")
@@ -88,9 +87,9 @@ def get_tenant(session: Session, tenant: arguments.Tenant) -> None:
 
 
 @command(app, "list")
-def list_tenants(session: Session, paging: Paging) -> None:
+def list_tenants(session: Session, paging: arguments.Paging) -> None:
     """List tenants in the order of their ids."""
-    show_list(session, f"{_SERVICE}/ListTenants", request={}, columns=_COLUMNS, paging=paging)
+    session.show_list(f"{_SERVICE}/ListTenants", {}, columns=_COLUMNS, paging=paging)
 
 
 @command(app, "update")

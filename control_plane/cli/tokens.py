@@ -12,7 +12,6 @@ from control_plane.cli import arguments
 from control_plane.cli.calls.grpcurl import Secret
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
-from control_plane.cli.listing import Paging, show_list
 from control_plane.cli.session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tokens: issue, revoke, enrol.")
@@ -85,9 +84,9 @@ def get_token(session: Session, name: arguments.Token) -> None:
 
 
 @command(app, "list")
-def list_tokens(session: Session, tenant: arguments.Tenant, *, paging: Paging) -> None:
+def list_tokens(session: Session, tenant: arguments.Tenant, *, paging: arguments.Paging) -> None:
     """List a tenant's tokens, newest first."""
-    show_list(session, f"{_SERVICE}/ListTokens", request={"parent": tenant}, columns=_COLUMNS, paging=paging)
+    session.show_list(f"{_SERVICE}/ListTokens", {"parent": tenant}, columns=_COLUMNS, paging=paging)
 
 
 @command(app, "revoke")
