@@ -1,0 +1,119 @@
+"""The database as the rest of the process sees it: handles to one tenant's rows, or to the registry.
+
+A handle is the only way to SQL. There is no other path from a servicer to a connection, and none without a tenant to a
+tenant's rows.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+from control_plane.errors import UnavailableError
+from control_plane.postgres.effects import BeforeCommit
+from control_plane.postgres.handles import (
+    Isolation,
+    Retries,
+    Runner,
+    SystemHandle,
+    TenantHandle,
+    sealer_entrance,
+    system_entrance,
+    tenant_entrance,
+    unavailability_told,
+)
+from control_plane.postgres.migrations import SYSTEM_VERSION
+from control_plane.postgres.placement import Placement
+from control_plane.postgres.pools import Connection, Pool, PostgresSettings
+from control_plane.postgres.transactions import SystemTransaction, TenantTransaction
+
+__all__ = [
+    "Database",
+    "Isolation",
+    "PostgresSettings",
+    "Retries",
+    "SystemHandle",
+    "SystemTransaction",
+    "TenantHandle",
+    "TenantTransaction",
+]
+
+DDL_ROLE = "csm_ddl"
+
+
+class Database:
+    """The database of one cell. Opened by `open`; its connections are made when they are needed."""
+
+    def __init__(self, settings: PostgresSettings, *, retries: Retries | None = None) -> None:
+        """Prepare; nothing is opened."""
+        self._settings = settings
+        self._retries = retries or Retries()
+        self._tenants = Pool(settings, limit=settings.tenant_pool_size)
+        self._platform = Pool(settings, limit=settings.system_pool_size)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: PostgresSettings, *, retries: Retries | None = None) -> AsyncIterator[Self]:
+        """Use the database until the block ends. A server that is away is told by the first use, not here."""
+        database = cls(settings, retries=retries)
+        try:
+            yield database
+        finally:
+            await database._tenants.close()
+            await database._platform.close()
+
+    def tenant(
+        self, placement: Placement, *, isolation: Isolation, before_commit: BeforeCommit | None = None
+    ) -> TenantHandle:
+        """Give a handle to one tenant's rows. Costs nothing: connections are leased by `run`."""
+        return TenantHandle(
+            placement=placement,
+            runner=Runner(
+                pool=self._tenants,
+                entrance=tenant_entrance(placement, isolation),
+                before_commit=before_commit,
+                retries=self._retries,
+            ),
+        )
+
+    def system(self, *, before_commit: BeforeCommit | None = None) -> SystemHandle:
+        """Give a handle to the registry, with the rights of this process's role."""
+        return SystemHandle(
+            runner=Runner(
+                pool=self._platform,
+                entrance=system_entrance(self._settings.system_role),
+                before_commit=before_commit,
+                retries=self._retries,
+            )
+        )
+
+    def sealer(self, placement: Placement) -> TenantHandle:
+        """Give a handle with which one tenant's audit log can be read, and its seals read and written."""
+        return TenantHandle(
+            placement=placement,
+            runner=Runner(
+                pool=self._platform, entrance=sealer_entrance(placement), before_commit=None, retries=self._retries
+            ),
+        )
+
+    @asynccontextmanager
+    async def ddl(self) -> AsyncIterator[Connection]:
+        """Open a transaction in which tenants' schemas are made and dropped. For `tenancy` alone.
+
+        Raises:
+            UnavailableError: the database is away, or a lock did not come free within the role's time-out.
+        """
+        with unavailability_told():
+            async with self._platform.lease(DDL_ROLE) as connection, connection.transaction():
+                yield connection
+
+    async def check(self) -> None:
+        """Raise UnavailableError unless the database answers and its schema is not older than this code."""
+
+        async def version(tx: SystemTransaction) -> int:
+            row = await tx.fetch_one("SELECT max(version) AS version FROM csm_system.schema_migrations")
+            return int(row["version"] or 0) if row else 0
+
+        found = await self.system().run(version)
+        if found < SYSTEM_VERSION:
+            message = f"the database's schema has version {found}, and {SYSTEM_VERSION} is needed"
+            raise UnavailableError(message, reason="SCHEMA_TOO_OLD")

@@ -1,0 +1,115 @@
+"""Which tenants there are, where their rows live, and whether they are served. Kept in memory for a moment."""
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, LiteralString
+from uuid import UUID
+
+from control_plane.ids import TenantId
+from control_plane.postgres.database import Database, SystemTransaction
+from control_plane.postgres.placement import Placement
+
+MAXIMUM_AGE: Final = timedelta(seconds=1)
+"""How long after its commit a suspension may go unnoticed in another process."""
+_MOST_ENTRIES: Final = 10_000
+_PAGE: Final = 1_000
+
+_BY_ID: Final[LiteralString] = """
+SELECT number, id, uid, state, schema_name, role_name, login_role FROM csm_system.tenants WHERE id = %(key)s
+"""
+_BY_UID: Final[LiteralString] = """
+SELECT number, id, uid, state, schema_name, role_name, login_role FROM csm_system.tenants WHERE uid = %(key)s
+"""
+_AFTER: Final[LiteralString] = """
+SELECT number, id, uid, state, schema_name, role_name, login_role FROM csm_system.tenants
+WHERE number > %(after)s AND state <> 'PROVISIONING' ORDER BY number LIMIT %(limit)s
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A tenant as the registry had it at most `MAXIMUM_AGE` ago."""
+
+    placement: Placement
+    state: str
+    """`PROVISIONING`, `ACTIVE` or `SUSPENDED`."""
+
+
+class Directory:
+    """Looks tenants up. What is found is remembered for `MAXIMUM_AGE`; what is not found is asked for again."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Remember nothing yet."""
+        self._database = database
+        self._clock = clock
+        # By id and by uid, each with the time when it was read; the oldest first.
+        self._entries: OrderedDict[str | UUID, tuple[float, Entry]] = OrderedDict()
+
+    async def find(self, tenant_id: str) -> Entry | None:
+        """Find a tenant by its id. Any text may be asked for."""
+        return self._remembered(tenant_id) or await self._read(_BY_ID, tenant_id)
+
+    async def find_uid(self, uid: UUID) -> Entry | None:
+        """Find a tenant by its uid."""
+        return self._remembered(uid) or await self._read(_BY_UID, uid)
+
+    def forget(self, tenant_id: str) -> None:
+        """Read the tenant anew next time. For whoever has just changed it."""
+        known = self._entries.pop(tenant_id, None)
+        for key in [key for key, (_, entry) in self._entries.items() if entry.placement.tenant_id == tenant_id]:
+            del self._entries[key]
+        if known is not None:
+            self._entries.pop(known[1].placement.uid, None)
+
+    async def placements(self) -> AsyncIterator[Placement]:
+        """Go through all tenants that have a schema, in the order of their making, a page at a time."""
+        after = 0
+        while True:
+            rows = await self._page(after)
+            for row in rows:
+                yield _entry(row).placement
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1]["number"]
+
+    async def _page(self, after: int) -> list[dict[str, Any]]:
+        async def read(tx: SystemTransaction) -> list[dict[str, Any]]:
+            return await tx.fetch_all(_AFTER, {"after": after, "limit": _PAGE})
+
+        return await self._database.system().run(read)
+
+    def _remembered(self, key: str | UUID) -> Entry | None:
+        read_at, entry = self._entries.get(key, (float("-inf"), None))
+        return entry if self._clock() - read_at < MAXIMUM_AGE.total_seconds() else None
+
+    async def _read(self, query: LiteralString, key: str | UUID) -> Entry | None:
+        # From before the query: it may see the state of the moment when it was sent.
+        read_at = self._clock()
+
+        async def read(tx: SystemTransaction) -> dict[str, Any] | None:
+            return await tx.fetch_one(query, {"key": key})
+
+        row = await self._database.system().run(read)
+        if row is None:
+            return None
+        entry = _entry(row)
+        for name in (entry.placement.tenant_id, entry.placement.uid):
+            self._entries[name] = (read_at, entry)
+            self._entries.move_to_end(name)
+        while len(self._entries) > _MOST_ENTRIES:
+            self._entries.popitem(last=False)
+        return entry
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    placement = Placement(
+        tenant_id=TenantId(row["id"]),
+        uid=row["uid"],
+        schema=row["schema_name"],
+        role=row["role_name"],
+        login=row["login_role"],
+    )
+    return Entry(placement=placement, state=row["state"])

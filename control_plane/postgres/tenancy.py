@@ -1,0 +1,111 @@
+"""The schema and the roles of one tenant, made and dropped in one transaction each. The platform's DDL, nobody else's.
+
+One tenant a transaction: each takes some 90 locks, and a few hundred tenants would use up the server's table of them.
+"""
+
+from typing import Final
+
+from psycopg import sql
+
+from control_plane.postgres.catalogue import find_unprotected
+from control_plane.postgres.database import Database
+from control_plane.postgres.migrations import MigrationError, read_migrations
+from control_plane.postgres.placement import Placement
+from control_plane.postgres.pools import Connection
+
+TENANT_MIGRATIONS: Final = read_migrations("tenant")
+TENANT_VERSION: Final = TENANT_MIGRATIONS[-1].version
+
+# What a tenant's statement may take, a lock may wait, and an open transaction may idle; set where the session logs in.
+_TIMEOUTS: Final = {
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+
+
+async def create_tenant_schema(database: Database, placement: Placement) -> None:
+    """Make the tenant's role and schema, or bring an older schema up to date. Safe to call again, and at once.
+
+    Raises:
+        MigrationError: a table would not be protected by row-level security; nothing was made.
+        UnavailableError: the database is away, or busy with the same tenants.
+    """
+    async with database.ddl() as connection:
+        await _take_turn(connection, placement)
+        version = await _version(connection, placement)
+        if version == 0:
+            await _create_roles(connection, placement)
+        if version < TENANT_VERSION:
+            await _migrate(connection, placement, version=version)
+
+
+async def drop_tenant_schema(database: Database, placement: Placement) -> None:
+    """Drop the tenant's schema with all that is in it, and its role. Safe to call again, and where there is none.
+
+    Raises:
+        UnavailableError: the database is away, or the tenant's transactions did not end in time.
+    """
+    async with database.ddl() as connection:
+        await _take_turn(connection, placement)
+        await connection.execute("SET LOCAL ROLE csm_owner")
+        await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(placement.schema)))
+        await connection.execute("SET LOCAL ROLE NONE")
+        await connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(placement.role)))
+        await connection.execute("DELETE FROM csm_system.tenant_schemas WHERE tenant_uid = %s", (placement.uid,))
+
+
+async def schema_version(database: Database, placement: Placement) -> int:
+    """Say which version the tenant's tables have; 0 where there are none."""
+    async with database.ddl() as connection:
+        return await _version(connection, placement)
+
+
+async def _take_turn(connection: Connection, placement: Placement) -> None:
+    """Wait for whoever else makes or drops tenants of the same login role: they share that role's memberships."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (placement.login,))
+
+
+async def _version(connection: Connection, placement: Placement) -> int:
+    cursor = await connection.execute(
+        "SELECT version FROM csm_system.tenant_schemas WHERE tenant_uid = %s", (placement.uid,)
+    )
+    row = await cursor.fetchone()
+    return int(row["version"]) if row else 0
+
+
+async def _create_roles(connection: Connection, placement: Placement) -> None:
+    role, login = sql.Identifier(placement.role), sql.Identifier(placement.login)
+    if not await _is_role(connection, placement.login):
+        await connection.execute(sql.SQL("CREATE ROLE {} LOGIN NOINHERIT").format(login))
+        await connection.execute(sql.SQL("GRANT csm_login TO {} WITH INHERIT TRUE, SET FALSE").format(login))
+        for setting, value in _TIMEOUTS.items():
+            await connection.execute(
+                sql.SQL("ALTER ROLE {} SET {} = {}").format(login, sql.Identifier(setting), sql.Literal(value))
+            )
+    await connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+    await connection.execute(sql.SQL("GRANT csm_tenant TO {} WITH INHERIT TRUE, SET FALSE").format(role))
+    await connection.execute(sql.SQL("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE").format(role, login))
+
+
+async def _is_role(connection: Connection, name: str) -> bool:
+    cursor = await connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,))
+    return await cursor.fetchone() is not None
+
+
+async def _migrate(connection: Connection, placement: Placement, *, version: int) -> None:
+    schema = sql.Identifier(placement.schema)
+    await connection.execute("SET LOCAL ROLE csm_owner")
+    if version == 0:
+        await connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+    await connection.execute(sql.SQL("SET LOCAL search_path = {}").format(schema))
+    for migration in TENANT_MIGRATIONS[version:]:
+        await connection.execute(sql.SQL(migration.text).format(schema=schema, role=sql.Identifier(placement.role)))
+    await connection.execute("SET LOCAL ROLE NONE")
+    if weaknesses := await find_unprotected(connection, placement.schema):
+        raise MigrationError("; ".join(weaknesses))
+    await connection.execute(
+        "INSERT INTO csm_system.tenant_schemas (tenant_uid, version) VALUES (%s, %s)"
+        " ON CONFLICT (tenant_uid) DO UPDATE SET version = excluded.version, migrate_time = now()",
+        (placement.uid, TENANT_VERSION),
+    )
