@@ -1,0 +1,83 @@
+"""The platform's own tokens: for its administrators, who belong to no tenant."""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from control_plane.ids import new_uuid
+from control_plane.keys import private_file
+from control_plane.tokens.claims import PLATFORM_AUDIENCE, PLATFORM_ROLES, Claims
+from control_plane.tokens.model import lifetime_violation, subject_violation
+from control_plane.tokens.signature import sign
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformIssuer:
+    """Issues the platform's tokens. They are remembered nowhere and cannot be revoked, so let them be short-lived."""
+
+    private_key: Ed25519PrivateKey = field(repr=False)
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Self:
+        """Read the key, or make one that is durable on return. Blocks. Of two at once both get the same key.
+
+        Raises:
+            ExposedKeyError: when others may read the file.
+            ValueError: when it is no such key.
+        """
+        try:
+            pem = private_file.read(path)
+        except FileNotFoundError:
+            private_file.create(path, _to_pem(Ed25519PrivateKey.generate()))
+            pem = private_file.read(path)
+        key = serialization.load_pem_private_key(pem, password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            message = f"{path} is not an Ed25519 key: put the key back from your backup of it"
+            raise ValueError(message)  # noqa: TRY004 the caller gave a path, and the file has the wrong content
+        return cls(private_key=key)
+
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """What these tokens are verified with."""
+        return self.private_key.public_key()
+
+    def issue(self, subject: str, role: str, *, ttl: timedelta, now: datetime) -> str:
+        """Make a token.
+
+        Raises:
+            ValueError: for a subject, role or lifetime that the verifier would refuse.
+        """
+        if role not in PLATFORM_ROLES or subject_violation(subject) or lifetime_violation(ttl):
+            message = f"no platform token for {subject!r} as {role!r} for {ttl}"
+            raise ValueError(message)
+        begin = now.astimezone(UTC).replace(microsecond=0)
+        claims = Claims(
+            audience=PLATFORM_AUDIENCE,
+            subject=subject,
+            role=role,
+            scopes=(),
+            token_id=new_uuid(),
+            issue_time=begin,
+            not_before=begin,
+            expire_time=begin + ttl,
+            tenant_id=None,
+        )
+        return sign(claims, platform_kid(self.public_key), private_key=self.private_key)
+
+
+def platform_kid(public_key: Ed25519PublicKey) -> UUID:
+    """Name the key by its own digest: no tenant's key can have that name but by chance in 2**128."""
+    raw = public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return UUID(bytes=hashlib.sha256(raw).digest()[:16])
+
+
+def _to_pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

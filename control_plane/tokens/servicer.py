@@ -1,0 +1,157 @@
+"""TokenService over gRPC."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from bulkhead.v1 import rules_pb2, tokens_pb2, tokens_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+from typing_extensions import override
+
+from control_plane.errors import NotFoundError, Violations
+from control_plane.keys.service import TenantKeys
+from control_plane.serving import names
+from control_plane.serving.call import current_call
+from control_plane.serving.interception import Context
+from control_plane.serving.paging import PageTokens, page_size
+from control_plane.serving.principal import Role
+from control_plane.tokens import service, store
+from control_plane.tokens.model import (
+    DEFAULT_LIFETIME,
+    LONGEST_LIFETIME,
+    MOST_SCOPES,
+    Grant,
+    Token,
+    lifetime_violation,
+    scope_violations,
+    subject_violation,
+    uuid_of,
+)
+
+_ROLES: Final = {role.wire: role.value for role in (Role.TENANT_ADMIN, Role.TENANT_MEMBER, Role.AUDITOR)}
+
+
+class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
+    """See tokens.proto."""
+
+    def __init__(self, keys: TenantKeys, page_tokens: PageTokens) -> None:
+        """Sign with the tenants' `keys`."""
+        self._keys = keys
+        self._page_tokens = page_tokens
+
+    @override
+    async def IssueToken(
+        self, request: tokens_pb2.IssueTokenRequest, context: Context
+    ) -> tokens_pb2.IssueTokenResponse:
+        call, now = current_call(), datetime.now(UTC)
+        wanted = _wanted(request, actor=call.actor)
+        if request.validate_only:
+            token = await service.check_request(call.tenant(), wanted, now=now)
+            return tokens_pb2.IssueTokenResponse(metadata=to_proto(token, call.tenant_name))
+        issued = await service.issue_token(call.tenant(), wanted, keys=self._keys, now=now)
+        return _answer(issued, call.tenant_name)
+
+    @override
+    async def GetToken(self, request: tokens_pb2.GetTokenRequest, context: Context) -> tokens_pb2.Token:
+        call = current_call()
+        token_id = _token_id(request.name)
+        token = await call.tenant().run(lambda tx: store.find(tx, token_id))
+        if token is None:
+            raise NotFoundError(request.name)
+        return to_proto(token, call.tenant_name)
+
+    @override
+    async def ListTokens(
+        self, request: tokens_pb2.ListTokensRequest, context: Context
+    ) -> tokens_pb2.ListTokensResponse:
+        call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
+        names.parse(names.TENANT, request.parent, field="parent")
+        parent = call.tenant_name
+        position = self._page_tokens.decode(request.page_token, method=call.method, parent=parent, now=now)
+        before = UUID(position) if position else store.LAST_ID
+        tokens = await call.tenant().run(lambda tx: store.list_page(tx, before, limit=limit + 1))
+        response = tokens_pb2.ListTokensResponse(tokens=[to_proto(token, parent) for token in tokens[:limit]])
+        if len(tokens) > limit:
+            response.next_page_token = self._page_tokens.encode(
+                str(tokens[limit - 1].id), method=call.method, parent=parent, now=now
+            )
+        return response
+
+    @override
+    async def RevokeToken(self, request: tokens_pb2.RevokeTokenRequest, context: Context) -> tokens_pb2.Token:
+        call = current_call()
+        token = await service.revoke_token(call.tenant(), _token_id(request.name), now=datetime.now(UTC))
+        return to_proto(token, call.tenant_name)
+
+    @override
+    async def GetEnrolmentToken(
+        self, request: tokens_pb2.GetEnrolmentTokenRequest, context: Context
+    ) -> tokens_pb2.EnrolmentToken:
+        names.parse(names.ENROLMENT, request.name)
+        call = current_call()
+        enrolment, token = await service.show_enrolment(call.tenant(), keys=self._keys, now=datetime.now(UTC))
+        message = tokens_pb2.EnrolmentToken(name=request.name, enrolment_token=token)
+        message.expire_time.FromDatetime(enrolment.expire_time)
+        return message
+
+    @override
+    async def RedeemEnrolmentToken(
+        self, request: tokens_pb2.RedeemEnrolmentTokenRequest, context: Context
+    ) -> tokens_pb2.IssueTokenResponse:
+        names.parse(names.ENROLMENT, request.name)
+        call = current_call()
+        issued = await service.redeem_enrolment(
+            call.tenant(), request.enrolment_token, keys=self._keys, now=datetime.now(UTC)
+        )
+        return _answer(issued, call.tenant_name)
+
+
+def _wanted(request: tokens_pb2.IssueTokenRequest, *, actor: str) -> service.Request:
+    """Check the whole request; list everything that is wrong with it at once."""
+    violations = Violations()
+    violations.add("subject", subject_violation(request.subject))
+    role = _ROLES.get(request.role or rules_pb2.ROLE_TENANT_MEMBER)
+    if role is None:
+        violations.add("role", "must be ROLE_TENANT_ADMIN, ROLE_TENANT_MEMBER or ROLE_AUDITOR", reason="ROLE")
+    if len(request.scopes) > MOST_SCOPES:
+        violations.add("scopes", f"must be {MOST_SCOPES} at most")
+    for index, description in scope_violations(request.scopes[:MOST_SCOPES]).items():
+        violations.add(f"scopes[{index}]", description, reason="SCOPE")
+    lifetime = _lifetime(request.ttl) if request.HasField("ttl") else DEFAULT_LIFETIME
+    violations.add("ttl", lifetime_violation(lifetime))
+    request_id = uuid_of(request.request_id.lower())
+    if request.request_id and request_id is None:
+        violations.add("request_id", "must be a UUID", reason="REQUEST_ID")
+    violations.check()
+    grant = Grant(subject=request.subject, role=role or "", scopes=tuple(request.scopes), lifetime=lifetime)
+    return service.Request(grant=grant, actor=actor, request_id=request_id)
+
+
+def _lifetime(ttl: Duration) -> timedelta:
+    # A Duration holds more than Python's: whatever is far too long is too long by a second.
+    longest = LONGEST_LIFETIME + timedelta(seconds=1)
+    seconds = max(-1, min(ttl.seconds, longest // timedelta(seconds=1)))
+    return timedelta(seconds=seconds, microseconds=ttl.nanos // 1000)
+
+
+def _token_id(name: str) -> UUID:
+    token_id = uuid_of(names.parse(names.TOKEN, name)["token"])
+    if token_id is None:
+        raise NotFoundError(name)
+    return token_id
+
+
+def _answer(issued: service.Issued, parent: str) -> tokens_pb2.IssueTokenResponse:
+    return tokens_pb2.IssueTokenResponse(token=issued.jwt, metadata=to_proto(issued.token, parent))
+
+
+def to_proto(token: Token, parent: str) -> tokens_pb2.Token:
+    """Show a token of the tenant named `parent`, without the token itself."""
+    message = tokens_pb2.Token(
+        name=f"{parent}/tokens/{token.id}", subject=token.subject, role=Role(token.role).wire, scopes=token.scopes
+    )
+    message.create_time.FromDatetime(token.create_time)
+    message.expire_time.FromDatetime(token.expire_time)
+    if token.revoke_time is not None:
+        message.revoke_time.FromDatetime(token.revoke_time)
+    return message
