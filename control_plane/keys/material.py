@@ -27,7 +27,8 @@ ALGORITHMS: Final[Mapping[Purpose, str]] = {
 }
 # Ten years: the authority outlives every certificate of its tenant, and is changed by rotation long before.
 AUTHORITY_LIFETIME: Final = timedelta(days=3652)
-_LONGEST_COMMON_NAME: Final = 64  # RFC 5280, ub-common-name
+# RFC 5280, ub-common-name; of characters there, but many implementations count bytes.
+_LONGEST_COMMON_NAME: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +87,11 @@ def authority_pair(material: Material) -> tuple[x509.Certificate, ec.EllipticCur
 
 
 def common_name(display_name: str, *, otherwise: str) -> str:
-    """Make a certificate's common name out of what people call the tenant: printable, at most 64 characters."""
+    """Make a certificate's common name out of what people call the tenant: printable, at most 64 bytes."""
     # Control, format and unassigned characters would let one name look like another.
     printable = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in display_name)
-    return " ".join(printable.split())[:_LONGEST_COMMON_NAME].strip() or otherwise
+    cut = " ".join(printable.split()).encode()[:_LONGEST_COMMON_NAME].decode(errors="ignore")
+    return cut.strip() or otherwise
 
 
 def _parsed_certificate(der: bytes) -> x509.Certificate:

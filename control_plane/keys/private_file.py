@@ -22,15 +22,15 @@ class ExposedKeyError(Exception):
 def read(path: Path) -> bytes:
     """Return the content; raise FileNotFoundError, or ExposedKeyError where others than the owner may read it."""
     descriptor = _open_file_itself(path)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise ExposedKeyError(f"{path} is not a regular file: put the key back from your backup of it")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ExposedKeyError(f"{path} is not a regular file: put the key back from your backup of it")
-        if status.st_mode & _OTHERS:
-            mode = stat.S_IMODE(status.st_mode)
+        if mode & _OTHERS:
             raise ExposedKeyError(
-                f"{path} is open to others (mode {mode:04o}): run `chmod 600 {path}`, and find out who read it, "
-                "for whoever has the key and a copy of the data can read the data"
+                f"{path} is open to others (mode {stat.S_IMODE(mode):04o}): run `chmod 600 {path}`, and find out who "
+                "read it, for whoever has the key and a copy of the data can read the data"
             )
         return file.read()
 

@@ -89,9 +89,10 @@ class LocalBucket:
                 descriptor = os.open(name, _READ, dir_fd=way[-1])
         except FileNotFoundError:
             raise NotFoundError(key) from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _misplaced()
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise _misplaced()
             return file.read()
 
     def _delete(self, key: str) -> None:

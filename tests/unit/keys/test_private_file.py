@@ -131,14 +131,15 @@ def test_a_file_that_is_open_to_others_is_refused_with_what_to_do(tmp_path: Path
     assert private_file.read(path) == CONTENT
 
 
-def test_a_link_or_a_pipe_in_the_files_place_is_refused(tmp_path: Path) -> None:
-    path, link, pipe = tmp_path / "secret", tmp_path / "link", tmp_path / "pipe"
+def test_a_link_a_pipe_or_a_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
+    path, link, pipe, folder = (tmp_path / name for name in ("secret", "link", "pipe", "folder"))
     private_file.create(path, CONTENT)
     link.symlink_to(path)
     os.mkfifo(pipe, 0o600)
+    folder.mkdir()
 
     assert private_file.read(path) == CONTENT
-    for wrong in (link, pipe):
+    for wrong in (link, pipe, folder):
         with pytest.raises(ExposedKeyError):
             private_file.read(wrong)
 
