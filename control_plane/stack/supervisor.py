@@ -1,0 +1,274 @@
+"""The supervisor: brings the stack up, starts again what dies, and takes everything down in order.
+
+Every process is its direct child and dies with it, so killing the supervisor ends the stack; the next `up` starts it
+again from what is on disk.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from control_plane.stack.addresses import Addresses, endpoints, write_config
+from control_plane.stack.authority import Authority
+from control_plane.stack.components import Component, State
+from control_plane.stack.control import already_running
+from control_plane.stack.failures import StackError, end_of_log
+from control_plane.stack.layout import StateDir, write_json
+from control_plane.stack.postgres import Postgres
+from control_plane.stack.processes.children import Child, Program
+from control_plane.stack.processes.locks import Hold
+from control_plane.stack.progress import Progress
+from control_plane.stack.valkey import Valkey
+
+if TYPE_CHECKING:
+    from control_plane.stack.probes import Probes
+
+_ORPHANS_LEAVE_S: Final = 15.0
+_SERVICE_ANSWERS_S: Final = 60.0
+_POLL_S: Final = 0.03
+_PORTS_TRIED: Final = 3
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Ready = Callable[[Mapping[str, str]], None]
+"""Takes the endpoints, once, when everything answers."""
+
+
+class Supervisor:
+    """The stack of one state directory. `run` is its whole life."""
+
+    def __init__(self, state_dir: StateDir, progress: Progress) -> None:
+        """Make ready to run; nothing is touched yet."""
+        self._dir = state_dir
+        self._progress = progress
+        self._state = State.STARTING
+        self._components: list[Component] = []
+        self._stop = asyncio.Event()
+        self._inherited: tuple[int, ...] = ()
+        self._endpoints: dict[str, str] = {}
+
+    async def run(self, on_ready: Ready) -> None:
+        """Run the stack until SIGINT, SIGTERM or SIGHUP; when this returns or raises, nothing of it is left.
+
+        Must be called in the main thread. Once the stack stops, another such signal ends its processes at once.
+
+        Raises:
+            AlreadyRunningError: when another supervisor holds the directory.
+            StackError: when the stack cannot be started, or cannot be kept up.
+        """
+        _put_off_habits()
+        self._dir.prepare()
+        hold = Hold.take(self._dir.lock, self._dir.supervisor_lock)
+        if hold is None:
+            raise already_running(self._dir)
+        for number in _STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        try:
+            self._publish()
+            await self._until_stopped(self._live(hold, on_ready))
+        finally:
+            await self._shut_down()
+            hold.release()
+
+    async def _live(self, hold: Hold, on_ready: Ready) -> None:
+        if not hold.is_alone():
+            with self._progress.step("processes of an earlier run have ended"):
+                await hold.wait_alone(self._dir.lock, within_s=_ORPHANS_LEAVE_S)
+        self._inherited = (hold.for_all,)
+        self._dir.endpoints.unlink(missing_ok=True)
+        self._dir.roll_logs()
+        await self._bring_up()
+        self._become(State.READY)
+        on_ready(self._endpoints)
+        async with asyncio.TaskGroup() as watchers:
+            for component in self._components:
+                watchers.create_task(self._watch(component))
+
+    async def _bring_up(self) -> None:
+        sockets = self._dir.sockets()
+        postgres = Postgres(
+            data_dir=self._dir.postgres,
+            socket_dir=sockets,
+            log=self._dir.log("postgres"),
+            inherited=self._inherited,
+        )
+        valkey = Valkey(
+            data_dir=self._dir.valkey,
+            socket=sockets / "valkey.sock",
+            log=self._dir.log("valkey"),
+            inherited=self._inherited,
+        )
+        database = self._component("postgres", "PostgreSQL", launch=postgres.start)
+        cache = self._component("valkey", "Valkey", launch=valkey.start)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._start_database(postgres, database))
+            group.create_task(self._start_cache(cache))
+            group.create_task(self._keep_certificates())
+            # gRPC takes a while to load: meanwhile PostgreSQL makes its cluster.
+            group.create_task(asyncio.to_thread(_load_probes))
+        await self._start_services(postgres, valkey, needs=(database, cache))
+
+    async def _start_database(self, postgres: Postgres, component: Component) -> None:
+        from control_plane.postgres.migrations import MigrationError, migrate_system  # noqa: PLC0415 loads while Valkey starts
+
+        if not postgres.data_dir.exists():
+            with self._progress.step("PostgreSQL has an empty cluster"):
+                await postgres.initialise()
+        with self._progress.step("PostgreSQL takes connections"):
+            await component.start()
+        with self._progress.step("the registry's tables are up to date"):
+            try:
+                await migrate_system(postgres.conninfo)
+            except MigrationError as error:
+                raise StackError(
+                    str(error), remedy="nothing was changed; run the release that the text names"
+                ) from error
+
+    async def _start_cache(self, component: Component) -> None:
+        with self._progress.step("Valkey answers"):
+            await component.start()
+
+    async def _keep_certificates(self) -> None:
+        def keep(now: datetime) -> None:
+            authority = Authority.open(self._dir.authority, now)
+            for name in ("control-plane", "certificates"):
+                authority.keep_certificate(name, now)
+
+        with self._progress.step("the internal authority has certified both services"):
+            await asyncio.to_thread(keep, datetime.now(UTC))
+
+    async def _start_services(self, postgres: Postgres, valkey: Valkey, *, needs: tuple[Component, ...]) -> None:
+        """Start both services. Ports that somebody took since they were found free are chosen again."""
+        for attempt in range(_PORTS_TRIED):
+            addresses = Addresses.choose(self._dir)
+            write_config(self._dir, addresses, postgres=postgres, valkey_socket=valkey.socket)
+            self._endpoints = endpoints(self._dir, addresses)
+            services = self._services(_load_probes()(endpoints=self._endpoints), needs)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for service, address in zip(services, (addresses.admin, addresses.certificates), strict=True):
+                        group.create_task(self._start_service(service, address))
+            except* StackError:
+                await asyncio.gather(*(service.stop() for service in services))
+                if attempt == _PORTS_TRIED - 1 or addresses.are_free():
+                    raise
+                self._progress.note("a port was taken in the meantime; others are chosen")
+                self._components = list(needs)
+            else:
+                return
+
+    def _services(self, probes: "Probes", needs: tuple[Component, ...]) -> list[Component]:
+        return [
+            self._component(name, title, launch=partial(self._launch_service, name, answers), needs=needs)
+            for name, title, answers in (
+                ("control-plane", "the control plane", probes.control_plane),
+                ("certificates", "the certificate service", probes.certificates),
+            )
+        ]
+
+    async def _start_service(self, service: Component, address: str) -> None:
+        with self._progress.step(f"{service.title} answers on {address}"):
+            await service.start()
+
+    async def _launch_service(self, name: str, answers: Callable[[], Awaitable[bool]]) -> Child:
+        # -P: a module in the directory of some user must not stand in for one of ours.
+        command = (sys.executable, "-P", "-m", "control_plane", "serve", name, "--dir", str(self._dir.root))
+        log = self._dir.log(name)
+        child = Child.start(Program(arguments=command, log=log, inherited=self._inherited))
+        if await child.answers(answers, within_s=_SERVICE_ANSWERS_S, every_s=_POLL_S):
+            return child
+        raise StackError(
+            f"{name} did not start; the end of {log}:\n{end_of_log(log)}",
+            remedy="the log's last lines name the cause",
+        )
+
+    async def _watch(self, component: Component) -> None:
+        """Start it again whenever it dies; say that the stack is ready once all parts answer again."""
+        while True:
+            how = await component.lost()
+            self._progress.note(f"{component.title} {how}")
+            self._become(State.RECOVERING)
+            with self._progress.step(f"{component.title} was started again"):
+                await component.revive()
+            if all(part.state is State.READY for part in self._components):
+                self._become(State.READY)
+
+    async def _shut_down(self) -> None:
+        self._become(State.STOPPING)
+        order = [self._components[2:], self._components[1:2], self._components[:1]]
+        for components in order:
+            running = [component for component in components if component.state is not State.STOPPED]
+            if running:
+                with self._progress.step(f"{' and '.join(part.title for part in running)} stopped"):
+                    await asyncio.gather(*(component.stop() for component in running))
+        self._dir.endpoints.unlink(missing_ok=True)
+        self._dir.state.unlink(missing_ok=True)
+        self._dir.remove_sockets()
+
+    async def _until_stopped(self, life: Coroutine[Any, Any, None]) -> None:
+        """Await `life`, and cancel it at a signal."""
+        living = asyncio.ensure_future(life)
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((living, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        living.cancel()
+        try:
+            await living
+        except asyncio.CancelledError:
+            return
+        except BaseExceptionGroup as group:
+            raise _first_stack_error(group) from group
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._progress.note("once more asked to stop: ending everything at once")
+            for component in self._components:
+                component.kill()
+        self._stop.set()
+
+    def _component(
+        self, name: str, title: str, *, launch: Callable[[], Awaitable[Child]], needs: tuple[Component, ...] = ()
+    ) -> Component:
+        component = Component(name=name, title=title, launch=launch, needs=needs, changed=self._publish)
+        self._components.append(component)
+        return component
+
+    def _become(self, state: State) -> None:
+        self._state = state
+        if state is State.READY:
+            write_json(self._dir.endpoints, self._endpoints)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Keep `state.json` true, for `status` and for whoever tries to start a second stack."""
+        described = [component.describe() for component in self._components]
+        # Whoever removes the directory under a running stack still wants its processes to end in order.
+        with suppress(FileNotFoundError):
+            write_json(self._dir.state, {"pid": os.getpid(), "state": str(self._state), "components": described})
+
+
+def _put_off_habits() -> None:
+    """Forget what our caller's shell would do to everything that is made or reached from here."""
+    os.umask(0o077)
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+
+
+def _load_probes() -> "type[Probes]":
+    from control_plane.stack.probes import Probes  # noqa: PLC0415 loads gRPC, which takes longer than all else here
+
+    return Probes
+
+
+def _first_stack_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what a person can do something about, of all that went wrong at once."""
+    found = group.subgroup(StackError)
+    error: BaseException = found or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
