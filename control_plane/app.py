@@ -94,7 +94,7 @@ async def run_control_plane(settings: Settings) -> None:
                 common.database, common.directory, common.keys, touched=common.sealer.touch
             ),
         }
-        queue = JobQueue(common.database, common.database.conninfo)
+        queue = JobQueue(common.database, _postgres(settings, "csm_control"))
         await stack.enter_async_context(queue.open())
         add = partial(_add_control_plane, common=common, plans=plans, queue=queue)
         await _serve(
@@ -119,20 +119,11 @@ async def run_certificates(settings: Settings) -> None:
 
 
 async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role: str) -> _Common:
-    database = await stack.enter_async_context(
-        Database.open(
-            PostgresSettings(
-                socket_dir=settings.postgres_socket_dir,
-                port=settings.postgres_port,
-                dbname=settings.postgres_dbname,
-                system_role=system_role,
-            )
-        )
-    )
+    database = await stack.enter_async_context(Database.open(_postgres(settings, system_role)))
     directory = Directory(database)
     keys = TenantKeys(SoftwareVault(settings.vault_dir), database)
     platform = PlatformIssuer.load_or_create(settings.secrets_dir / "platform-tokens.key")
-    verifier = TokenVerifier(keys, directory, database, platform.public_key)
+    verifier = TokenVerifier(keys, directory, database=database, platform_key=platform.public_key)
     sealer = Sealer(database, directory)
     denials = Denials(database, directory, touched=sealer.touch)
     reception = Reception(
@@ -152,6 +143,15 @@ async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role
         interceptors=(reception, BearerAuthentication(verifier.verify), authorization),
         internal_interceptors=(reception, ServiceAuthentication(settings.services, context_key), authorization),
         health=health.aio.HealthServicer(),
+    )
+
+
+def _postgres(settings: Settings, system_role: str) -> PostgresSettings:
+    return PostgresSettings(
+        socket_dir=settings.postgres_socket_dir,
+        port=settings.postgres_port,
+        dbname=settings.postgres_dbname,
+        system_role=system_role,
     )
 
 

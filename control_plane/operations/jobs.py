@@ -17,7 +17,8 @@ from procrastinate import exceptions
 from control_plane.errors import UnavailableError
 from control_plane.operations import store
 from control_plane.operations.service import AttemptFailedError, OperationRunner
-from control_plane.postgres.database import Database, SystemTransaction
+from control_plane.postgres.database import Database, PostgresSettings, SystemTransaction
+from control_plane.postgres.pools import connection_arguments
 
 _TASK: Final = "operations.run"
 # A worker that has not been heard of for this long is dead, and its jobs are given to others.
@@ -33,12 +34,11 @@ _log: Final = structlog.get_logger("operations.jobs")
 class JobQueue:
     """Defers and runs the jobs of operations."""
 
-    def __init__(self, database: Database, conninfo: str) -> None:
-        """Work on the database that `conninfo` names, as a role that owns the schema csm_jobs."""
+    def __init__(self, database: Database, settings: PostgresSettings) -> None:
+        """Work on the same database, as a role that owns the schema csm_jobs."""
         self._database = database
-        connector = procrastinate.PsycopgConnector(
-            conninfo=conninfo, kwargs={"options": "-c search_path=csm_jobs"}, min_size=1, max_size=4
-        )
+        arguments = connection_arguments(settings) | {"options": "-c search_path=csm_jobs"}
+        connector = procrastinate.PsycopgConnector(kwargs=arguments, min_size=1, max_size=4)
         self._app = procrastinate.App(connector=connector)
 
     @asynccontextmanager

@@ -95,7 +95,7 @@ class TenantCreation(Plan):
     async def _invite_administrator(self, operation: Operation) -> None:
         tenant, placement = await self._load(operation)
         handle = self._database.tenant(placement, isolation=Isolation.SERIALIZABLE)
-        await handle.run(lambda tx: invite_administrator(tx, tenant.settings.admin_email, datetime.now(UTC)))
+        await handle.run(lambda tx: invite_administrator(tx, tenant.settings.admin_email, now=datetime.now(UTC)))
 
     async def _verify(self, operation: Operation) -> None:
         """See through the tenant's own eyes that what was made works, and is closed to others."""

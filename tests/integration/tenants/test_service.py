@@ -1,0 +1,148 @@
+"""Tenants on a real database: duplicates, etags, suspension."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+
+from control_plane.errors import AlreadyExistsError, NotFoundError
+from control_plane.ids import TenantId
+from control_plane.operations.jobs import JobQueue
+from control_plane.operations.model import Operation
+from control_plane.postgres.database import Database, PostgresSettings
+from control_plane.postgres.placement import Placement
+from control_plane.tenants import service, store
+from control_plane.tenants.model import Action, Settings, State
+
+MakeTenant = Callable[..., Awaitable[Placement]]
+
+
+@pytest.fixture
+async def queue(database: Database, postgres_settings: PostgresSettings) -> AsyncIterator[JobQueue]:
+    queue = JobQueue(database, postgres_settings)
+    async with queue.open():
+        yield queue
+
+
+async def _create(
+    database: Database, queue: JobQueue, tenant: str = "org_1", *, request_id: UUID | None = None, body: bytes = b"1"
+) -> Operation:
+    creation = service.Creation(
+        tenant_id=TenantId(tenant),
+        settings=Settings(display_name=tenant),
+        actor="platform-admin:test",
+        call_request_id="request",
+        request_id=request_id,
+        request_hash=body,
+    )
+    return await service.create_tenant(
+        database.system(),
+        creation,
+        defer=lambda operation_id, tx: queue.defer(operation_id, within=tx),
+        now=datetime.now(UTC),
+    )
+
+
+async def _count(database: Database) -> tuple[int, int, int]:
+    row = await database.system().run(
+        lambda tx: tx.fetch_one(
+            """
+            SELECT (SELECT count(*) FROM csm_system.tenants) AS tenants,
+                   (SELECT count(*) FROM csm_system.operations) AS operations,
+                   (SELECT count(*) FROM csm_jobs.procrastinate_jobs) AS jobs
+            """
+        )
+    )
+    assert row is not None
+    return row["tenants"], row["operations"], row["jobs"]
+
+
+@pytest.mark.behaviour("S4.3")
+@pytest.mark.behaviour("T-P3")
+async def test_fifty_callers_with_one_request_id_make_one_tenant(database: Database, queue: JobQueue) -> None:
+    request_id = uuid4()
+    operations = await asyncio.gather(*(_create(database, queue, request_id=request_id) for _ in range(50)))
+
+    assert len({operation.id for operation in operations}) == 1
+    assert await _count(database) == (1, 1, 1)
+
+
+@pytest.mark.behaviour("T-P3")
+async def test_of_fifty_callers_with_one_id_one_succeeds(database: Database, queue: JobQueue) -> None:
+    outcomes = await asyncio.gather(*(_create(database, queue) for _ in range(50)), return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes].count(AlreadyExistsError) == 49
+    assert await _count(database) == (1, 1, 1)
+
+
+@pytest.mark.behaviour("S4.3")
+async def test_a_request_id_with_another_body_is_refused(database: Database, queue: JobQueue) -> None:
+    request_id = uuid4()
+    await _create(database, queue, request_id=request_id)
+    with pytest.raises(AlreadyExistsError) as refused:
+        await _create(database, queue, "org_2", request_id=request_id, body=b"2")
+
+    assert refused.value.code == "REQUEST_ID_REUSED"
+    assert await _count(database) == (1, 1, 1)
+
+
+async def test_a_taken_id_leaves_no_operation_behind(database: Database, queue: JobQueue) -> None:
+    await _create(database, queue)
+    with pytest.raises(AlreadyExistsError):
+        await _create(database, queue, request_id=uuid4())
+
+    assert await _count(database) == (1, 1, 1)
+
+
+async def test_a_suspension_is_written_once_however_often_it_is_asked_for(
+    database: Database, make_tenant: MakeTenant
+) -> None:
+    await make_tenant("org_1")
+    tenants = await asyncio.gather(
+        *(
+            service.change_tenant(
+                database.system(), TenantId("org_1"), lambda tenant: tenant.after(Action.SUSPEND, datetime.now(UTC))
+            )
+            for _ in range(10)
+        )
+    )
+
+    assert {tenant.state for tenant in tenants} == {State.SUSPENDED}
+    assert len({tenant.revision for tenant in tenants}) == 1
+
+
+async def test_validate_only_changes_nothing(database: Database, make_tenant: MakeTenant) -> None:
+    await make_tenant("org_1")
+    shown = await service.change_tenant(
+        database.system(),
+        TenantId("org_1"),
+        lambda tenant: tenant.updated(Settings(display_name="Two"), datetime.now(UTC)),
+        validate_only=True,
+    )
+    kept = await database.system().run(lambda tx: store.find(tx, TenantId("org_1")))
+
+    assert shown.settings.display_name == "Two"
+    assert kept is not None
+    assert kept.settings.display_name != "Two"
+
+
+async def test_an_absent_tenant_cannot_be_changed(database: Database) -> None:
+    with pytest.raises(NotFoundError):
+        await service.change_tenant(database.system(), TenantId("org_9"), lambda tenant: tenant)
+
+
+async def test_pages_hold_every_tenant_once(database: Database, make_tenant: MakeTenant) -> None:
+    for index in range(5):
+        await make_tenant(f"org_{index}")
+    seen: list[str] = []
+
+    async def next_page() -> list[str]:
+        page = await database.system().run(lambda tx: store.list_page(tx, after=seen[-1] if seen else "", limit=2))
+        return [tenant.id for tenant in page]
+
+    while page := await next_page():
+        seen += page
+
+    assert seen == [f"org_{index}" for index in range(5)]
