@@ -8,7 +8,10 @@ from typing import Annotated, Final
 
 import typer
 
-_SPAN: Final = re.compile(r"(?:(?P<days>\d+)d)?(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
+# As many digits as a sum of them can be counted with.
+_SPAN: Final = re.compile(
+    r"(?:(?P<days>\d{1,6})d)?(?:(?P<hours>\d{1,6})h)?(?:(?P<minutes>\d{1,6})m)?(?:(?P<seconds>\d{1,9})s)?", re.ASCII
+)
 
 
 def tenant_name(text: str) -> str:
@@ -21,8 +24,10 @@ def operation_name(text: str) -> str:
     return text if "/" in text else f"operations/{text}"
 
 
-def time_span(text: str) -> timedelta:
-    """Read a length of time such as `90d`, `1h30m` or `45s`."""
+def time_span(text: str | timedelta) -> timedelta:
+    """Read a length of time such as `90d`, `1h30m` or `45s`; one read before passes, since typer reads defaults too."""
+    if isinstance(text, timedelta):
+        return text
     match = _SPAN.fullmatch(text)
     if not text or match is None:
         raise typer.BadParameter(f"{text!r} is no length of time such as 90d, 1h30m or 45s")
@@ -55,9 +60,7 @@ RequestId = Annotated[
 ]
 ValidateOnly = Annotated[bool, typer.Option("--validate-only", help="Check everything, and change nothing.")]
 Etag = Annotated[str, typer.Option(metavar="ETAG", help="Refuse if it is not the current one.")]
-OutFile = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", allow_dash=True, help="Where to write it; `-` is stdout.")
-]
+OutFile = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; `-` is stdout.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

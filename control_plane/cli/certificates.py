@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from control_plane.cli import arguments
+from control_plane.cli.calls.failures import failed
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
 from control_plane.cli.session import Session
@@ -24,12 +25,7 @@ _PUBLIC: Final = 0o644
 class IssueOptions:
     """What is asked for."""
 
-    csr: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", exists=True, dir_okay=False, allow_dash=True, help="A PKCS#10 request in PEM; `-` is stdin."
-        ),
-    ]
+    csr: Annotated[Path, typer.Option(metavar="FILE", help="A PKCS#10 request in PEM; `-` is stdin.")]
     validity: Annotated[
         timedelta | None,
         typer.Option(metavar="SPAN", parser=arguments.time_span, help="How long it is valid: 90d if not said."),
@@ -45,7 +41,7 @@ def issue_certificate(session: Session, tenant: arguments.Tenant, *, options: Is
     """Issue a certificate from a signing request. --out writes it, and its authority's, in PEM."""
     request = {
         "parent": tenant,
-        "csr_pem": sys.stdin.read() if str(options.csr) == "-" else options.csr.read_text(errors="replace"),
+        "csr_pem": _read(options.csr),
         "validity": arguments.duration(options.validity),
         "profile": options.profile,
         "request_id": session.request_id(options.request_id),
@@ -92,6 +88,16 @@ def get_authority(session: Session, tenant: arguments.Tenant, *, out: arguments.
         session.deliver(answer["pem"], out, mode=_PUBLIC)
     if out != Path("-"):
         session.show(answer, leave_out=["pem"])
+
+
+def _read(path: Path) -> str:
+    if str(path) == "-":
+        return sys.stdin.read()
+    try:
+        # What is no text at all is for the server to refuse, with all else that is wrong.
+        return path.read_text(errors="replace")
+    except OSError as error:
+        raise failed("INVALID_ARGUMENT", f"--csr {path} cannot be read: {error.strerror}") from error
 
 
 def _show(session: Session, certificate: Message, out: Path | None) -> None:

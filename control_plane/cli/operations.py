@@ -25,7 +25,8 @@ _LONGEST_WAIT_S: Final = 10.0
 _STEP_ENDS: Final = {"DONE": "✓", "FAILED": "✗"}
 
 Timeout = Annotated[
-    timedelta, typer.Option(metavar="SPAN", parser=arguments.time_span, help="How long to wait, such as 30s.")
+    timedelta,
+    typer.Option(metavar="SPAN", parser=arguments.time_span, show_default="2m", help="How long to wait, such as 30s."),
 ]
 TIMEOUT: Final = timedelta(minutes=2)
 

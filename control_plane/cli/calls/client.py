@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -98,6 +99,20 @@ def _failure(error: Any) -> Failure:
 
 def _json(message: ProtoMessage) -> Message:
     # With the fields that are at their default: `hsm_backed: false` is an answer, not an absence.
-    return json_format.MessageToDict(
+    fields = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    return {
+        name: _ordered(value, _packed_type(value)) if isinstance(value, dict) and "@type" in value else value
+        for name, value in _ordered(fields, message.DESCRIPTOR).items()
+    }
+
+
+def _ordered(fields: Message, descriptor: Descriptor) -> Message:
+    """Put the fields in the order of the proto; protobuf's own has those at their default last."""
+    names = ("@type", *(field.name for field in descriptor.fields))
+    return {name: fields[name] for name in names if name in fields}
+
+
+def _packed_type(value: Message) -> Descriptor:
+    return descriptor_pool.Default().FindMessageTypeByName(str(value["@type"]).rpartition("/")[2])

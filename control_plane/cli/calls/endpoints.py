@@ -62,5 +62,6 @@ def read_token(path: Path) -> str:
         cause = error.strerror if isinstance(error, OSError) else "not text"
         raise failed("UNAUTHENTICATED", f"the token file {path} cannot be read: {cause}", hint=hint) from error
     if not token or not token.isascii() or any(character.isspace() for character in token):
-        raise failed("UNAUTHENTICATED", f"the token file {path} does not hold one token")
+        hint = "put one token into it, and nothing else"
+        raise failed("UNAUTHENTICATED", f"the token file {path} does not hold one token", hint=hint)
     return token

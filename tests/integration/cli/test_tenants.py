@@ -1,0 +1,108 @@
+"""Tenants, and what lists of every kind have in common."""
+
+from typing import Any
+
+import pytest
+from bulkhead.v1 import tenants_pb2
+
+from control_plane import errors
+
+TENANT = tenants_pb2.Tenant(name="tenants/org_1", state=tenants_pb2.Tenant.SUSPENDED, etag="e")
+
+
+def pages(count: int, *, broken_after: int = 99) -> Any:
+    """Answer ListTenants with `count` pages of one tenant; after `broken_after` of them the server is away."""
+
+    def give(request: tenants_pb2.ListTenantsRequest) -> tenants_pb2.ListTenantsResponse:
+        page = int(request.page_token or 1)
+        if page > broken_after:
+            raise errors.UnavailableError("away")
+        following = str(page + 1) if page < count else ""
+        tenant = tenants_pb2.Tenant(name=f"tenants/org_{page}")
+        return tenants_pb2.ListTenantsResponse(tenants=[tenant], next_page_token=following)
+
+    return give
+
+
+def names(done: Any) -> list[str]:
+    return [tenant["name"] for tenant in done.json["tenants"]]
+
+
+def test_a_list_is_one_page_and_says_that_there_is_more(api: Any, cli: Any) -> None:
+    api.answer("ListTenants", pages(3))
+    told, as_json = cli("tenants", "list", "--page-size", "1"), cli("tenants", "list", "--json")
+
+    assert [line.split()[0] for line in told.out.splitlines()] == ["NAME", "tenants/org_1"]
+    assert "--page-token 2" in told.err
+    assert (names(as_json), as_json.json["next_page_token"]) == (["tenants/org_1"], "2")
+    assert api.received[0].request.page_size == 1
+
+
+def test_a_list_goes_on_where_a_page_ended(api: Any, cli: Any) -> None:
+    api.answer("ListTenants", pages(3))
+
+    assert names(cli("tenants", "list", "--page-token", "3", "--json")) == ["tenants/org_3"]
+
+
+def test_all_reads_every_page(api: Any, cli: Any) -> None:
+    api.answer("ListTenants", pages(3))
+    done = cli("tenants", "list", "--all", "--json")
+
+    assert (done.code, names(done)) == (0, [f"tenants/org_{page}" for page in (1, 2, 3)])
+    assert done.json["next_page_token"] == ""
+
+
+def test_a_list_that_breaks_off_is_partial(api: Any, cli: Any) -> None:
+    api.answer("ListTenants", pages(5, broken_after=2))
+    done = cli("tenants", "list", "--all", "--json")
+
+    assert (done.code, names(done)) == (7, ["tenants/org_1", "tenants/org_2"])
+    assert done.json["next_page_token"] == "3"
+    assert (done.error["code"], done.error["exit_code"]) == ("UNAVAILABLE", 7)
+
+
+def test_a_list_that_does_not_begin_is_no_partial_one(api: Any, cli: Any) -> None:
+    api.answer("ListTenants", errors.UnavailableError("away"))
+    done = cli("tenants", "list", "--all", "--json")
+
+    assert (done.code, done.out) == (6, "")
+
+
+def test_update_names_exactly_what_it_changes(api: Any, cli: Any) -> None:
+    api.answer("UpdateTenant", TENANT)
+    cli("tenants", "update", "org_1", "--display-name", "", "--admin-email", "a@b.example", "--label", "k=v")
+    cli("tenants", "update", "org_1", "--clear-labels", "--etag", "e", "--validate-only")
+    first, second = (call.request for call in api.received)
+
+    assert first.update_mask.paths == ["display_name", "admin_email", "labels"]
+    assert (first.tenant.name, first.tenant.display_name, dict(first.tenant.labels)) == (
+        "tenants/org_1",
+        "",
+        {"k": "v"},
+    )
+    assert second.update_mask.paths == ["labels"]
+    assert (dict(second.tenant.labels), second.tenant.etag, second.validate_only) == ({}, "e", True)
+
+
+def test_an_update_of_nothing_is_a_usage_error(api: Any, cli: Any) -> None:
+    done = cli("tenants", "update", "org_1")
+
+    assert done.code == 2
+    assert api.received == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "method", "more"),
+    [("suspend", "SuspendTenant", ["--reason", "unpaid", "--etag", "e"]), ("reactivate", "ReactivateTenant", [])],
+)
+def test_a_change_of_state_shows_the_tenant_and_the_way_on(
+    api: Any, cli: Any, *, verb: str, method: str, more: list[str]
+) -> None:
+    api.answer(method, TENANT)
+    done = cli("tenants", verb, "org_1", *more)
+
+    assert done.code == 0
+    assert ["state", "SUSPENDED"] in [line.split() for line in done.out.splitlines()]
+    assert done.err.startswith("next: bulkhead")
+    assert api.received[0].request.name == "tenants/org_1"
+    assert getattr(api.received[0].request, "reason", "unpaid") == "unpaid"
