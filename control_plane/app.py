@@ -5,7 +5,7 @@ import os
 import secrets
 import signal
 from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,9 +24,10 @@ from control_plane.audit.sealer import Sealer
 from control_plane.audit.servicer import AuditServicer
 from control_plane.certificates.servicer import CertificateServicer
 from control_plane.errors import UnavailableError
+from control_plane.keys import private_file
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
-from control_plane.objects.store import ObjectStore
+from control_plane.objects.store import ObjectStore, open_bucket
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
 from control_plane.operations.service import OperationRunner
@@ -109,10 +110,10 @@ async def run_certificates(settings: Settings) -> None:
     configure_logging("certificates")
     async with AsyncExitStack() as stack:
         common = await _open_common(stack, settings, system_role="csm_directory")
-        objects = ObjectStore(settings.objects, common.keys)
+        objects = ObjectStore(open_bucket(settings.objects), common.keys)
 
         def add(server: grpc.aio.Server) -> None:
-            servicer = CertificateServicer(common.keys, objects, common.page_tokens)
+            servicer = CertificateServicer(common.keys, objects, page_tokens=common.page_tokens)
             certificates_pb2_grpc.add_CertificateServiceServicer_to_server(servicer, server)
 
         await _serve(common, _listeners(common, settings.certificates, add), [])
@@ -121,7 +122,7 @@ async def run_certificates(settings: Settings) -> None:
 async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role: str) -> _Common:
     database = await stack.enter_async_context(Database.open(_postgres(settings, system_role)))
     directory = Directory(database)
-    keys = TenantKeys(SoftwareVault(settings.vault_dir), database)
+    keys = TenantKeys(await SoftwareVault.open(settings.vault_dir), database)
     platform = PlatformIssuer.load_or_create(settings.secrets_dir / "platform-tokens.key")
     verifier = TokenVerifier(keys, directory, database=database, platform_key=platform.public_key)
     sealer = Sealer(database, directory)
@@ -243,22 +244,16 @@ async def _report_health(common: _Common) -> None:
 async def _keep_admin_token(common: _Common) -> None:
     """Keep a fresh administrator's token in its file."""
     while True:
-        token = common.platform.issue(
-            subject="local", role=Role.PLATFORM_ADMIN, ttl=_ADMIN_TOKEN_LIFETIME, now=datetime.now(UTC)
-        )
+        token = common.platform.issue("local", Role.PLATFORM_ADMIN, ttl=_ADMIN_TOKEN_LIFETIME, now=datetime.now(UTC))
         await asyncio.to_thread(_replace_private, common.settings.admin_token_file, token.encode())
         await asyncio.sleep(_ADMIN_TOKEN_RENEWAL.total_seconds())
 
 
 def shared_key(path: Path) -> bytes:
     """Return the key that the cell's processes share, made by whichever comes first."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
     if not path.exists():
-        _replace_private(draft, secrets.token_bytes(_SHARED_KEY_SIZE))
-        with suppress(FileExistsError):
-            os.link(draft, path)
-        draft.unlink()
-    return path.read_bytes()
+        private_file.create(path, secrets.token_bytes(_SHARED_KEY_SIZE))
+    return private_file.read(path)
 
 
 def _replace_private(path: Path, content: bytes) -> None:

@@ -43,8 +43,15 @@ class JobQueue:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Connect."""
+        """Connect, and make the queue's tables where there are none yet."""
         async with self._app.open_async():
+            if not await self._is_made():
+                try:
+                    await self._app.schema_manager.apply_schema_async()
+                except exceptions.ConnectorException:
+                    # Of two replicas that start at once one makes the tables.
+                    if not await self._is_made():
+                        raise
             yield
 
     async def defer(self, operation_id: UUID, *, within: SystemTransaction | None = None) -> None:
@@ -79,6 +86,12 @@ class JobQueue:
             except* (exceptions.ConnectorException, UnavailableError, OSError) as error:
                 _log.warning("queue_lost", error=str(error.exceptions[0]))
                 await asyncio.sleep(_SWEEP_EVERY.total_seconds())
+
+    async def _is_made(self) -> bool:
+        row = await self._app.connector.execute_query_one_async(
+            "SELECT to_regclass('csm_jobs.procrastinate_jobs') IS NOT NULL AS is_made"
+        )
+        return bool(row["is_made"])
 
     async def _run_worker(self) -> None:
         await self._app.run_worker_async(

@@ -55,6 +55,12 @@ async def drop_tenant_schema(database: Database, placement: Placement) -> None:
         await connection.execute("DELETE FROM csm_system.tenant_schemas WHERE tenant_uid = %s", (placement.uid,))
 
 
+async def find_tenant_weaknesses(database: Database, placement: Placement) -> list[str]:
+    """Say what in the tenant's schema is not guarded, as the catalogue has it now."""
+    async with database.ddl() as connection:
+        return await find_unprotected(connection, placement.schema)
+
+
 async def schema_version(database: Database, placement: Placement) -> int:
     """Say which version the tenant's tables have; 0 where there are none."""
     async with database.ddl() as connection:

@@ -3,15 +3,16 @@
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
 from typing_extensions import override
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+# Quoted, since only the stubs know these as generic.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -21,7 +22,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self) -> None:
-        self._wrapped: dict[str, Handler | None] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     @abstractmethod
     def around(self, method: str, request: Message | None, context: Context) -> AbstractAsyncContextManager[None]:
@@ -30,7 +31,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
     @override
     async def intercept_service(  # type: ignore[override]  # the stub leaves out that a handler may be missing
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> "Handler | None":
         method = handler_call_details.method
         if method in self._wrapped:
             return self._wrapped[method]

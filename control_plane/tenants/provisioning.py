@@ -10,18 +10,17 @@ from datetime import UTC, datetime
 from typing import Final
 
 from bulkhead.v1 import tenants_pb2
-from typing_extensions import override
 
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.errors import PreconditionError
 from control_plane.keys.service import TenantKeys
 from control_plane.operations.model import Operation
-from control_plane.operations.plan import Plan, Step
-from control_plane.postgres.database import Database, Isolation, SystemTransaction, TenantTransaction
+from control_plane.operations.plan import Step
+from control_plane.postgres.database import Database, Isolation, SystemTransaction
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
-from control_plane.postgres.tenancy import create_tenant_schema, drop_tenant_schema
+from control_plane.postgres.tenancy import create_tenant_schema, drop_tenant_schema, find_tenant_weaknesses
 from control_plane.tenants import service, store
 from control_plane.tenants.model import Action, Tenant
 from control_plane.tenants.servicer import to_proto
@@ -31,8 +30,8 @@ _CREATE_METHOD: Final = "/bulkhead.v1.TenantService/CreateTenant"
 _PROBE: Final = b"provisioning probe"
 
 
-class TenantCreation(Plan):
-    """The steps from a registered tenant to an active one."""
+class TenantCreation:
+    """The steps from a registered tenant to an active one; an `operations.plan.Plan`."""
 
     kind = service.KIND
 
@@ -51,8 +50,8 @@ class TenantCreation(Plan):
         )
         self.steps: Sequence[Step] = [Step(name, run) for name, run in zip(service.LATER_STEPS, runs, strict=True)]
 
-    @override
     async def undo(self, operation: Operation) -> None:
+        """Take back the keys, the schema and the registration, whatever there is of them."""
         placement = await self._placement(operation)
         if placement is None:
             return
@@ -61,8 +60,8 @@ class TenantCreation(Plan):
         await self._database.system().run(lambda tx: store.delete_unfinished(tx, operation.tenant_id))
         self._directory.forget(operation.tenant_id)
 
-    @override
     def metadata(self, operation: Operation) -> tenants_pb2.CreateTenantMetadata:
+        """Show the steps."""
         message = tenants_pb2.CreateTenantMetadata(tenant=f"tenants/{operation.tenant_id}")
         message.create_time.FromDatetime(operation.create_time)
         for record in operation.steps:
@@ -77,8 +76,8 @@ class TenantCreation(Plan):
                 step.end_time.FromDatetime(record.end_time)
         return message
 
-    @override
     async def response(self, operation: Operation) -> tenants_pb2.Tenant:
+        """Show the tenant as it is now; only its names where it is gone."""
         tenant = await self._database.system().run(lambda tx: store.find(tx, operation.tenant_id))
         if tenant is None or tenant.uid != operation.tenant_uid:
             return tenants_pb2.Tenant(name=f"tenants/{operation.tenant_id}", uid=str(operation.tenant_uid))
@@ -103,13 +102,11 @@ class TenantCreation(Plan):
         handle = self._database.tenant(placement, isolation=Isolation.SERIALIZABLE)
         name = f"tenants/{operation.tenant_id}"
 
-        async def probe(tx: TenantTransaction) -> tuple[list[str], int]:
-            return await store.unprotected_tables(tx), await store.administrators(tx)
-
-        unprotected, administrators = await handle.run(probe)
+        weaknesses = await find_tenant_weaknesses(self._database, placement)
+        administrators = await handle.run(store.administrators)
         sealed = await self._keys.encrypt(placement, _PROBE, object_name="probe")
         opened = await self._keys.decrypt(placement, sealed, object_name="probe")
-        if unprotected or administrators != 1 or opened != _PROBE:
+        if weaknesses or administrators != 1 or opened != _PROBE:
             raise PreconditionError(name, f"{name} did not pass its verification", reason="VERIFICATION_FAILED")
 
     async def _activate(self, operation: Operation) -> None:

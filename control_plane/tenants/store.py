@@ -105,21 +105,6 @@ async def delete_unfinished(tx: SystemTransaction, tenant_id: TenantId) -> None:
     await tx.execute("DELETE FROM csm_system.tenants WHERE id = %(id)s AND state = 'PROVISIONING'", {"id": tenant_id})
 
 
-async def unprotected_tables(tx: TenantTransaction) -> list[str]:
-    """Return the tables of the tenant's schema without row-level security that is enabled, forced and has a policy."""
-    rows = await tx.fetch_all(
-        """
-        SELECT relname FROM pg_class
-        WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('r', 'p') AND NOT (
-            relrowsecurity AND relforcerowsecurity
-            AND EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = pg_class.oid))
-        ORDER BY relname
-        """,
-        {"schema": tx.placement.schema},
-    )
-    return [row["relname"] for row in rows]
-
-
 async def administrators(tx: TenantTransaction) -> int:
     """Count the administrators that the tenant has, as seen through its own role."""
     row = await tx.fetch_one("SELECT count(*) AS administrators FROM users WHERE role = 'tenant-admin'")

@@ -64,7 +64,7 @@ async def main() -> None:
     socket_dir, port, dbname, vault, tenant, point = sys.argv[1:]
     settings = PostgresSettings(socket_dir=Path(socket_dir), port=int(port), dbname=dbname)
     async with Database.open(settings) as database:
-        keys = TenantKeys(SoftwareVault(Path(vault)), database)
+        keys = TenantKeys(await SoftwareVault.open(Path(vault)), database)
         if point == "undo:destroy":
             keys.destroy = _then_die(keys.destroy)  # type: ignore[method-assign]  # this process is made to die here
         if point == "undo:drop":

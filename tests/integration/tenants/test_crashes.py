@@ -34,7 +34,12 @@ class Workers:
         where = self.settings
         arguments = [where.socket_dir, where.port, where.dbname, self.vault, tenant, point]
         command = [sys.executable, str(_WORKER), *map(str, arguments)]
-        return subprocess.run(command, check=False, timeout=90, capture_output=True).returncode
+        with self.log.open("ab") as log:
+            return subprocess.run(command, check=False, timeout=90, stdout=log, stderr=log).returncode
+
+    @property
+    def log(self) -> Path:
+        return self.vault.with_name("workers.log")
 
 
 async def _begin(database: Database, queue: JobQueue, tenant: str) -> None:
@@ -71,8 +76,8 @@ async def test_a_killed_creation_completes_or_leaves_nothing(
     async with queue.open():
         for tenant, point in (saved | doomed).items():
             await _begin(database, queue, tenant)
-            assert workers.run(tenant, point) == -signal.SIGKILL, point
-        assert workers.run("nobody", "never") == 0
+            assert workers.run(tenant, point) == -signal.SIGKILL, (point, workers.log.read_text())
+        assert workers.run("nobody", "never") == 0, workers.log.read_text()
 
     tenants = await _all(database, "SELECT id, uid, state, schema_name, role_name FROM csm_system.tenants")
     assert {row["id"]: row["state"] for row in tenants} == dict.fromkeys(saved, "ACTIVE")
@@ -91,7 +96,7 @@ async def _check_nothing_is_left_over(database: Database, tenants: list[dict[str
     assert {row["uid"] for row in keys} == {row["uid"] for row in tenants}
     versions = await _all(database, "SELECT tenant_uid AS uid FROM csm_system.tenant_schemas")
     assert {row["uid"] for row in versions} == {row["uid"] for row in tenants}
-    keks = await SoftwareVault(vault).keks()
+    keks = await (await SoftwareVault.open(vault)).keks()
     assert {kek.tenant_uid for kek in keks} == {row["uid"] for row in tenants}
     roles = await _all(
         database,
