@@ -1,0 +1,190 @@
+"""Issues, reads and revokes certificates. `pending.py` says how an issue survives a crash at any point."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from cryptography import x509
+
+from control_plane.certificates import pending, store
+from control_plane.certificates.model import (
+    PENDING_IS_SWEPT_AFTER,
+    Asked,
+    Certificate,
+    Profile,
+    State,
+    authority_name,
+    certificate_name,
+    checked_request_id,
+    checked_validity,
+    object_path,
+)
+from control_plane.certificates.signing import pem_chain, sign_certificate, term
+from control_plane.certificates.signing_request import SigningRequest, read_signing_request
+from control_plane.errors import NotFoundError, PreconditionError, Violations
+from control_plane.ids import new_uuid
+from control_plane.keys.model import IntegrityError
+from control_plane.keys.service import TenantKeys
+from control_plane.objects.store import ObjectStore
+from control_plane.postgres.database import TenantHandle, TenantTransaction
+from control_plane.postgres.effects import Effect
+from control_plane.postgres.placement import Placement
+
+# So that one issue never pays for many.
+_SWEPT_AT_ONCE: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """A certificate, and the text of it."""
+
+    certificate: Certificate
+    pem_chain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """A request in which nothing was found wrong."""
+
+    request: SigningRequest
+    validity: timedelta
+    profile: str
+    request_id: UUID | None
+    request_hash: bytes | None
+
+
+class Certificates:
+    """The certificates of all tenants; whose, the handles say. `drafts` is at READ COMMITTED, without an audit hook."""
+
+    def __init__(self, keys: TenantKeys, objects: ObjectStore, *, clock: Callable[[], datetime] | None = None) -> None:
+        """Sign with the authorities in `keys`; keep the certificates in `objects`."""
+        self._keys = keys
+        self._objects = objects
+        self._clock = clock or (lambda: datetime.now(UTC))
+
+    async def check(self, asked: Asked, drafts: TenantHandle) -> Certificate:
+        """Return what `issue` would give, and change nothing. Raises like it."""
+        order = await self._order(asked, drafts)
+        if isinstance(order, Certificate):
+            return order
+        return (await self._signed(order, drafts.placement)).certificate
+
+    async def issue(self, asked: Asked, *, drafts: TenantHandle, effects: TenantHandle) -> Issued:
+        """Issue a certificate; for a repeated request, return the one that it was answered with.
+
+        Raises:
+            InvalidArgumentError: listing everything that is wrong with the request.
+            AlreadyExistsError: the request id was used for another request.
+            PreconditionError: the tenant's authority has expired.
+            ConflictError, UnavailableError: the same request, with its request id, may work later.
+        """
+        order = await self._order(asked, drafts)
+        if isinstance(order, Certificate):
+            return await self.get(order, drafts.placement)
+        draft = await self._signed(order, drafts.placement)
+        claimed = await pending.claim(draft.certificate, drafts, clock=self._clock)
+        if claimed.id != draft.certificate.id:
+            return await self.get(claimed, drafts.placement)
+        active = await pending.publish(
+            draft.certificate, text=draft.pem_chain, objects=self._objects, drafts=drafts, effects=effects
+        )
+        return Issued(certificate=active, pem_chain=draft.pem_chain)
+
+    async def get(self, certificate: Certificate, placement: Placement) -> Issued:
+        """Return the certificate with its text.
+
+        Raises:
+            IntegrityError: the object is missing, or is not what was stored for this row.
+        """
+        try:
+            text = await self._objects.get(placement, certificate.object_path)
+        except NotFoundError:
+            raise IntegrityError(certificate.object_path) from None
+        if hashlib.sha256(text).digest() != certificate.sha256:
+            raise IntegrityError(certificate.object_path)
+        return Issued(certificate=certificate, pem_chain=text.decode())
+
+    async def revoke(self, certificate_id: UUID, *, reason: str, effects: TenantHandle) -> Certificate:
+        """Revoke the certificate; a revoked one stays as it is. Works while the objects and the keys are away.
+
+        Raises:
+            NotFoundError: there is no such certificate.
+        """
+        name = certificate_name(effects.placement.tenant_id, certificate_id)
+        now = self._clock()
+
+        async def work(tx: TenantTransaction) -> Certificate:
+            revoked = await store.revoke(tx, certificate_id, reason=reason, now=now)
+            if revoked is not None:
+                tx.record(Effect(resource=name, details=pending.audit_details(revoked) | {"reason": reason}))
+                return revoked
+            tx.unchanged()
+            before = await store.find(tx, certificate_id)
+            if before is None:
+                raise NotFoundError(name)
+            return before
+
+        return await effects.run(work)
+
+    async def _order(self, asked: Asked, drafts: TenantHandle) -> _Order | Certificate:
+        """Check the request; return the certificate instead that it was answered with before."""
+        violations = Violations()
+        request_id = checked_request_id(asked, violations)
+        request_hash = None if request_id is None else asked.fingerprint
+        stuck_before = self._clock() - PENDING_IS_SWEPT_AFTER
+
+        async def work(tx: TenantTransaction) -> tuple[Certificate | None, Profile | None, list[Certificate]]:
+            stuck = await store.give_up_stuck(tx, created_before=stuck_before, limit=_SWEPT_AT_ONCE)
+            earlier = None if request_id is None else await store.find_by_request(tx, request_id)
+            return earlier, await store.find_profile(tx, asked.profile_name), stuck
+
+        earlier, profile, stuck = await drafts.run(work)
+        await pending.sweep(stuck, self._objects, drafts=drafts)
+        if earlier is not None:
+            pending.check_same_request(earlier, request_hash, tenant_id=drafts.placement.tenant_id)
+            if earlier.is_visible:
+                return earlier
+        validity = checked_validity(asked, profile, violations)
+        # The caller chooses what this costs.
+        request = await asyncio.to_thread(read_signing_request, asked.csr_pem, profile, violations)
+        violations.check()
+        if request is None:
+            raise RuntimeError("a signing request without violations could not be read")
+        return _Order(
+            request=request,
+            validity=validity,
+            profile=asked.profile_name,
+            request_id=request_id,
+            request_hash=request_hash,
+        )
+
+    async def _signed(self, order: _Order, placement: Placement) -> Issued:
+        """Make the certificate, and its row; nothing is stored yet."""
+        authority = await self._keys.authority(placement)
+        now, serial = self._clock(), x509.random_serial_number()
+        set_term = term(authority.certificate, serial_number=serial, now=now, validity=order.validity)
+        if set_term is None:
+            name = authority_name(placement.tenant_id)
+            raise PreconditionError(name, "the tenant's certificate authority has expired", reason="AUTHORITY_EXPIRED")
+        signed = sign_certificate(order.request, set_term, authority=authority.certificate, key=authority.private_key)
+        text = pem_chain(signed, authority.certificate)
+        certificate_id = new_uuid()
+        certificate = Certificate(
+            id=certificate_id,
+            state=State.PENDING,
+            serial_number=f"{serial:x}",
+            subject=signed.subject.rfc4514_string(),
+            dns_names=order.request.dns_names,
+            profile=order.profile,
+            object_path=object_path(certificate_id),
+            sha256=hashlib.sha256(text.encode()).digest(),
+            create_time=now,
+            expire_time=signed.not_valid_after_utc,
+            request_id=order.request_id,
+            request_hash=order.request_hash,
+        )
+        return Issued(certificate=certificate, pem_chain=text)

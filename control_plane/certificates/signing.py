@@ -1,0 +1,98 @@
+"""What a certificate says (RFC 5280), and the act of signing it. Pure computation: serial and time are passed in.
+
+One P-256 signature with its encoding costs 0.1 to 0.2 ms, whatever was asked for, and may run on the event loop. The
+check of a request, whose cost the caller chooses, may not: see `signing_request.py`.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from control_plane.certificates.signing_request import SigningRequest
+
+BACKDATED: Final = timedelta(minutes=5)
+"""How far the clocks of those who verify may be behind ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """When a certificate is valid, and the number that tells it from the authority's others."""
+
+    serial_number: int
+    not_before: datetime
+    not_after: datetime
+
+
+def term(authority: x509.Certificate, *, serial_number: int, now: datetime, validity: timedelta) -> Term | None:
+    """Set the term, never beyond the authority's own; None when the authority itself has run out.
+
+    X.509 counts whole seconds: the term ends up to one second early.
+    """
+    not_after = min((now + validity).replace(microsecond=0), authority.not_valid_after_utc)
+    if not_after <= now:
+        return None
+    return Term(serial_number=serial_number, not_before=(now - BACKDATED).replace(microsecond=0), not_after=not_after)
+
+
+def sign_certificate(
+    request: SigningRequest, term: Term, *, authority: x509.Certificate, key: EllipticCurvePrivateKey
+) -> x509.Certificate:
+    """Certify the request's key, subject and DNS names, for TLS servers and clients."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(request.subject)
+        .issuer_name(authority.subject)
+        .public_key(request.public_key)
+        .serial_number(term.serial_number)
+        .not_valid_before(term.not_before)
+        .not_valid_after(term.not_after)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(request), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(request.public_key), critical=False)
+        .add_extension(_authority_key_identifier(authority), critical=False)
+    )
+    if request.dns_names:
+        names = x509.SubjectAlternativeName([x509.DNSName(name) for name in request.dns_names])
+        # RFC 5280 4.2.1.6: critical when there is no subject beside it.
+        builder = builder.add_extension(names, critical=not list(request.subject))
+    return builder.sign(key, hashes.SHA256())
+
+
+def pem_chain(certificate: x509.Certificate, authority: x509.Certificate) -> str:
+    """Render the certificate, then its authority's (RFC 7468)."""
+    return pem(certificate) + pem(authority)
+
+
+def pem(certificate: x509.Certificate) -> str:
+    """Render one certificate."""
+    return certificate.public_bytes(Encoding.PEM).decode()
+
+
+def _key_usage(request: SigningRequest) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        # For the key exchange of TLS 1.2 with RSA; other keys cannot encipher.
+        key_encipherment=isinstance(request.public_key, RSAPublicKey),
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _authority_key_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    own = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
