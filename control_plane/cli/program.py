@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from control_plane.cli import audit, certificates, operations, output, serve, tenants, tokens
+from control_plane.cli import audit, certificates, operations, output, serve, stack, tenants, tokens
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.session import DEFAULT_DIRECTORY
 
@@ -21,6 +21,9 @@ Data is printed on stdout, everything else on stderr. Exit codes: 0 ok, 1 a faul
 app = typer.Typer(
     name="bulkhead", help=_HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
+app.command("up")(stack.up)
+app.command("down")(stack.down)
+app.command("status")(stack.status)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(certificates.app, name="certificates")

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -108,11 +107,11 @@ def _json(message: ProtoMessage) -> Message:
     }
 
 
-def _ordered(fields: Message, descriptor: Descriptor) -> Message:
+def _ordered(fields: Message, descriptor: Any) -> Message:
     """Put the fields in the order of the proto; protobuf's own has those at their default last."""
     names = ("@type", *(field.name for field in descriptor.fields))
     return {name: fields[name] for name in names if name in fields}
 
 
-def _packed_type(value: Message) -> Descriptor:
+def _packed_type(value: Message) -> Any:
     return descriptor_pool.Default().FindMessageTypeByName(str(value["@type"]).rpartition("/")[2])
