@@ -167,7 +167,8 @@ def _add_control_plane(server: grpc.aio.Server, *, common: _Common, plans: Plans
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(common.keys, common.page_tokens), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(common.page_tokens), server)
-    operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(plans, common.page_tokens), server)
+    operations = OperationsServicer(plans, common.page_tokens)
+    operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
 
 
 def _listeners(

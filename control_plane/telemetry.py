@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 import structlog
+from typing_extensions import override
 
 _SECRET_KEYS: Final = re.compile(r"token|secret|password|authorization|private|pem|key$", re.IGNORECASE)
 _SECRET_VALUES: Final = re.compile(
@@ -52,5 +53,6 @@ def black_out_secrets(_logger: Any, _name: str, event: MutableMapping[str, Any])
 class _Forward(logging.Handler):
     """Takes what libraries log through the standard library."""
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger(record.name).log(record.levelno, record.getMessage(), exc_info=record.exc_info)

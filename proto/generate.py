@@ -36,24 +36,26 @@ def generate(target: Path) -> int:
     target.mkdir(parents=True, exist_ok=True)
     well_known = str(files("grpc_tools") / "_proto")
     protos = sorted(str(path.relative_to(SOURCES)) for path in (SOURCES / "bulkhead").rglob("*.proto"))
-    failed = protoc.main([
-        "protoc",
-        f"--proto_path={SOURCES}",
-        f"--proto_path={GOOGLE}",
-        f"--proto_path={well_known}",
-        f"--python_out={target}",
-        f"--mypy_out=quiet:{target}",
-        f"--grpc_python_out={target}",
-        f"--mypy_grpc_out=quiet:{target}",
-        *protos,
-    ])
+    failed = _protoc(
+        [
+            "protoc",
+            f"--proto_path={SOURCES}",
+            f"--proto_path={GOOGLE}",
+            f"--proto_path={well_known}",
+            f"--python_out={target}",
+            f"--mypy_out=quiet:{target}",
+            f"--grpc_python_out={target}",
+            f"--mypy_grpc_out=quiet:{target}",
+            *protos,
+        ]
+    )
     if failed:
-        return int(failed)
+        return failed
     for package in [target / "bulkhead", *(path for path in (target / "bulkhead").rglob("*") if path.is_dir())]:
         (package / "__init__.py").write_text(HEADER)
-    # grpcurl reads this where a listener has no reflection. The well-known types are in it, so that it needs nothing else.
-    return int(
-        protoc.main([
+    # grpcurl reads this where a listener has no reflection; it holds all that it needs, the well-known types too.
+    return _protoc(
+        [
             "protoc",
             f"--proto_path={SOURCES}",
             f"--proto_path={GOOGLE}",
@@ -61,8 +63,12 @@ def generate(target: Path) -> int:
             "--include_imports",
             f"--descriptor_set_out={target / 'bulkhead' / 'v1' / 'bulkhead.protoset'}",
             *protos,
-        ])
+        ]
     )
+
+
+def _protoc(arguments: list[str]) -> int:
+    return int(protoc.main(arguments))  # type: ignore[no-untyped-call]  # grpcio-tools has no stubs
 
 
 def _copy(source: Path, target: Path) -> None:

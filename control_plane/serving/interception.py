@@ -29,7 +29,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Enter before the call is served, and leave after. `request` is None where the client streams."""
 
     @override
-    async def intercept_service(  # type: ignore[override]  # the stub leaves out that a handler may be missing
+    async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> "Handler | None":
         method = handler_call_details.method

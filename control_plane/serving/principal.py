@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bulkhead.v1 import rules_pb2
+from typing_extensions import override
 
 from control_plane.ids import TenantId
 
@@ -48,6 +49,7 @@ class Principal:
             message = f"role {self.role} {'needs' if self.role in TENANT_BOUND else 'has no'} tenant"
             raise ValueError(message)
 
+    @override
     def __str__(self) -> str:
         """As the audit log names it: `tenant-member:alice`."""
         return f"{self.role}:{self.subject}"

@@ -9,7 +9,6 @@ from pathlib import Path
 import grpc
 import pytest
 from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
-from control_plane.postgres.directory import Directory
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +17,7 @@ from typing_extensions import override
 
 from control_plane.errors import DomainError, UnauthenticatedError
 from control_plane.postgres.database import Database
+from control_plane.postgres.directory import Directory
 from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
 from control_plane.serving.authorization import Authorization
 from control_plane.serving.call import Call, current_call
@@ -78,9 +78,8 @@ class Rig:
         return grpc.aio.secure_channel(f"127.0.0.1:{self.token_port}", grpc.ssl_channel_credentials(self.authority))
 
     def service_channel(self, identity: Identity | None) -> grpc.aio.Channel:
-        credentials = grpc.ssl_channel_credentials(
-            self.authority, identity and identity.key, identity and identity.certificate
-        )
+        key, certificate = (identity.key, identity.certificate) if identity else (None, None)
+        credentials = grpc.ssl_channel_credentials(self.authority, key, certificate)
         return grpc.aio.secure_channel(f"127.0.0.1:{self.service_port}", credentials)
 
 
@@ -116,7 +115,7 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
     )
     authorization = Authorization(Directory(database))
     services = {"billing": frozenset({"certificates.read"})}
-    servicer = ProbeServicer()
+    servicer = ProbeServicer()  # type: ignore[abstract]  # the other methods answer UNIMPLEMENTED
     ports, servers = [], []
     for authentication, client_certificates in (
         (BearerAuthentication(verify), False),

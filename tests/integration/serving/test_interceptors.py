@@ -39,7 +39,7 @@ async def _refused(
         await _get(channel, name, metadata)
     trailers = dict(caught.value.trailing_metadata())
     status = status_pb2.Status()
-    status.ParseFromString(trailers["grpc-status-details-bin"])  # type: ignore[arg-type]  # the stub knows text only
+    status.ParseFromString(trailers["grpc-status-details-bin"])
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
         detail.Unpack(info)
@@ -149,7 +149,9 @@ async def test_a_domain_error_reaches_the_caller_with_its_details(rig: "Rig", ma
 
 async def test_a_method_without_a_rule_is_not_served(rig: "Rig") -> None:
     async with rig.token_channel() as channel:
-        call = channel.unary_unary("/bulkhead.v1.CertificateService/ForgetRule")
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            "/bulkhead.v1.CertificateService/ForgetRule"
+        )
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call(b"", timeout=10)
 

@@ -22,6 +22,7 @@ from control_plane.operations.plan import Step
 from control_plane.operations.service import OperationRunner
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
+from control_plane.postgres.tenancy import drop_tenant_schema
 from control_plane.tenants import provisioning
 from control_plane.tenants.provisioning import TenantCreation
 
@@ -66,9 +67,9 @@ async def main() -> None:
     async with Database.open(settings) as database:
         keys = TenantKeys(await SoftwareVault.open(Path(vault)), database)
         if point == "undo:destroy":
-            keys.destroy = _then_die(keys.destroy)  # type: ignore[method-assign]  # this process is made to die here
+            setattr(keys, "destroy", _then_die(keys.destroy))  # noqa: B010 this process is made to die here
         if point == "undo:drop":
-            provisioning.drop_tenant_schema = _then_die(provisioning.drop_tenant_schema)  # type: ignore[assignment]  # as above
+            setattr(provisioning, "drop_tenant_schema", _then_die(drop_tenant_schema))  # noqa: B010 as above
         plan = TenantCreation(database, Directory(database), keys, touched=lambda _: None)
         plan.steps = [_step(step, tenant, point) for step in plan.steps]
         queue = JobQueue(database, settings)

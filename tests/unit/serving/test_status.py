@@ -27,9 +27,8 @@ _ID = "0123456789abcdef"
 
 def _detail(status: status_pb2.Status, kind: type[M]) -> M:
     found = kind()
-    matching = [detail for detail in status.details if detail.Is(found.DESCRIPTOR)]
+    matching = [detail for detail in status.details if detail.Unpack(found)]
     assert len(matching) == 1
-    matching[0].Unpack(found)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -28,7 +29,7 @@ _TENANT = Tenant(
 _IDS = st.from_regex(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", fullmatch=True).filter(lambda text: 3 <= len(text) <= 41)
 
 
-def _violations(tenant_id: str = "org_1", **settings: object) -> list[str]:
+def _violations(tenant_id: str = "org_1", **settings: Any) -> list[str]:
     violations = Violations()
     check_new(tenant_id, replace(Settings(display_name="One"), **settings), violations)
     return [violation.field for violation in violations.found]
