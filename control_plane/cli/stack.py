@@ -12,6 +12,7 @@ from control_plane.cli.calls.failures import OK, UNAVAILABLE, Failure
 from control_plane.cli.session import Session
 
 if TYPE_CHECKING:
+    from control_plane.stack.failures import StackError
     from control_plane.stack.layout import StateDir
     from control_plane.stack.progress import Progress
 
@@ -113,15 +114,24 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 @contextmanager
 def _reporting(context: typer.Context, *, as_json: bool) -> Iterator[None]:
     """Report what goes wrong as every other command does."""
-    from control_plane.stack.failures import StackError  # noqa: PLC0415 a client needs no stack
+    from control_plane.stack.failures import StackError, end_of_log  # noqa: PLC0415 a client needs no stack
 
     with Session(context.obj, as_json=as_json) as session:
         try:
             yield
         except StackError as error:
-            failure = Failure(code=error.code, message=error.message, reason=error.reason, hint=error.remedy)
+            failure = _failure(error)
+            if error.log and not as_json:
+                output.say(f"the end of {output.plain(error.log)}:", faint=True)
+                for line in end_of_log(error.log):
+                    output.say(f"  {output.plain(line)}", faint=True)
             session.report(failure)
             raise typer.Exit(failure.exit_code) from None
         except KeyboardInterrupt:
             output.say("interrupted; nothing was left running")
             raise typer.Exit(_INTERRUPTED) from None
+
+
+def _failure(error: "StackError") -> Failure:
+    metadata = {"log": str(error.log)} if error.log else {}
+    return Failure(code=error.code, message=error.message, reason=error.reason, hint=error.remedy, metadata=metadata)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from control_plane.stack.failures import AlreadyRunningError, StackError, StateDirectoryError, end_of_log
+from control_plane.stack.failures import AlreadyRunningError, StackError, StateDirectoryError
 from control_plane.stack.layout import StateDir
 from control_plane.stack.progress import Line, Progress, log_lines
 from control_plane.stack.supervisor import Supervisor
@@ -46,15 +46,16 @@ def start_in_background(state_dir: StateDir, progress: Progress) -> Mapping[str,
             if "endpoints" in told:
                 return dict(told["endpoints"])
             if "error" in told:
-                raise _ERRORS[told["error"]](told["message"], remedy=told["remedy"])
+                raise _error(told)
             progress.relay(Line(told["text"], told["seconds"]))
     except KeyboardInterrupt:
         supervisor.send_signal(signal.SIGTERM)
         supervisor.wait()
         raise
     raise StackError(
-        f"the supervisor ended with code {supervisor.wait()}; the end of {log}:\n{end_of_log(log)}",
-        remedy="run `{bulkhead} up` without --detach to see more",
+        f"the supervisor ended with code {supervisor.wait()}",
+        remedy="mend what the log names",
+        log=log,
     )
 
 
@@ -68,9 +69,15 @@ def main(directory: str) -> int:
         asyncio.run(Supervisor(state_dir, progress).run(_tell_ready))
     except StackError as error:
         progress.note(f"failed: {error.message}")
-        _tell({"error": error.reason, "message": error.message, "remedy": error.remedy})
+        log = str(error.log) if error.log else None
+        _tell({"error": error.reason, "message": error.message, "remedy": error.remedy, "log": log})
         return 1
     return 0
+
+
+def _error(told: Mapping[str, Any]) -> StackError:
+    log = Path(told["log"]) if told["log"] else None
+    return _ERRORS[told["error"]](told["message"], remedy=told["remedy"], log=log)
 
 
 def _tell_ready(endpoints: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 from control_plane.stack.failures import StackError
@@ -37,6 +38,8 @@ class Component:
     """Of its log and in `status`."""
     title: str
     """For people."""
+    log: Path
+    """Where its output goes."""
     launch: Callable[[], Awaitable[Child]]
     """Starts it and waits until it answers. Raises StackError."""
     changed: Callable[[], None]
@@ -132,7 +135,7 @@ class Component:
             self._deaths.popleft()
         if len(self._deaths) > _MOST_DEATHS:
             raise StackError(
-                f"{self.title} died {len(self._deaths)} times within a minute"
-                + (f"; {cause.message}" if cause else ""),
-                remedy=f"logs/{self.name}.log in the state directory names the cause",
+                f"{self.title} died {len(self._deaths)} times within a minute",
+                remedy="mend what the log names",
+                log=self.log,
             ) from cause

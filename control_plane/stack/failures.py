@@ -15,11 +15,15 @@ class StackError(Exception):
     reason: ClassVar[str] = "STACK_FAILED"
     """Stable for ever."""
 
-    def __init__(self, message: str, /, *, remedy: str) -> None:
-        """Keep what happened, and what to do; `{bulkhead}` in it is the command as the caller types it."""
+    def __init__(self, message: str, /, *, remedy: str, log: Path | None = None) -> None:
+        """Keep what happened, what to do, and the log that tells more.
+
+        `{bulkhead}` in the remedy is the command as the caller types it.
+        """
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+        self.log = log
 
 
 class StateDirectoryError(StackError):
@@ -36,12 +40,12 @@ class AlreadyRunningError(StackError):
     reason = "ALREADY_RUNNING"
 
 
-def end_of_log(log: Path) -> str:
-    """Return the last lines of a log, or an empty text where there is none."""
+def end_of_log(log: Path) -> list[str]:
+    """Return the last lines of a log, none where there is no such log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _READ_AT_MOST))
             lines = file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
-        return ""
-    return "\n".join(lines[-_LINES_OF_A_LOG:])
+        return []
+    return lines[-_LINES_OF_A_LOG:]

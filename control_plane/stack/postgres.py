@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from control_plane.stack.failures import StackError, end_of_log
+from control_plane.stack.failures import StackError
 from control_plane.stack.processes.binaries import postgres_binary
 from control_plane.stack.processes.children import Child, Program
 from control_plane.stack.processes.unprivileged import Disguise, disguise_for, give
@@ -102,8 +102,9 @@ class Postgres:
                 break
             await asyncio.sleep(0.25)
         raise StackError(
-            f"PostgreSQL did not start; the end of {self.log}:\n{end_of_log(self.log)}",
-            remedy="the log's last lines name the cause; the data is left as it is",
+            "PostgreSQL did not start",
+            remedy="mend what the log names; the data is left as it is",
+            log=self.log,
         )
 
     def _server(self, disguise: Disguise) -> Program:
@@ -142,8 +143,9 @@ class Postgres:
             await child.stop()
         if ending != 0:
             raise StackError(
-                f"{name} failed; the end of {self.log}:\n{end_of_log(self.log)}",
-                remedy="the log's last lines name the cause; often the disk is full or not writable",
+                f"{name} failed",
+                remedy="mend what the log names; often the disk is full or not writable",
+                log=self.log,
             )
 
 

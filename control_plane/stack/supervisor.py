@@ -18,7 +18,7 @@ from control_plane.stack.addresses import Addresses, endpoints, write_config
 from control_plane.stack.authority import Authority
 from control_plane.stack.components import Component, State
 from control_plane.stack.control import already_running
-from control_plane.stack.failures import StackError, end_of_log
+from control_plane.stack.failures import StackError
 from control_plane.stack.layout import StateDir, write_json
 from control_plane.stack.postgres import Postgres
 from control_plane.stack.processes.children import Child, Program
@@ -183,8 +183,9 @@ class Supervisor:
         if await child.answers(answers, within_s=_SERVICE_ANSWERS_S, every_s=_POLL_S):
             return child
         raise StackError(
-            f"{name} did not start; the end of {log}:\n{end_of_log(log)}",
-            remedy="the log's last lines name the cause",
+            f"{name} did not start",
+            remedy="mend what the log names",
+            log=log,
         )
 
     async def _watch(self, component: Component) -> None:
@@ -234,7 +235,9 @@ class Supervisor:
     def _component(
         self, name: str, title: str, *, launch: Callable[[], Awaitable[Child]], needs: tuple[Component, ...] = ()
     ) -> Component:
-        component = Component(name=name, title=title, launch=launch, needs=needs, changed=self._publish)
+        component = Component(
+            name=name, title=title, log=self._dir.log(name), launch=launch, needs=needs, changed=self._publish
+        )
         self._components.append(component)
         return component
 

@@ -8,7 +8,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from control_plane.stack.failures import StackError, end_of_log
+from control_plane.stack.failures import StackError
 from control_plane.stack.processes.binaries import valkey_binary
 from control_plane.stack.processes.children import Child, Program
 
@@ -39,8 +39,9 @@ class Valkey:
         if await child.answers(self._answers, within_s=_FIRST_ANSWER_S, every_s=_POLL_S):
             return child
         raise StackError(
-            f"Valkey did not start; the end of {self.log}:\n{end_of_log(self.log)}",
-            remedy="the log's last lines name the cause; the data is left as it is",
+            "Valkey did not start",
+            remedy="mend what the log names; the data is left as it is",
+            log=self.log,
         )
 
     async def _answers(self) -> bool:
