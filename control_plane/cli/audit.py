@@ -103,6 +103,6 @@ def _readable(entry: Message) -> Message:
     return {
         **entry,
         "method": entry["method"].rpartition("/")[2],
-        "create_time": f"{entry['create_time'][:19]}Z",
+        "create_time": output.moment(entry["create_time"]),
         "count": "" if entry["count"] == "1" else f"{entry['count']} times",
     }

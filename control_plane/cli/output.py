@@ -80,6 +80,11 @@ def plain(value: Any) -> str:
     return "".join(_visible(character) for character in str(value))
 
 
+def moment(timestamp: str) -> str:
+    """Write a time to the second, which is enough for reading."""
+    return f"{timestamp[:19]}Z"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Pad cells so that columns begin below each other."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
@@ -95,9 +100,7 @@ def _cell(message: Message, path: str) -> str:
     value: Any = message
     for field in path.split("."):
         value = value.get(field, "")
-    text = plain(value)
-    # To the second is enough for reading.
-    return f"{text[:19]}Z" if path.endswith("_time") and text else text
+    return moment(plain(value)) if path.endswith("_time") and value else plain(value)
 
 
 def _visible(character: str) -> str:

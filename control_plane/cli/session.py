@@ -163,8 +163,7 @@ class Session:
         if self.as_json:
             output.say(json.dumps(to_json(failure, next_step=next_step)))
             return
-        reason = f" ({failure.reason})" if failure.reason not in {"", failure.code} else ""
-        output.say(output.plain(f"error: {failure.code}{reason}: {failure.message}"))
+        output.say(output.plain(f"error: {failure.headline}"))
         for name, description in failure.violations:
             output.say(output.plain(f"  {name}: {description}"))
         if failure.request_id:

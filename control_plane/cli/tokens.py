@@ -8,7 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from control_plane.cli import arguments
+from control_plane.cli import arguments, output
+from control_plane.cli.calls.failures import CallFailedError, with_hint
 from control_plane.cli.calls.grpcurl import Secret
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
@@ -104,8 +105,8 @@ def get_enrolment_token(session: Session, tenant: arguments.Tenant, *, out: argu
         session.show(answer)
         return
     session.deliver(answer["enrolment_token"], out, mode=_PRIVATE)
-    session.say(f"good once, until {answer['expire_time']}")
-    session.hint("tokens", "redeem", tenant, "--file", str(out or "FILE"))
+    session.say(f"good once, until {output.moment(answer['expire_time'])}")
+    session.hint("tokens", "redeem", tenant, "--file", _named(out))
 
 
 @command(app, "redeem")
@@ -122,13 +123,18 @@ def redeem_enrolment_token(
 
     Works once, and needs no other credential.
     """
-    answer = session.call_anonymously(
-        f"{_SERVICE}/RedeemEnrolmentToken",
-        {"name": f"{tenant}/enrolment"},
-        secret=Secret(field="enrolment_token", file=file),
-    )
+    secret = Secret(field="enrolment_token", file=file)
+    try:
+        answer = session.call_anonymously(
+            f"{_SERVICE}/RedeemEnrolmentToken", {"name": f"{tenant}/enrolment"}, secret=secret
+        )
+    except CallFailedError as error:
+        if error.failure.code != "PERMISSION_DENIED":
+            raise
+        hint = f"it is wrong, used or expired: `{{bulkhead}} tokens enrolment {tenant}` prints one that is not"
+        raise with_hint(error, hint) from error
     _show_issued(session, answer, out)
-    session.hint("tokens", "list", tenant, "--token-file", str(out or "FILE"))
+    session.hint("tokens", "list", tenant, "--token-file", _named(out))
 
 
 def _show_issued(session: Session, answer: Message, out: Path | None) -> None:
@@ -137,4 +143,8 @@ def _show_issued(session: Session, answer: Message, out: Path | None) -> None:
         return
     known = answer["metadata"]
     session.deliver(answer["token"], out, mode=_PRIVATE)
-    session.say(f"{known['name']} for {known['subject']}, until {known['expire_time']}")
+    session.say(f"{known['name']} for {known['subject']}, until {output.moment(known['expire_time'])}")
+
+
+def _named(out: Path | None) -> str:
+    return "FILE" if out is None or str(out) == "-" else str(out)

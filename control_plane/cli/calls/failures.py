@@ -71,6 +71,13 @@ class Failure:
         """What the process exits with."""
         return PARTIAL if self.partial else _EXIT_CODES.get(self.code, FAULT)
 
+    @property
+    def headline(self) -> str:
+        """Say what went wrong, in a line. What the violations say is left to them."""
+        reason = f" ({self.reason})" if self.reason not in {"", self.code} else ""
+        message = "" if self.violations and self.code == "INVALID_ARGUMENT" else f": {self.message}"
+        return f"{self.code}{reason}{message}"
+
     def next_step(self, *, bulkhead: str, directory: str) -> str:
         """Say what to do, in a sentence. `bulkhead` is the command as the caller types it."""
         remedy = self.hint or _REMEDIES.get(self.reason) or _REMEDIES.get(self.code, _BUG)
@@ -112,7 +119,7 @@ def from_status(status: Message) -> Failure:
         message=str(status.get("message", "")),
         reason=str(info.get("reason", "")),
         metadata=info.get("metadata", {}),
-        violations=tuple(_violations(details)),
+        violations=tuple((name, text) for name, text in _violations(details) if text != status.get("message")),
         request_id=str(details.get("RequestInfo", {}).get("request_id", "")),
         retry_after=str(details.get("RetryInfo", {}).get("retry_delay", "")),
     )

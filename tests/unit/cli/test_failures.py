@@ -92,6 +92,22 @@ def test_a_status_is_read_with_all_its_details() -> None:
     }
 
 
+def test_nothing_is_said_twice() -> None:
+    failure = from_status(
+        status(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            {
+                "@type": "type.googleapis.com/google.rpc.PreconditionFailure",
+                "violations": [{"subject": "tenants/a", "description": "it did not work"}],
+            },
+        )
+    )
+    wrong = Failure(code="INVALID_ARGUMENT", message="a: bad; b: worse", violations=(("a", "bad"), ("b", "worse")))
+
+    assert (failure.headline, failure.violations) == ("FAILED_PRECONDITION: it did not work", ())
+    assert wrong.headline == "INVALID_ARGUMENT"
+
+
 @pytest.mark.parametrize("status", [{}, {"code": 99}, {"code": -1}, {"code": 13, "details": [{}]}])
 def test_a_status_that_makes_no_sense_is_still_a_failure(status: dict[str, Any]) -> None:
     assert from_status(status).exit_code == 1
