@@ -25,7 +25,8 @@ class KeyVault(Protocol):
 
     Every method MAY be called from any task of one event loop at once, and MUST NOT block the loop. Every method raises
     UnavailableError when the device or the disk behind it is away; nothing was done then, or (for `create_kek` and
-    `destroy_kek`) calling again completes it. No method MAY put key bytes into an error, a log or a repr.
+    `destroy_kek`) calling again completes it. A call that is cancelled MUST NOT have an effect after it has ended. No
+    method MAY put key bytes into an error, a log or a repr.
     """
 
     @property

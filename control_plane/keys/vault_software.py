@@ -10,7 +10,6 @@ the removal of one file that no backup of the database holds. Whoever backs up t
 read everything. On a device that keeps old blocks, a removed KEK is as secret as the root that it was wrapped under.
 """
 
-import asyncio
 import hashlib
 import re
 import secrets
@@ -34,6 +33,7 @@ from control_plane.keys.model import (
     unseal,
 )
 from control_plane.keys.vault import RootOfTrust
+from control_plane.threads import run_to_end
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class SoftwareVault:
             UnusableVaultError: the root is lost or damaged, others may write to the vault, or we may not.
         """
         try:
-            return cls(directory, root=await asyncio.to_thread(_open_root, directory))
+            return cls(directory, root=await run_to_end(lambda: _open_root(directory)))
         except OSError as error:
             raise UnusableVaultError(
                 f"the vault in {directory} cannot be opened ({error.strerror}): it must belong to the user who runs us"
@@ -136,7 +136,7 @@ class SoftwareVault:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.to_thread(work)
+            return await run_to_end(work)
         except OSError as error:
             raise UnavailableError("the key vault is away", reason="VAULT_UNAVAILABLE") from error
 

@@ -11,6 +11,8 @@ from typing import Protocol
 class Bucket(Protocol):
     """Holds bytes under keys such as `storage/org_1/a.pem`, which `paths.py` has made: parts joined by `/`.
 
+    A call that is cancelled SHOULD NOT have an effect after it has ended; over a network nobody can promise it.
+
     No key MAY be a folder of another: a directory cannot hold both.
 
     Every method MAY be called from any task at once, and MUST NOT block the loop. Every method raises UnavailableError

@@ -13,7 +13,6 @@ Hard links need no refusal: a write gives the name to a new file and never goes 
 object's bytes does not decrypt (`store.py`). They are how backups are often made.
 """
 
-import asyncio
 import errno
 import hashlib
 import os
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from control_plane.errors import FieldViolation, InvalidArgumentError, NotFoundError, UnavailableError
+from control_plane.threads import run_to_end
 
 T = TypeVar("T")
 
@@ -180,7 +180,7 @@ def _misplaced() -> InvalidArgumentError:
 
 async def _in_thread(work: Callable[[], T]) -> T:
     try:
-        return await asyncio.to_thread(work)
+        return await run_to_end(work)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _misplaced() from None

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 # obstore would otherwise retry for three minutes, while a caller waits.
-_RETRY: "Final[RetryConfig]" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
-_CLIENT: "Final[ClientConfig]" = {"connect_timeout": timedelta(seconds=2), "timeout": timedelta(seconds=30)}
+_MOST_RETRIES: Final = 3
+_RETRY_TIMEOUT: Final = timedelta(seconds=10)
+_CONNECT_TIMEOUT: Final = timedelta(seconds=2)
+_REQUEST_TIMEOUT: Final = timedelta(seconds=30)
 
 
 class ObstoreBucket:
@@ -37,10 +39,15 @@ class ObstoreBucket:
         """
         # obstore has a type of its own for each service's options; which service it is, the URL says at run time.
         config: Any = dict(options or {})
-        # Only where the operator wrote so: a service on the same host or network. What is sent is sealed in any case.
-        client: ClientConfig = {**_CLIENT, "allow_http": config.get("endpoint", "").startswith("http://")}
+        retry: RetryConfig = {"max_retries": _MOST_RETRIES, "retry_timeout": _RETRY_TIMEOUT}
+        client: ClientConfig = {
+            "connect_timeout": _CONNECT_TIMEOUT,
+            "timeout": _REQUEST_TIMEOUT,
+            # Only where the operator wrote so: a service on the same host or network. What is sent is sealed anyway.
+            "allow_http": config.get("endpoint", "").startswith("http://"),
+        }
         try:
-            return cls(from_url(url, config=config, client_options=client, retry_config=_RETRY))
+            return cls(from_url(url, config=config, client_options=client, retry_config=retry))
         except BaseError as error:
             raise ValueError(f"{url} is no bucket that can be used: {error}") from error
 

@@ -158,6 +158,18 @@ async def test_destroying_is_done_once_and_may_be_asked_twice(vault: KeyVault) -
     assert await vault.keks() == []
 
 
+async def test_a_cancelled_making_is_over_before_a_destruction_clears_up(open_vault: OpenVault) -> None:
+    vault = await open_vault()
+    for n in range(20):
+        making = asyncio.create_task(vault.create_kek(KEK))
+        await asyncio.sleep(n / 20_000)
+        making.cancel()
+        await asyncio.wait([making])
+        await vault.destroy_kek(KEK)
+
+        assert await vault.keks() == []
+
+
 async def test_the_census_lists_every_kek_and_nothing_else(vault: KeyVault) -> None:
     await vault.create_kek(FOREIGN)
     await vault.create_kek(NEXT_VERSION)

@@ -226,6 +226,17 @@ def test_being_killed_anywhere_leaves_the_old_or_the_new_object_and_a_delete_cle
     assert int(run.stdout) >= 5
 
 
+async def test_a_put_that_was_cancelled_is_over_before_a_delete_clears_up(bucket: LocalBucket, root: Path) -> None:
+    for n in range(20):
+        putting = asyncio.create_task(bucket.put(KEY, bytes(1_000_000)))
+        await asyncio.sleep(n / 10_000)
+        putting.cancel()
+        await asyncio.wait([putting])
+        await bucket.delete(KEY)
+
+        assert _files(root) == {"other.pem": b"own"}
+
+
 async def test_a_disk_that_may_not_be_written_is_unavailable_and_its_path_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 

@@ -1,0 +1,24 @@
+"""Blocking work, such as the disk's, beside the event loop."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def run_to_end(work: Callable[[], T]) -> T:
+    """Run `work` in a thread and return what it returns.
+
+    A thread cannot be stopped. So a caller that is cancelled is let go only once the work is over, or it would clean up
+    after something that is yet to happen: an object written after its removal, a key made after its destruction.
+    """
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        raise
