@@ -101,10 +101,7 @@ def revoke_token(session: Session, name: arguments.Token) -> None:
 def get_enrolment_token(session: Session, tenant: arguments.Tenant, *, out: arguments.OutFile = None) -> None:
     """Print the one-time token with which a new tenant's administrator enrols."""
     answer = session.call(f"{_SERVICE}/GetEnrolmentToken", {"name": f"{tenant}/enrolment"})
-    if session.as_json and out is None:
-        session.show(answer)
-        return
-    session.deliver(answer["enrolment_token"], out, mode=_PRIVATE)
+    _hand_over(session, answer, "enrolment_token", out=out)
     session.say(f"good once, until {output.moment(answer['expire_time'])}")
     session.hint("tokens", "redeem", tenant, "--file", _named(out))
 
@@ -138,12 +135,17 @@ def redeem_enrolment_token(
 
 
 def _show_issued(session: Session, answer: Message, out: Path | None) -> None:
-    if session.as_json and out is None:
-        session.show(answer)
-        return
     known = answer["metadata"]
-    session.deliver(answer["token"], out, mode=_PRIVATE)
+    _hand_over(session, answer, "token", out=out)
     session.say(f"{known['name']} for {known['subject']}, until {output.moment(known['expire_time'])}")
+
+
+def _hand_over(session: Session, answer: Message, secret: str, *, out: Path | None) -> None:
+    """Give the secret field of an answer to the caller, once: in the file, in the JSON, or on stdout."""
+    if out or not session.as_json:
+        session.deliver(answer.pop(secret), out, mode=_PRIVATE)
+    if session.as_json:
+        session.show(answer)
 
 
 def _named(out: Path | None) -> str:
