@@ -127,11 +127,13 @@ async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role
     verifier = TokenVerifier(keys, directory, database=database, platform_key=platform.public_key)
     sealer = Sealer(database, directory)
     denials = Denials(database, directory, touched=sealer.touch)
-    reception = Reception(
-        load_rules(), database, recorder=partial(effects_recorder, touched=sealer.touch), denied=denials.note
-    )
-    authorization = Authorization(directory)
+    recorder = partial(effects_recorder, touched=sealer.touch)
     context_key = shared_key(settings.secrets_dir / "context.key")
+
+    def interceptors(authentication: Interceptor) -> tuple[Interceptor, ...]:
+        reception = Reception(load_rules(), database, recorder=recorder, denied=denials.note)
+        return reception, authentication, Authorization(directory)
+
     return _Common(
         settings=settings,
         database=database,
@@ -141,8 +143,8 @@ async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role
         page_tokens=PageTokens(shared_key(settings.secrets_dir / "paging.key")),
         denials=denials,
         sealer=sealer,
-        interceptors=(reception, BearerAuthentication(verifier.verify), authorization),
-        internal_interceptors=(reception, ServiceAuthentication(settings.services, context_key), authorization),
+        interceptors=interceptors(BearerAuthentication(verifier.verify)),
+        internal_interceptors=interceptors(ServiceAuthentication(settings.services, context_key)),
         health=health.aio.HealthServicer(),
     )
 
