@@ -18,13 +18,13 @@ from bulkhead.v1 import audit_pb2_grpc, certificates_pb2_grpc, tenants_pb2_grpc,
 from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from control_plane import private_file
 from control_plane.audit.denials import Denials
 from control_plane.audit.recorder import effects_recorder
 from control_plane.audit.sealer import Sealer
 from control_plane.audit.servicer import AuditServicer
 from control_plane.certificates.servicer import CertificateServicer
 from control_plane.errors import UnavailableError
-from control_plane.keys import private_file
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
 from control_plane.objects.store import ObjectStore, open_bucket

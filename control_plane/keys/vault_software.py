@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 from uuid import UUID
 
+from control_plane import private_file
 from control_plane.errors import UnavailableError
-from control_plane.keys import private_file
 from control_plane.keys.model import (
     KEY_BYTES,
     NONCE_BYTES,

@@ -10,8 +10,8 @@ from uuid import UUID
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from control_plane import private_file
 from control_plane.ids import new_uuid
-from control_plane.keys import private_file
 from control_plane.tokens.claims import PLATFORM_AUDIENCE, PLATFORM_ROLES, Claims
 from control_plane.tokens.model import lifetime_violation, subject_violation
 from control_plane.tokens.signature import sign

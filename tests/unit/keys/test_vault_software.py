@@ -9,8 +9,8 @@ import pytest
 
 from control_plane.errors import UnavailableError
 from control_plane.keys.model import IntegrityError, KekRef, MissingKeyError
-from control_plane.keys.private_file import ExposedKeyError
 from control_plane.keys.vault_software import SoftwareVault, UnusableVaultError
+from control_plane.private_file import ExposedKeyError
 
 KEK = KekRef(tenant_uid=UUID(int=1), version=1)
 FOREIGN = KekRef(tenant_uid=UUID(int=2), version=1)

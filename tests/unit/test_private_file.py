@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
-from control_plane.keys import private_file
-from control_plane.keys.private_file import ExposedKeyError
+from control_plane import private_file
+from control_plane.private_file import ExposedKeyError
 
 CONTENT: Final = bytes(range(256)) * 16
 
@@ -20,7 +20,7 @@ CONTENT: Final = bytes(range(256)) * 16
 KILLED_EVERYWHERE: Final = """
 import os, signal, sys
 from pathlib import Path
-from control_plane.keys import private_file
+from control_plane import private_file
 
 path, action, content = Path(sys.argv[1]), sys.argv[2], bytes(range(256)) * 16
 calls = 0
@@ -147,7 +147,7 @@ def test_a_link_a_pipe_or_a_folder_in_the_files_place_is_refused(tmp_path: Path)
 def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> None:
     """A limit on the size of files fails a write half-way, as a full disk does."""
     program = (
-        "import resource, sys; from pathlib import Path; from control_plane.keys import private_file\n"
+        "import resource, sys; from pathlib import Path; from control_plane import private_file\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "private_file.create(Path(sys.argv[1]), bytes(range(256)))"
     )
