@@ -1,7 +1,6 @@
 """What each process is made of. One straight function each: settings in, a running server out."""
 
 import asyncio
-import os
 import secrets
 import signal
 from collections.abc import Coroutine, Sequence
@@ -248,7 +247,7 @@ async def _keep_admin_token(common: _Common) -> None:
     """Keep a fresh administrator's token in its file."""
     while True:
         token = common.platform.issue("local", Role.PLATFORM_ADMIN, ttl=_ADMIN_TOKEN_LIFETIME, now=datetime.now(UTC))
-        await asyncio.to_thread(_replace_private, common.settings.admin_token_file, token.encode())
+        await asyncio.to_thread(private_file.replace, common.settings.admin_token_file, token.encode())
         await asyncio.sleep(_ADMIN_TOKEN_RENEWAL.total_seconds())
 
 
@@ -257,13 +256,3 @@ def shared_key(path: Path) -> bytes:
     if not path.exists():
         private_file.create(path, secrets.token_bytes(_SHARED_KEY_SIZE))
     return private_file.read(path)
-
-
-def _replace_private(path: Path, content: bytes) -> None:
-    """Write the file, for its owner alone, whole or not at all."""
-    draft = path.with_name(f".{path.name}.new")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 a descriptor, opened with its mode
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

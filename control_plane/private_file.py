@@ -1,7 +1,7 @@
 """Files that only their owner may read, and that are there whole or not at all.
 
-A file comes into being by a hard link to a finished, synced one: never half, never replaced, and of two that make it at
-once one wins. Being killed leaves at most a dot file beside it, which the next call for the same name takes away. All
+A file is created by a hard link to a finished, synced one: never half, never replaced, and of two that make it at once
+one wins. Being killed leaves at most a dot file beside it, which the next call for the same name takes away. All
 functions block: call them in a thread.
 """
 
@@ -55,6 +55,15 @@ def create(path: Path, content: bytes) -> bool:
     _remove_staged(path)
     sync_directory(path.parent)
     return created
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put the content in place of what was there, with mode 0600. Readers see the old or the new; durable on return."""
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}")
+    _write_synced(staged, content)
+    staged.replace(path)
+    _remove_staged(path)
+    sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:

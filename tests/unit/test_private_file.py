@@ -158,3 +158,12 @@ def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> Non
     assert "File too large" in run.stderr
     assert run.returncode not in {0, -signal.SIGXFSZ}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replaced_file_is_the_owners_alone_and_leaves_no_draft(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    for content in (b"first", b"second"):
+        private_file.replace(path, content)
+
+    assert private_file.read(path) == b"second"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["token"]
