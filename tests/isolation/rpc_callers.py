@@ -1,0 +1,243 @@
+"""Every kind of caller that there is, against tenants in every state, and what each reads: byte for byte."""
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import grpc
+from bulkhead.v1 import (
+    certificates_pb2,
+    certificates_pb2_grpc,
+    rules_pb2,
+    tenants_pb2,
+    tenants_pb2_grpc,
+    tokens_pb2,
+    tokens_pb2_grpc,
+)
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from control_plane.ids import TenantId
+from control_plane.serving import context as tenant_context
+from control_plane.serving.principal import Role
+from control_plane.settings import ListenerSettings, Settings
+from control_plane.tokens.platform import PlatformIssuer
+from tests.isolation.rpc_requests import METHODS, Target, rule, signing_request
+
+SCOPES: Final = frozenset(rule(method).scope for method in METHODS) - {""}
+CERTIFICATES: Final = "bulkhead.v1.CertificateService"
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Somebody with a credential, or with none."""
+
+    role: rules_pb2.Role.ValueType | None
+    metadata: Metadata
+    # The tenant that the credential is bound to; None for the platform's own people.
+    tenant: str | None = None
+    scopes: frozenset[str] = frozenset()
+    # Whether it comes with a client certificate, through the listener for internal services.
+    is_internal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Everything that a caller can read of an answer, without the id of the request."""
+
+    code: str
+    text: str
+    headers: tuple[tuple[str, bytes], ...]
+    trailers: tuple[tuple[str, bytes], ...]
+    body: bytes
+
+    @property
+    def reason(self) -> str:
+        """The machine-readable reason of a refusal, or nothing."""
+        packed = dict(self.trailers).get("grpc-status-details-bin", b"")
+        info = error_details_pb2.ErrorInfo()
+        return next((info.reason for any_ in status_pb2.Status.FromString(packed).details if any_.Unpack(info)), "")
+
+    def without(self, secret: UUID) -> "Answer":
+        """Return a refusal with an id of the question blotted out wherever it is repeated."""
+        text, blank = str(secret), "0" * len(str(secret))
+        trailers = tuple((key, value.replace(text.encode(), blank.encode())) for key, value in self.trailers)
+        return replace(self, text=self.text.replace(text, blank), trailers=trailers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """The tenants, the callers, and the way to each service."""
+
+    own: Target
+    foreign: Target
+    suspended: Target
+    absent: Target
+    callers: Mapping[str, Caller]
+    # By whether the caller is internal and whether the service is that of certificates.
+    channels: Mapping[tuple[bool, bool], grpc.Channel]
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """The tenants by what they are to the callers."""
+        return {"own": self.own, "foreign": self.foreign, "suspended": self.suspended, "absent": self.absent}
+
+    def ask(self, caller: str, method: str, message: Message, *, appended: bytes = b"") -> Answer:
+        """Send the message, with `appended` bytes after it, and keep all that comes back."""
+        who = self.callers[caller]
+        channel = self.channels[who.is_internal, method.startswith(f"/{CERTIFICATES}/")]
+        send: Any = channel.unary_unary(method, request_serializer=lambda asked: asked.SerializeToString() + appended)
+        try:
+            body, call = send.with_call(message, metadata=who.metadata, timeout=30)
+        except grpc.RpcError as error:
+            body, call = b"", error
+        return _answer(body, call)
+
+
+def _answer(body: bytes, call: Any) -> Answer:
+    trailers = [(key, value if isinstance(value, bytes) else value.encode()) for key, value in call.trailing_metadata()]
+    headers = [(key, value if isinstance(value, bytes) else value.encode()) for key, value in call.initial_metadata()]
+    request_id = dict(trailers).get("x-request-id", b"no request id")
+    return Answer(
+        code=call.code().name,
+        text=call.details() or "",
+        headers=tuple(sorted(headers)),
+        trailers=tuple(sorted((key, value.replace(request_id, b"0" * len(request_id))) for key, value in trailers)),
+        body=body,
+    )
+
+
+@contextmanager
+def open_world(state_dir: Path) -> Iterator[World]:
+    """Make three tenants in a running stack, and callers of every role."""
+    settings = Settings.from_dir(state_dir)
+    services = {False: settings.control_plane, True: settings.certificates}
+    with ExitStack() as stack:
+        channels = {
+            (internal, certificates): stack.enter_context(_channel(settings, listener, internal=internal))
+            for certificates, listener in services.items()
+            for internal in (False, True)
+        }
+        admin: Metadata = (_bearer(settings.admin_token_file.read_text().strip()),)
+        founder = _Founder(channels, admin)
+        own, foreign, suspended = (founder.tenant(kind) for kind in ("own", "foreign", "suspended"))
+        founder.suspend(suspended)
+        yield World(
+            own=own,
+            foreign=foreign,
+            suspended=suspended,
+            absent=Target(tenant=f"absent_{secrets.token_hex(4)}", resources={name: uuid4() for name in own.resources}),
+            callers=_platform_callers(settings, admin) | founder.callers(own) | _service_callers(settings, own),
+            channels=channels,
+        )
+
+
+def _channel(settings: Settings, listener: ListenerSettings, *, internal: bool) -> grpc.Channel:
+    authority = settings.ca_file.read_bytes()
+    if not internal:
+        return grpc.secure_channel(listener.listen, grpc.ssl_channel_credentials(authority))
+    # Any process of the cell that the configuration knows as a service may speak for one.
+    known = settings.control_plane if "control-plane" in settings.services else settings.certificates
+    mutual = grpc.ssl_channel_credentials(authority, known.key.read_bytes(), known.certificate.read_bytes())
+    return grpc.secure_channel(listener.internal_listen, mutual)
+
+
+def _bearer(token: str) -> tuple[str, str]:
+    return "authorization", f"Bearer {token}"
+
+
+def _platform_callers(settings: Settings, admin: Metadata) -> dict[str, Caller]:
+    # An edge is not among them: nothing issues its credentials, and nothing accepts them.
+    issuer = PlatformIssuer.load_or_create(settings.secrets_dir / "platform-tokens.key")
+
+    def token(role: Role) -> Metadata:
+        return (_bearer(issuer.issue("matrix", role, ttl=timedelta(hours=1), now=datetime.now(UTC))),)
+
+    return {
+        "nobody": Caller(role=None, metadata=()),
+        "platform-admin": Caller(role=rules_pb2.ROLE_PLATFORM_ADMIN, metadata=admin),
+        "provider-operator": Caller(role=rules_pb2.ROLE_PROVIDER_OPERATOR, metadata=token(Role.PROVIDER_OPERATOR)),
+        "with a made-up token": Caller(role=None, metadata=(_bearer("eyJhbGciOiJFZERTQSJ9.e30.AAAA"),)),
+    }
+
+
+def _service_callers(settings: Settings, own: Target) -> dict[str, Caller]:
+    key = (settings.secrets_dir / "context.key").read_bytes()
+
+    def caller(scopes: frozenset[str]) -> Caller:
+        signed = tenant_context.TenantContext(
+            tenant=TenantId(own.tenant),
+            tier="standard",
+            isolation_level="POOLED",
+            subject="matrix",
+            role=Role.TENANT_ADMIN,
+            scopes=scopes,
+            session=None,
+            expire_time=datetime.now(UTC) + tenant_context.LONGEST_LIFETIME - timedelta(seconds=5),
+        )
+        metadata = ((tenant_context.HEADER, tenant_context.encode(signed, key)),)
+        return Caller(
+            role=rules_pb2.ROLE_SERVICE, metadata=metadata, tenant=own.tenant, scopes=scopes, is_internal=True
+        )
+
+    return {"service": caller(SCOPES), "service without scopes": caller(frozenset())}
+
+
+class _Founder:
+    """Makes tenants and what they own, as a platform administrator."""
+
+    def __init__(self, channels: Mapping[tuple[bool, bool], grpc.Channel], metadata: Metadata) -> None:
+        self._metadata = metadata
+        channel = channels[False, False]
+        self._tenants = tenants_pb2_grpc.TenantServiceStub(channel)
+        self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
+        operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
+        self._operations = operations(channel)
+        self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
+
+    def tenant(self, kind: str) -> Target:
+        tenant = f"{kind}_{secrets.token_hex(4)}"
+        asked = tenants_pb2.CreateTenantRequest(tenant_id=tenant)
+        begun = self._tenants.CreateTenant(asked, metadata=self._metadata)
+        done = self._operations.WaitOperation(
+            operations_pb2.WaitOperationRequest(name=begun.name), metadata=self._metadata
+        )
+        assert done.WhichOneof("result") == "response", done
+        parent = f"tenants/{tenant}"
+        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="spare")
+        token = self._tokens.IssueToken(wanted, metadata=self._metadata)
+        csr = certificates_pb2.IssueCertificateRequest(parent=parent, csr_pem=signing_request("spare.example.org"))
+        certificate = self._certificates.IssueCertificate(csr, metadata=self._metadata)
+        names = {"tokens": token.metadata.name, "certificates": certificate.name}
+        return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
+
+    def suspend(self, target: Target) -> None:
+        asked = tenants_pb2.SuspendTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
+        self._tenants.SuspendTenant(asked, metadata=self._metadata)
+        # Another process may know its tenants' states for a second before it looks again.
+        time.sleep(1.1)
+
+    def callers(self, own: Target) -> dict[str, Caller]:
+        kinds = {
+            "tenant-admin": (rules_pb2.ROLE_TENANT_ADMIN, frozenset[str]()),
+            "tenant-member": (rules_pb2.ROLE_TENANT_MEMBER, SCOPES),
+            "tenant-member without scopes": (rules_pb2.ROLE_TENANT_MEMBER, frozenset[str]()),
+            "auditor": (rules_pb2.ROLE_AUDITOR, SCOPES),
+            "auditor without scopes": (rules_pb2.ROLE_AUDITOR, frozenset[str]()),
+        }
+        return {name: self._caller(own, role, scopes) for name, (role, scopes) in kinds.items()}
+
+    def _caller(self, own: Target, role: rules_pb2.Role.ValueType, scopes: frozenset[str]) -> Caller:
+        wanted = tokens_pb2.IssueTokenRequest(
+            parent=f"tenants/{own.tenant}", subject="matrix", role=role, scopes=sorted(scopes)
+        )
+        issued = self._tokens.IssueToken(wanted, metadata=self._metadata)
+        return Caller(role=role, metadata=(_bearer(issued.token),), tenant=own.tenant, scopes=scopes)

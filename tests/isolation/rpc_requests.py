@@ -1,0 +1,121 @@
+"""A valid request for every RPC, derived from its descriptor: what only this RPC needs is added from a table."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from bulkhead.v1 import rules_pb2
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from google.api import annotations_pb2
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from control_plane.serving.rules import PLATFORM_FILES
+
+HTTP: Final[Any] = annotations_pb2.http  # typed as a plain descriptor, which is no key of an extension map
+METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
+    method for file in PLATFORM_FILES for service in file.services_by_name.values() for method in service.methods
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A tenant, with one resource of each collection that names can point into."""
+
+    tenant: str
+    resources: Mapping[str, UUID]
+
+
+def path(method: MethodDescriptor) -> str:
+    """Return the method's full path."""
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
+def rule(method: MethodDescriptor) -> rules_pb2.Rule:
+    """Return the method's rule."""
+    return method.GetOptions().Extensions[rules_pb2.rule]
+
+
+def resource_name(method: MethodDescriptor, target: Target) -> str:
+    """Fill the name that the REST mapping knows, such as `tenants/*/tokens/*`, with the target's."""
+    http = method.GetOptions().Extensions[HTTP]
+    found = dict(re.findall(r"\{([\w.]+)=([^}]+)\}", getattr(http, http.WhichOneof("pattern"))))
+    words = found[rule(method).tenant].split("/")
+    for place, word in enumerate(words):
+        if word == "*":
+            collection = words[place - 1]
+            words[place] = target.tenant if collection == "tenants" else str(target.resources[collection])
+    return "/".join(words)
+
+
+def request(method: MethodDescriptor, target: Target) -> Message:
+    """Make a request that changes nothing, or nothing that the next one would notice."""
+    message: Message = GetMessageClass(method.input_type)()
+    if rule(method).tenant:
+        *outer, last = rule(method).tenant.split(".")
+        holder: Any = message
+        for part in outer:
+            holder = getattr(holder, part)
+        setattr(holder, last, resource_name(method, target))
+    ADDED.get(method.name, _nothing)(message)
+    return message
+
+
+def _nothing(_message: Any) -> None:
+    """Most requests are whole with the name."""
+
+
+def _new_tenant(message: Any) -> None:
+    message.tenant_id = "matrix_new"
+    message.validate_only = True
+
+
+def _update(message: Any) -> None:
+    message.update_mask.paths.append("display_name")
+    message.tenant.display_name = "changed"
+    message.validate_only = True
+
+
+def _stale_etag(message: Any) -> None:
+    message.etag = "0000000000000000"
+
+
+def _token(message: Any) -> None:
+    message.subject = "matrix"
+    message.validate_only = True
+
+
+def _wrong_enrolment_token(message: Any) -> None:
+    message.enrolment_token = "bulkhead_enrol_" + "A" * 43
+
+
+def _signing_request(message: Any) -> None:
+    message.csr_pem = CSR
+    message.validate_only = True
+
+
+def signing_request(common_name: str) -> str:
+    """Make a PKCS#10 request in PEM, with a new key."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    names = x509.SubjectAlternativeName([x509.DNSName(common_name)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject).add_extension(names, critical=False)
+    signed = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+
+CSR: Final = signing_request("matrix.example.org")
+ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
+    "CreateTenant": _new_tenant,
+    "UpdateTenant": _update,
+    "SuspendTenant": _stale_etag,
+    "ReactivateTenant": _stale_etag,
+    "IssueToken": _token,
+    "RedeemEnrolmentToken": _wrong_enrolment_token,
+    "IssueCertificate": _signing_request,
+}

@@ -1,0 +1,117 @@
+"""Who may do what to whose tenant: every RPC, every kind of caller, each against tenants of its own and of others.
+
+What is expected is derived from the rules in the protos; what comes is asked of the running stack. So no RPC can be
+missing, and no rule can be there without being kept.
+"""
+
+from typing import Final
+from uuid import uuid4
+
+import pytest
+from bulkhead.v1 import rules_pb2
+from google.protobuf.descriptor import MethodDescriptor
+
+from tests.isolation.rpc_callers import Answer, Caller, World
+from tests.isolation.rpc_requests import METHODS, Target, path, request, resource_name, rule
+
+EACH_METHOD: Final = pytest.mark.parametrize("method", METHODS, ids=path)
+# Roles of the platform's own people: they know which tenants there are.
+PLATFORM: Final = {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_PROVIDER_OPERATOR}
+SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2.ROLE_SERVICE}
+# What is sent is valid but for an etag of yesterday, so that the tenants stay as they are.
+STALE: Final = {"SuspendTenant", "ReactivateTenant"}
+
+
+def expected(method: MethodDescriptor, caller: Caller, target: str) -> tuple[str, str]:
+    """Derive from the rule alone what the caller reads: a code, and the reason of the first refusal that applies."""
+    said = rule(method)
+    is_stranger = caller.role not in PLATFORM and target != "own"
+    refusals = {
+        ("UNAUTHENTICATED", "MISSING_AUTHORIZATION"): not caller.metadata,
+        ("UNAUTHENTICATED", "UNAUTHENTICATED"): caller.role is None,
+        ("PERMISSION_DENIED", "ROLE_NOT_ALLOWED"): caller.role not in said.roles,
+        ("PERMISSION_DENIED", "SCOPE_MISSING"): caller.role in SCOPED and said.scope not in {"", *caller.scopes},
+        ("PERMISSION_DENIED", "TENANT_MISMATCH"): said.tenant and is_stranger,
+        ("NOT_FOUND", "NOT_FOUND"): said.tenant and target == "absent",
+        ("FAILED_PRECONDITION", "TENANT_SUSPENDED"): said.tenant
+        and target == "suspended"
+        and not said.serves_suspended,
+    }
+    served = ("ABORTED", "ETAG_MISMATCH") if method.name in STALE else ("OK", "")
+    return next((refusal for refusal, applies in refusals.items() if applies), served)
+
+
+@EACH_METHOD
+@pytest.mark.behaviour("T-A1", "T-A3", "H1")
+def test_an_rpc_serves_exactly_the_callers_and_tenants_that_its_rule_names(
+    method: MethodDescriptor, world: World
+) -> None:
+    if rule(method).unauthenticated:
+        return
+    wrong = []
+    for name, caller in world.callers.items():
+        for kind, target in world.targets.items():
+            answer = world.ask(name, path(method), request(method, target))
+            if (answer.code, answer.reason) != expected(method, caller, kind):
+                wrong.append((name, kind, answer.code, answer.reason, answer.text, expected(method, caller, kind)))
+
+    assert wrong == []
+
+
+@EACH_METHOD
+def test_somebody_may_call_an_rpc(method: MethodDescriptor, world: World) -> None:
+    """The positive twin of all refusals: what everyone is refused might merely be broken."""
+    served = "ABORTED" if method.name in STALE else "OK"
+    answers = {name: world.ask(name, path(method), request(method, world.own)).code for name in world.callers}
+
+    assert rule(method).unauthenticated or served in answers.values(), answers
+
+
+@EACH_METHOD
+@pytest.mark.behaviour("T-A1", "T-E16", "H14")
+def test_a_tenants_caller_cannot_tell_others_tenants_from_absent_ones(method: MethodDescriptor, world: World) -> None:
+    """Status, text, headers, trailers and body are the same, whether a tenant is there, suspended or not."""
+    strangers = [name for name, caller in world.callers.items() if caller.role not in PLATFORM]
+    others = {kind: target for kind, target in world.targets.items() if kind != "own"}
+    for name in strangers:
+        answers = {kind: world.ask(name, path(method), request(method, target)) for kind, target in others.items()}
+
+        assert len(set(answers.values())) == 1 or not rule(method).tenant, (name, answers)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if rule(method).unauthenticated], ids=path)
+@pytest.mark.behaviour("T-E16")
+def test_an_open_rpc_tells_nobody_which_tenants_there_are(method: MethodDescriptor, world: World) -> None:
+    answers = {kind: world.ask("nobody", path(method), request(method, it)) for kind, it in world.targets.items()}
+
+    assert len(set(answers.values())) == 1, answers
+    assert answers["own"].code in {"PERMISSION_DENIED", "UNAUTHENTICATED"}
+
+
+def _names_a_resource(method: MethodDescriptor) -> bool:
+    probe = Target(tenant="probe", resources={"tokens": uuid4(), "certificates": uuid4()})
+    return bool(rule(method).tenant) and any(
+        str(id_) in resource_name(method, probe) for id_ in probe.resources.values()
+    )
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if _names_a_resource(method)], ids=path)
+@pytest.mark.parametrize("caller", ["platform-admin", "tenant-admin"])
+@pytest.mark.behaviour("T-A1", "S1.4")
+def test_an_id_of_another_tenant_is_as_absent_as_one_that_never_was(
+    method: MethodDescriptor, caller: str, world: World
+) -> None:
+    borrowed = Target(tenant=world.own.tenant, resources=world.foreign.resources)
+    invented = Target(tenant=world.own.tenant, resources=world.absent.resources)
+
+    answers = [_blotted(world, caller, method, target) for target in (borrowed, invented)]
+
+    assert answers[0] == answers[1]
+    assert answers[0].code == "NOT_FOUND"
+
+
+def _blotted(world: World, caller: str, method: MethodDescriptor, target: Target) -> Answer:
+    answer = world.ask(caller, path(method), request(method, target))
+    for id_ in target.resources.values():
+        answer = answer.without(id_)
+    return answer
