@@ -2,6 +2,9 @@
 --
 -- Every table has the tenant's uid in each row, filled in from the transaction's context and compared with it. Keys are
 -- UUIDs made by the application: sequences are not carried along when a tenant moves.
+-- Other keys than the primary one name tenant_id last: it is the same in all rows, and while a table has no statistics
+-- the planner takes an index that begins with it for a query by id, reads every row, and under SERIALIZABLE conflicts
+-- with everybody (of 50 updates at once, 7 failed after 5 attempts).
 -- Tables are named one by one in grants: ON ALL TABLES IN SCHEMA reads all tenants' tables, 138 ms at 10,000 of them.
 
 CREATE TABLE users (
@@ -13,7 +16,7 @@ CREATE TABLE users (
   state text NOT NULL CONSTRAINT users_state_check CHECK (state IN ('INVITED', 'ACTIVE')),
   create_time timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant_id, id),
-  CONSTRAINT users_subject_key UNIQUE (tenant_id, subject)
+  CONSTRAINT users_subject_key UNIQUE (subject, tenant_id)
 );
 
 -- Invitations; the token itself is derived from the tenant's key and stored nowhere.
@@ -41,7 +44,7 @@ CREATE TABLE tokens (
   request_id uuid,
   request_hash bytea,
   PRIMARY KEY (tenant_id, id),
-  CONSTRAINT tokens_request_id_key UNIQUE (tenant_id, request_id)
+  CONSTRAINT tokens_request_id_key UNIQUE (request_id, tenant_id)
 );
 
 CREATE TABLE certificates (
@@ -61,8 +64,8 @@ CREATE TABLE certificates (
   request_id uuid,
   request_hash bytea,
   PRIMARY KEY (tenant_id, id),
-  CONSTRAINT certificates_serial_number_key UNIQUE (tenant_id, serial_number),
-  CONSTRAINT certificates_request_id_key UNIQUE (tenant_id, request_id)
+  CONSTRAINT certificates_serial_number_key UNIQUE (serial_number, tenant_id),
+  CONSTRAINT certificates_request_id_key UNIQUE (request_id, tenant_id)
 );
 
 -- What happened, written in the transaction that did it; chained afterwards, in the order (xact, id).
