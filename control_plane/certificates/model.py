@@ -101,6 +101,11 @@ class Certificate:
         return self.state is State.PENDING and now - self.create_time > PENDING_IS_STUCK_AFTER
 
 
+def first_id(time: datetime) -> UUID:
+    """Return the id that sorts before those of all certificates made at `time` or later (UUIDv7)."""
+    return UUID(int=int(time.timestamp() * 1000) << 80)
+
+
 def object_path(certificate_id: UUID) -> str:
     """Say where the certificate's object is."""
     return f"certificates/{certificate_id}.pem"

@@ -2,7 +2,7 @@
 
 1. `claim`: insert the row, PENDING. From now on its request id is taken, and what is stored can be found and swept up.
 2. `publish`: store the object, durably; then make the row ACTIVE, which is the one effect that counts.
-3. `sweep`: what stayed PENDING for minutes is given up, its object deleted, and then its row.
+3. `Leftovers`: what stayed PENDING for minutes is given up, its object deleted, and then its row.
 
 Claims and sweeps run on `drafts`, a handle at READ COMMITTED without an audit hook: nobody sees what they do. The
 effect runs on `effects`, at the isolation level of the rule and with its entry in the audit log.
@@ -13,11 +13,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import structlog
 
 from control_plane.certificates import store
-from control_plane.certificates.model import PENDING_IS_STUCK_AFTER, Certificate, State, certificate_name
+from control_plane.certificates.model import (
+    PENDING_IS_STUCK_AFTER,
+    PENDING_IS_SWEPT_AFTER,
+    Certificate,
+    State,
+    certificate_name,
+    first_id,
+)
 from control_plane.errors import AlreadyExistsError, ConflictError, DomainError
 from control_plane.ids import TenantId
 from control_plane.objects.store import ObjectStore
@@ -27,6 +35,11 @@ from control_plane.postgres.effects import Effect
 _POLL_S: Final = 0.05
 # Long enough for another's claim to become stuck, should it have died.
 _MOST_POLLS: Final = round(1.5 * PENDING_IS_STUCK_AFTER.total_seconds() / _POLL_S)
+
+_FIRST_ID: Final = UUID(int=0)
+# So that one issue never pays for many.
+_SWEPT_AT_ONCE: Final = 20
+_REMEMBERED_TENANTS: Final = 10_000
 
 _log: Final = structlog.get_logger("certificates")
 
@@ -92,16 +105,39 @@ async def publish(
     return replace(certificate, state=State.ACTIVE)
 
 
-async def sweep(given_up: Sequence[Certificate], objects: ObjectStore, *, drafts: TenantHandle) -> None:
-    """Delete what is left of certificates that were given up: the object first, or nobody would know of it.
+class Leftovers:
+    """What crashes left pending, in all tenants. Found by the tenant's next issue, at next to no cost.
 
-    Does what it can; the rest stays for the next one.
+    Remembers up to which id nothing is left of a tenant, so that only the first look goes through all its rows.
     """
+
+    def __init__(self, objects: ObjectStore) -> None:
+        """Delete what is left in `objects` too."""
+        self._objects = objects
+        self._clean_before: dict[UUID, UUID] = {}
+
+    async def give_up(self, tx: TenantTransaction, *, now: datetime) -> list[Certificate]:
+        """Give up what is old enough, a few at a time, and return it; to be swept when the transaction is through."""
+        after = self._clean_before.get(tx.placement.uid, _FIRST_ID)
+        before = first_id(now - PENDING_IS_SWEPT_AFTER)
+        return await store.give_up_between(tx, after=after, before=before, limit=_SWEPT_AT_ONCE)
+
+    async def sweep(self, given_up: Sequence[Certificate], drafts: TenantHandle, *, now: datetime) -> None:
+        """Delete what `give_up` returned at `now`. Does what it can; the rest stays for the next issue."""
+        if given_up:
+            await delete_given_up(given_up, self._objects, drafts=drafts)
+            return
+        if len(self._clean_before) >= _REMEMBERED_TENANTS:
+            self._clean_before.clear()
+        self._clean_before[drafts.placement.uid] = first_id(now - PENDING_IS_SWEPT_AFTER)
+
+
+async def delete_given_up(given_up: Sequence[Certificate], objects: ObjectStore, *, drafts: TenantHandle) -> None:
+    """Delete what is left of certificates that were given up: the object first, or nobody would know of it."""
     try:
         for certificate in given_up:
             await objects.delete(drafts.placement, certificate.object_path)
-        if given_up:
-            await drafts.run(lambda tx: store.delete_given_up(tx, [certificate.id for certificate in given_up]))
+        await drafts.run(lambda tx: store.delete_given_up(tx, [certificate.id for certificate in given_up]))
     except DomainError as error:
         _log.warning("sweep_postponed", tenant=drafts.placement.tenant_id, reason=error.code)
 
@@ -125,7 +161,7 @@ async def _withdraw(certificate: Certificate, *, objects: ObjectStore, drafts: T
         _log.warning("withdrawal_postponed", tenant=drafts.placement.tenant_id, reason=error.code)
         return
     if given_up:
-        await sweep([certificate], objects, drafts=drafts)
+        await delete_given_up([certificate], objects, drafts=drafts)
 
 
 def _under_way() -> ConflictError:

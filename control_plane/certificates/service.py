@@ -5,14 +5,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
 from uuid import UUID
 
 from cryptography import x509
 
 from control_plane.certificates import pending, store
 from control_plane.certificates.model import (
-    PENDING_IS_SWEPT_AFTER,
     Asked,
     Certificate,
     Profile,
@@ -33,9 +31,6 @@ from control_plane.objects.store import ObjectStore
 from control_plane.postgres.database import TenantHandle, TenantTransaction
 from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
-
-# So that one issue never pays for many.
-_SWEPT_AT_ONCE: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +59,7 @@ class Certificates:
         """Sign with the authorities in `keys`; keep the certificates in `objects`."""
         self._keys = keys
         self._objects = objects
+        self._leftovers = pending.Leftovers(objects)
         self._clock = clock or (lambda: datetime.now(UTC))
 
     async def check(self, asked: Asked, drafts: TenantHandle) -> Certificate:
@@ -135,15 +131,15 @@ class Certificates:
         violations = Violations()
         request_id = checked_request_id(asked, violations)
         request_hash = None if request_id is None else asked.fingerprint
-        stuck_before = self._clock() - PENDING_IS_SWEPT_AFTER
+        now = self._clock()
 
         async def work(tx: TenantTransaction) -> tuple[Certificate | None, Profile | None, list[Certificate]]:
-            stuck = await store.give_up_stuck(tx, created_before=stuck_before, limit=_SWEPT_AT_ONCE)
+            left = await self._leftovers.give_up(tx, now=now)
             earlier = None if request_id is None else await store.find_by_request(tx, request_id)
-            return earlier, await store.find_profile(tx, asked.profile_name), stuck
+            return earlier, await store.find_profile(tx, asked.profile_name), left
 
-        earlier, profile, stuck = await drafts.run(work)
-        await pending.sweep(stuck, self._objects, drafts=drafts)
+        earlier, profile, left = await drafts.run(work)
+        await self._leftovers.sweep(left, drafts, now=now)
         if earlier is not None:
             pending.check_same_request(earlier, request_hash, tenant_id=drafts.placement.tenant_id)
             if earlier.is_visible:

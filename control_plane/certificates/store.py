@@ -84,17 +84,21 @@ async def give_up(tx: TenantTransaction, certificate_id: UUID) -> bool:
     )
 
 
-async def give_up_stuck(tx: TenantTransaction, *, created_before: datetime, limit: int) -> list[Certificate]:
-    """Do the same with pending certificates of long ago, and return them."""
+async def give_up_between(tx: TenantTransaction, *, after: UUID, before: UUID, limit: int) -> list[Certificate]:
+    """Do the same with the pending certificates of a range of ids, and return them.
+
+    There is no index of pending ones on purpose: an update of an indexed `state` writes to all indexes of the row, and
+    activations at the same time would then refuse each other under SERIALIZABLE.
+    """
     rows = await tx.fetch_all(
         """
         UPDATE certificates SET sha256 = NULL, request_id = NULL, request_hash = NULL
         WHERE state = 'PENDING' AND id IN (
             SELECT id FROM certificates
-            WHERE state = 'PENDING' AND create_time < %(created_before)s ORDER BY id LIMIT %(limit)s)
+            WHERE state = 'PENDING' AND id >= %(after)s AND id < %(before)s ORDER BY id LIMIT %(limit)s)
         RETURNING *
         """,
-        {"created_before": created_before, "limit": limit},
+        {"after": after, "before": before, "limit": limit},
     )
     return [_certificate(row) for row in rows]
 

@@ -1,0 +1,97 @@
+"""The certificate service on a real database, with a real vault and a real bucket."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from bulkhead.v1 import certificates_pb2_grpc
+from psycopg.rows import DictRow
+
+from control_plane.audit.recorder import effects_recorder
+from control_plane.certificates.model import Asked
+from control_plane.certificates.service import Certificates, Issued
+from control_plane.certificates.servicer import CertificateServicer
+from control_plane.objects.store import ObjectStore, open_bucket
+from control_plane.postgres.database import Isolation, TenantHandle
+from control_plane.postgres.placement import Placement
+from control_plane.serving.authentication import BearerAuthentication
+from control_plane.serving.authorization import Authorization
+from control_plane.serving.paging import PageTokens
+from control_plane.serving.reception import Reception
+from control_plane.serving.rules import load_rules
+from tests.fixtures.cell import Cell, cell, vault
+from tests.unit.certificates.signing_requests import signing_request
+
+__all__ = ["cell", "vault"]
+
+METHOD = "/bulkhead.v1.CertificateService/IssueCertificate"
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """Issues certificates as the servicer does, and looks behind the scenes."""
+
+    cell: Cell
+    objects: ObjectStore
+    bucket_dir: Path
+    certificates: Certificates
+    superuser: psycopg.AsyncConnection[DictRow]
+
+    async def issue(self, tenant: Placement, asked: Asked | None = None) -> Issued:
+        return await self.certificates.issue(
+            asked or Asked(csr_pem=signing_request()), drafts=self.drafts(tenant), effects=self.effects(tenant)
+        )
+
+    def drafts(self, tenant: Placement) -> TenantHandle:
+        return self.cell.database.tenant(tenant, isolation=Isolation.READ_COMMITTED)
+
+    def effects(self, tenant: Placement) -> TenantHandle:
+        return self.cell.call(tenant, method=METHOD).tenant()
+
+    async def rows(self, tenant: Placement, table: str = "certificates") -> list[dict[str, Any]]:
+        query = psycopg.sql.SQL("SELECT * FROM {} ORDER BY id").format(psycopg.sql.Identifier(tenant.schema, table))
+        return await (await self.superuser.execute(query)).fetchall()
+
+    async def paths(self, tenant: Placement) -> list[str]:
+        return sorted([path async for path in self.objects.list(tenant)])
+
+    def stored_files(self) -> list[Path]:
+        return [path for path in self.bucket_dir.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+async def bench(cell: Cell, tmp_path: Path, superuser: psycopg.AsyncConnection[DictRow]) -> Bench:
+    objects = ObjectStore(open_bucket(tmp_path / "objects"), cell.keys)
+    return Bench(
+        cell=cell,
+        objects=objects,
+        bucket_dir=tmp_path / "objects",
+        certificates=Certificates(cell.keys, objects),
+        superuser=superuser,
+    )
+
+
+@pytest.fixture
+async def stub(bench: Bench) -> "AsyncIterator[certificates_pb2_grpc.CertificateServiceAsyncStub]":
+    """Connect to the service behind the interceptors that it has in production."""
+    cell = bench.cell
+    reception = Reception(
+        load_rules(),
+        cell.database,
+        recorder=partial(effects_recorder, touched=cell.sealer.touch),
+        denied=cell.denials.note,
+    )
+    authentication = BearerAuthentication(cell.verifier.verify)
+    server = grpc.aio.server(interceptors=(reception, authentication, Authorization(cell.directory)))
+    servicer = CertificateServicer(cell.keys, bench.objects, page_tokens=PageTokens(bytes(32)))
+    certificates_pb2_grpc.add_CertificateServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield certificates_pb2_grpc.CertificateServiceStub(channel)
+    await server.stop(None)
