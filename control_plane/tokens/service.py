@@ -153,7 +153,6 @@ async def redeem_enrolment(tenant: TenantHandle, enrolment_token: str, *, keys: 
         # There is no other door for an administrator yet, and a day is what an invitation was good for, too.
         grant = Grant(subject=subject, role=role, scopes=(), lifetime=LONGEST_LIFETIME)
         token = new_token(grant, token_id=new_uuid(), kid=signer.kid, now=now)
-        tx.record(Effect(resource=_enrolment_name(tx.placement), actor=f"{role}:{subject}"))
         await _insert(tx, token, actor=f"{role}:{subject}")
         return token
 

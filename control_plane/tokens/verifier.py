@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from control_plane.errors import UnauthenticatedError
@@ -34,7 +33,6 @@ from control_plane.tokens.signature import verified_payload
 # A revoked token is refused everywhere within a second: this, and what a slow query takes on top.
 _REMEMBERED: Final = timedelta(milliseconds=750)
 _MOST_REMEMBERED: Final = 10_000
-_log: Final = structlog.get_logger("tokens.verifier")
 
 
 class _MixUpError(RefusedTokenError):
@@ -91,7 +89,6 @@ class TokenVerifier:
         try:
             accepted = await self._accepted(token)
         except RefusedTokenError as error:
-            _log.info("token_refused", cause=error.cause)
             raise _refusal(error) from None
         self._remembered[digest] = (accepted, asked_s + _REMEMBERED.total_seconds())
         self._remembered.move_to_end(digest)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.audit.model import neutral, neutral_details
+from control_plane.audit.model import JsonValue, neutral, neutral_details
 
 
 @pytest.mark.behaviour("T-L5")
@@ -41,7 +41,7 @@ def test_a_long_text_is_cut() -> None:
 
 
 def test_texts_at_every_depth_of_details_are_neutral_and_the_rest_is_kept() -> None:
-    details = {"a\n": ["\x1b", {"b": "\r"}], "n": 1, "f": 1.5, "t": True, "none": None}
+    details: dict[str, JsonValue] = {"a\n": ["\x1b", {"b": "\r"}], "n": 1, "f": 1.5, "t": True, "none": None}
 
     assert neutral_details(details) == {
         r"a\u000a": [r"\u001b", {"b": r"\u000d"}],
