@@ -26,7 +26,8 @@ def lay_out_google() -> None:
     shutil.rmtree(GOOGLE, ignore_errors=True)
     for name in ("annotations", "client", "field_behavior", "http", "launch_stage", "resource"):
         _copy(installed / "api" / f"{name}.proto", GOOGLE / "google" / "api" / f"{name}.proto")
-    _copy(installed / "rpc" / "status.proto", GOOGLE / "google" / "rpc" / "status.proto")
+    for name in ("error_details", "status"):
+        _copy(installed / "rpc" / f"{name}.proto", GOOGLE / "google" / "rpc" / f"{name}.proto")
     _copy(installed / "longrunning" / "operations_proto.proto", GOOGLE / "google" / "longrunning" / "operations.proto")
 
 
@@ -53,7 +54,8 @@ def generate(target: Path) -> int:
         return failed
     for package in [target / "bulkhead", *(path for path in (target / "bulkhead").rglob("*") if path.is_dir())]:
         (package / "__init__.py").write_text(HEADER)
-    # grpcurl reads this where a listener has no reflection; it holds all that it needs, the well-known types too.
+    # grpcurl reads this where a listener has no reflection; it holds all that it needs: the well-known
+    # types too, and those of error details.
     return _protoc(
         [
             "protoc",
@@ -63,6 +65,7 @@ def generate(target: Path) -> int:
             "--include_imports",
             f"--descriptor_set_out={target / 'bulkhead' / 'v1' / 'bulkhead.protoset'}",
             *protos,
+            "google/rpc/error_details.proto",
         ]
     )
 
