@@ -209,12 +209,14 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as group:
+        # It would say SERVING from its making on.
+        await common.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        for listener in listeners:
+            await listener.start()
         tasks = [
             group.create_task(task)
             for task in (*background, common.denials.run(), common.sealer.run(), _report_health(common))
         ]
-        for listener in listeners:
-            await listener.start()
         _log.info("serving")
         await stop.wait()
         _log.info("draining")

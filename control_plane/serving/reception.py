@@ -37,13 +37,15 @@ class Reception(Interceptor):
         *,
         recorder: Callable[[Call], BeforeCommit],
         denied: DenialNoted,
+        deadline: timedelta = _DEADLINE,
     ) -> None:
-        """Serve only methods that have a rule."""
+        """Serve only methods that have a rule; end calls without a deadline of their own after `deadline`."""
         super().__init__()
         self._rules = rules
         self._database = database
         self._recorder = recorder
         self._denied = denied
+        self._deadline_s = deadline.total_seconds()
 
     @override
     @asynccontextmanager
@@ -60,7 +62,7 @@ class Reception(Interceptor):
         try:
             # Streams live as long as their clients; health and reflection are the only ones.
             unary = request is not None and context.time_remaining() is None
-            async with asyncio.timeout(_DEADLINE.total_seconds() if unary else None):
+            async with asyncio.timeout(self._deadline_s if unary else None):
                 yield
         except grpc.aio.AbortError:
             raise

@@ -1,5 +1,6 @@
 """A real server on loopback with the product's interceptors, and an authority of its own."""
 
+import asyncio
 import datetime as dt
 import ipaddress
 from collections.abc import AsyncIterator, Callable
@@ -36,12 +37,14 @@ class ProbeServicer(certificates_pb2_grpc.CertificateServiceServicer):
     def __init__(self) -> None:
         self.failure: Exception | None = None
         self.served = 0
+        self.takes_s = 0.0
 
     @override
     async def GetCertificate(
         self, request: certificates_pb2.GetCertificateRequest, context: Context
     ) -> certificates_pb2.Certificate:
         self.served += 1
+        await asyncio.sleep(self.takes_s)
         if self.failure is not None:
             raise self.failure
         call = current_call()
@@ -112,6 +115,7 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
         database,
         recorder=_no_recorder,  # type: ignore[arg-type]  # the probe writes nothing that an audit log would keep
         denied=lambda call, error: denied.append((call, error)),
+        deadline=dt.timedelta(milliseconds=200),
     )
     authorization = Authorization(Directory(database))
     services = {"billing": frozenset({"certificates.read"})}

@@ -147,6 +147,18 @@ async def test_a_domain_error_reaches_the_caller_with_its_details(rig: "Rig", ma
     assert rig.denied == []
 
 
+async def test_a_call_without_a_deadline_is_given_one(rig: "Rig", make_tenant: MakeTenant) -> None:
+    await make_tenant("org_1")
+    rig.servicer.takes_s = 60
+    async with rig.token_channel() as channel:
+        stub = certificates_pb2_grpc.CertificateServiceStub(channel)
+        request = certificates_pb2.GetCertificateRequest(name="tenants/org_1/certificates/c")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetCertificate(request, metadata=_bearer(rig))
+
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_a_method_without_a_rule_is_not_served(rig: "Rig") -> None:
     async with rig.token_channel() as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
