@@ -96,7 +96,7 @@ def _put_endpoints(endpoints: Mapping[str, str], *, as_json: bool) -> None:
 def _state_dir(context: typer.Context) -> "StateDir":
     from control_plane.stack.layout import StateDir  # noqa: PLC0415 a client needs no stack
 
-    return StateDir(context.obj.absolute())
+    return StateDir(context.obj.resolve())
 
 
 def _progress() -> "Progress":

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 from control_plane.stack.components import State
 from control_plane.stack.failures import AlreadyRunningError, StackError
 from control_plane.stack.layout import StateDir, read_json
+from control_plane.stack.processes.children import readable
 from control_plane.stack.processes.locks import holder_of, is_held, processes_with
 from control_plane.stack.progress import Progress
 
@@ -63,13 +63,13 @@ async def down(state_dir: StateDir, progress: Progress) -> bool:
         state_dir.endpoints.unlink(missing_ok=True)
         return False
     with progress.step("the stack stopped"):
-        if pid is not None:
-            _ask_to_stop(state_dir, pid)
-        deadline = time.monotonic() + _STOPS_WITHIN_S
-        while holder_of(state_dir.supervisor_lock) or is_held(state_dir.lock):
-            if time.monotonic() > deadline:
-                raise _still_there(state_dir)
-            await asyncio.sleep(_POLL_S)
+        try:
+            async with asyncio.timeout(_STOPS_WITHIN_S):
+                if pid is not None:
+                    await _stop(state_dir, pid)
+                await _gone(state_dir)
+        except TimeoutError:
+            raise _still_there(state_dir) from None
     return True
 
 
@@ -86,7 +86,7 @@ def already_running(state_dir: StateDir) -> AlreadyRunningError:
     )
 
 
-def _ask_to_stop(state_dir: StateDir, pid: int) -> None:
+async def _stop(state_dir: StateDir, pid: int) -> None:
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -95,10 +95,18 @@ def _ask_to_stop(state_dir: StateDir, pid: int) -> None:
         # Still the supervisor: then the descriptor stands for it, even should the pid be given to another.
         if holder_of(state_dir.supervisor_lock) == pid:
             signal.pidfd_send_signal(process, signal.SIGTERM)
+            await readable(process)
     except ProcessLookupError:
         return
     finally:
         os.close(process)
+
+
+async def _gone(state_dir: StateDir) -> None:
+    while True:
+        if not is_held(state_dir.lock):
+            return
+        await asyncio.sleep(_POLL_S)
 
 
 def _still_there(state_dir: StateDir) -> StackError:

@@ -159,10 +159,10 @@ def _is_ready(pid_file: Path, pid: int) -> bool:
 
 
 def _forget_stranger(pid_file: Path, data_dir: Path) -> None:
-    """Remove a file that an earlier server left, when its pid belongs to another program by now, or was never written.
+    """Remove a file that an earlier server left, when its pid is another program's by now, a zombie's, or not there.
 
-    PostgreSQL would take any living process for its predecessor and refuse to start. The predecessor itself is gone:
-    our caller has seen its end, or holds the lock of the directory that it would have kept.
+    PostgreSQL takes any process of that pid for its predecessor and refuses to start, even one that is dead and waits
+    for PID 1 to notice. The predecessor is gone: our caller has seen its end, or holds the lock that it would keep.
     """
     try:
         first = (pid_file.read_text().splitlines() or [""])[0]
@@ -179,4 +179,5 @@ def _is_stranger(process: Path, data_dir: Path) -> bool:
     except PermissionError:
         return True
     except FileNotFoundError:
-        return False
+        # A zombie works in no directory; nor does what does not exist, which PostgreSQL finds out by itself.
+        return process.exists()

@@ -49,8 +49,10 @@ class Supervisor:
         self._state = State.STARTING
         self._components: list[Component] = []
         self._stop = asyncio.Event()
+        self._disturbed = asyncio.Event()
         self._inherited: tuple[int, ...] = ()
         self._endpoints: dict[str, str] = {}
+        self._probes: Probes
 
     async def run(self, on_ready: Ready) -> None:
         """Run the stack until SIGINT, SIGTERM or SIGHUP; when this returns or raises, nothing of it is left.
@@ -86,6 +88,7 @@ class Supervisor:
         self._become(State.READY)
         on_ready(self._endpoints)
         async with asyncio.TaskGroup() as watchers:
+            watchers.create_task(self._watch_recovery())
             for component in self._components:
                 watchers.create_task(self._watch(component))
 
@@ -148,7 +151,8 @@ class Supervisor:
             addresses = Addresses.choose(self._dir)
             write_config(self._dir, addresses, postgres=postgres, valkey_socket=valkey.socket)
             self._endpoints = endpoints(self._dir, addresses)
-            services = self._services(_load_probes()(endpoints=self._endpoints), needs)
+            self._probes = _load_probes()(endpoints=self._endpoints)
+            services = self._services(needs)
             try:
                 async with asyncio.TaskGroup() as group:
                     for service, address in zip(services, (addresses.admin, addresses.certificates), strict=True):
@@ -162,12 +166,12 @@ class Supervisor:
             else:
                 return
 
-    def _services(self, probes: "Probes", needs: tuple[Component, ...]) -> list[Component]:
+    def _services(self, needs: tuple[Component, ...]) -> list[Component]:
         return [
             self._component(name, title, launch=partial(self._launch_service, name, answers), needs=needs)
             for name, title, answers in (
-                ("control-plane", "the control plane", probes.control_plane),
-                ("certificates", "the certificate service", probes.certificates),
+                ("control-plane", "the control plane", self._probes.control_plane),
+                ("certificates", "the certificate service", self._probes.certificates),
             )
         ]
 
@@ -189,15 +193,29 @@ class Supervisor:
         )
 
     async def _watch(self, component: Component) -> None:
-        """Start it again whenever it dies; say that the stack is ready once all parts answer again."""
+        """Start it again whenever it dies."""
         while True:
             how = await component.lost()
             self._progress.note(f"{component.title} {how}")
             self._become(State.RECOVERING)
+            self._disturbed.set()
             with self._progress.step(f"{component.title} was started again"):
                 await component.revive()
-            if all(part.state is State.READY for part in self._components):
+
+    async def _watch_recovery(self) -> None:
+        """Say that the stack is ready again once calls go through: services find a new PostgreSQL in their own time."""
+        while True:
+            await self._disturbed.wait()
+            self._disturbed.clear()
+            if not await self._answers():
+                self._disturbed.set()
+                await asyncio.sleep(_POLL_S)
+            elif not self._disturbed.is_set():
                 self._become(State.READY)
+
+    async def _answers(self) -> bool:
+        parts = all(part.state is State.READY for part in self._components)
+        return parts and await self._probes.control_plane() and await self._probes.certificates()
 
     async def _shut_down(self) -> None:
         self._become(State.STOPPING)
@@ -207,9 +225,11 @@ class Supervisor:
             if running:
                 with self._progress.step(f"{' and '.join(part.title for part in running)} stopped"):
                     await asyncio.gather(*(component.stop() for component in running))
-        self._dir.endpoints.unlink(missing_ok=True)
         self._dir.state.unlink(missing_ok=True)
-        self._dir.remove_sockets()
+        # Not while processes of an earlier run are there: then nothing of this one has been started.
+        if self._inherited:
+            self._dir.endpoints.unlink(missing_ok=True)
+            self._dir.remove_sockets()
 
     async def _until_stopped(self, life: Coroutine[Any, Any, None]) -> None:
         """Await `life`, and cancel it at a signal."""

@@ -106,7 +106,7 @@ class Child:
         if self.is_running:
             watched = os.pidfd_open(self.pid)
             try:
-                await _readable(watched)
+                await readable(watched)
             finally:
                 os.close(watched)
         return self._process.wait()
@@ -116,7 +116,7 @@ class Child:
         if self._family < 0:
             return True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(_readable(self._family), within_s)
+            await asyncio.wait_for(readable(self._family), within_s)
             os.close(self._family)
             self._family = -1
         return self._family < 0
@@ -142,15 +142,16 @@ class Child:
         answered = False
         try:
             while not answered and self.is_running and time.monotonic() < deadline:
-                answered = await ask()
-                await asyncio.sleep(0 if answered else every_s)
+                if not (answered := await ask()):
+                    await asyncio.sleep(every_s)
         finally:
             if not answered:
                 await self.stop()
         return answered
 
 
-async def _readable(descriptor: int) -> None:
+async def readable(descriptor: int) -> None:
+    """Wait until there is something to read, or nobody left to write it; a pidfd is readable when its process ended."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_reader(descriptor, ready.set)
