@@ -134,8 +134,10 @@ CREATE POLICY tenant_isolation ON audit_seals
 GRANT USAGE ON SCHEMA {schema} TO {role}, csm_control, csm_sealer;
 GRANT SELECT, INSERT, UPDATE ON users, enrolments, tokens TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON certificates TO {role};
-GRANT SELECT, INSERT ON audit_entries TO {role};
+GRANT SELECT ON audit_entries TO {role};
+-- All but xact: an entry's place in the chain is not for its writer to choose.
+GRANT INSERT (tenant_id, id, create_time, actor, method, resource, outcome, reason, request_id, count, details)
+  ON audit_entries TO {role}, csm_control;
 GRANT SELECT ON audit_seals TO {role};
-GRANT INSERT ON audit_entries TO csm_control;
 GRANT SELECT ON audit_entries TO csm_sealer;
 GRANT SELECT, INSERT ON audit_seals TO csm_sealer;
