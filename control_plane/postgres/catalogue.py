@@ -43,26 +43,26 @@ FROM pg_catalog.pg_roles AS r
 WHERE (r.rolsuper OR r.rolbypassrls) AND r.oid <> 10  -- the one that initdb made
 """
 _PUBLIC_RIGHTS: Final[LiteralString] = """
-SELECT 'PUBLIC has rights on ' || pg_catalog.pg_describe_object(classid, oid, 0) AS weakness
+SELECT 'PUBLIC has rights on ' || pg_catalog.pg_describe_object(classid, oid, part) AS weakness
 FROM (
-  SELECT 'pg_catalog.pg_class'::regclass::oid AS classid, oid, relacl AS acl FROM pg_catalog.pg_class
+  SELECT 'pg_catalog.pg_class'::regclass::oid AS classid, oid, 0 AS part, relacl AS acl FROM pg_catalog.pg_class
   UNION ALL
-  SELECT 'pg_catalog.pg_namespace'::regclass, oid, nspacl FROM pg_catalog.pg_namespace WHERE nspname <> 'pg_catalog'
+  SELECT 'pg_catalog.pg_class'::regclass, attrelid, attnum, attacl FROM pg_catalog.pg_attribute
   UNION ALL
-  SELECT 'pg_catalog.pg_language'::regclass, oid, coalesce(lanacl, pg_catalog.acldefault('l', lanowner))
+  SELECT 'pg_catalog.pg_namespace'::regclass, oid, 0, nspacl FROM pg_catalog.pg_namespace WHERE nspname <> 'pg_catalog'
+  UNION ALL
+  SELECT 'pg_catalog.pg_language'::regclass, oid, 0, coalesce(lanacl, pg_catalog.acldefault('l', lanowner))
   FROM pg_catalog.pg_language WHERE lanpltrusted
   UNION ALL
-  SELECT 'pg_catalog.pg_database'::regclass, oid, coalesce(datacl, pg_catalog.acldefault('d', datdba))
-  FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+  SELECT 'pg_catalog.pg_database'::regclass, oid, 0, coalesce(datacl, pg_catalog.acldefault('d', datdba))
+  FROM pg_catalog.pg_database WHERE datname IN (pg_catalog.current_database(), 'postgres', 'template1')
   UNION ALL
-  SELECT 'pg_catalog.pg_proc'::regclass, oid, coalesce(proacl, pg_catalog.acldefault('f', proowner))
+  SELECT 'pg_catalog.pg_proc'::regclass, oid, 0, coalesce(proacl, pg_catalog.acldefault('f', proowner))
   FROM pg_catalog.pg_proc
   WHERE pronamespace <> ALL (ARRAY['pg_catalog', 'information_schema']::regnamespace[])
     OR (
       provolatile = 'v'
-      AND proname <> ALL (ARRAY[
-        'clock_timestamp', 'gen_random_uuid', 'random', 'uuidv4', 'uuidv7', 'pg_advisory_unlock_all'
-      ])
+      AND proname <> ALL (ARRAY['clock_timestamp', 'gen_random_uuid', 'random', 'uuidv4', 'uuidv7'])
     )
 ) AS object
 WHERE EXISTS (SELECT FROM pg_catalog.aclexplode(object.acl) AS granted WHERE granted.grantee = 0)

@@ -97,24 +97,22 @@ class Runner:
         begin: Callable[[Connection, psycopg.AsyncPipeline], Tx],
         work: Callable[[Tx], Awaitable[T]],
     ) -> T:
-        async with (
-            self.pool.lease(self.entrance.login, tenant=self.entrance.tenant) as connection,
-            connection.pipeline() as pipeline,
-        ):
-            transaction = begin(connection, pipeline)
-            try:
-                for statement in self.entrance.statements:
-                    await connection.execute(statement)
-                result = await work(transaction)
-                if self.before_commit is not None and transaction.effects is not None:
-                    await self.before_commit(transaction, transaction.effects)
-                transaction.check_sound()
-            finally:
-                transaction.end()
-            commit = await connection.execute("COMMIT")
-            await pipeline.sync()
+        async with self.pool.lease(self.entrance.login, tenant=self.entrance.tenant) as connection:
+            async with connection.pipeline() as pipeline:
+                transaction = begin(connection, pipeline)
+                try:
+                    for statement in self.entrance.statements:
+                        await connection.execute(statement)
+                    result = await work(transaction)
+                    if self.before_commit is not None and transaction.effects is not None:
+                        await self.before_commit(transaction, transaction.effects)
+                    transaction.check_sound()
+                finally:
+                    transaction.end()
+                commit = await connection.execute("COMMIT")
+            # The end of the pipeline has waited for the answer. PostgreSQL answers ROLLBACK after a failed statement.
             if commit.statusmessage != "COMMIT":
-                raise errors.InFailedSqlTransaction("COMMIT did nothing: a statement had failed before")
+                raise errors.InFailedSqlTransaction("nothing was committed: a statement had failed before")
             return result
 
 
@@ -188,7 +186,8 @@ def unavailability_told() -> Iterator[None]:
     try:
         yield
     except (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout) as error:
-        if is_worth_a_retry(error):
+        # An aborted pipeline is no loss of the database, but the trace of an earlier error that somebody swallowed.
+        if is_worth_a_retry(error) or isinstance(error, errors.PipelineAborted):
             raise
         raise UnavailableError("the database is away") from error
 

@@ -4,16 +4,17 @@
 An applied file is never changed: another one follows it.
 """
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final, LiteralString, cast
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import DuplicateDatabase, InvalidCatalogName
+from psycopg.errors import DuplicateDatabase
 from psycopg.rows import dict_row
 
 from control_plane.postgres.catalogue import find_weaknesses
@@ -47,7 +48,7 @@ def read_migrations(folder: str) -> tuple[Migration, ...]:
     found = []
     for path in files("control_plane.postgres").joinpath("sql", folder).iterdir():
         if match := _FILE.fullmatch(path.name):
-            text = cast("LiteralString", path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
             found.append(Migration(version=int(match["version"]), name=match["name"], text=text))
     found.sort(key=lambda migration: migration.version)
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
@@ -67,7 +68,8 @@ async def migrate_system(conninfo: str) -> None:
         MigrationError: the database is newer than this code, was migrated by other files, or is not sound afterwards.
         psycopg.OperationalError: the server is away.
     """
-    connection = await _connect(conninfo)
+    await _create_database(conninfo)
+    connection = await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row)
     async with connection, connection.transaction():
         await connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_LOCK,))
         await connection.execute(_roles())
@@ -86,30 +88,19 @@ async def migrate_system(conninfo: str) -> None:
             raise MigrationError(message)
 
 
-async def _connect(conninfo: str) -> Connection:
-    try:
-        return await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row)
-    except psycopg.OperationalError as error:
-        if not isinstance(error, InvalidCatalogName) and "does not exist" not in str(error):
-            raise
-    await _create_database(conninfo)
-    return await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row)
-
-
 async def _create_database(conninfo: str) -> None:
     name = str(conninfo_to_dict(conninfo)["dbname"])
-    elsewhere = make_conninfo(conninfo, dbname="postgres")
-    connection = await psycopg.AsyncConnection.connect(elsewhere, autocommit=True)
+    connection = await psycopg.AsyncConnection.connect(make_conninfo(conninfo, dbname="postgres"), autocommit=True)
     async with connection:
-        try:
-            await connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8'").format(sql.Identifier(name)))
-        except DuplicateDatabase:
-            pass  # another process was quicker
+        found = await connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,))
+        if await found.fetchone() is None:
+            # Another process may be quicker.
+            with contextlib.suppress(DuplicateDatabase):
+                await connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8'").format(sql.Identifier(name)))
 
 
 def _roles() -> LiteralString:
-    text = files("control_plane.postgres").joinpath("sql", "system", "roles.sql").read_text(encoding="utf-8")
-    return cast("LiteralString", text)
+    return files("control_plane.postgres").joinpath("sql", "system", "roles.sql").read_text(encoding="utf-8")
 
 
 async def _applied(connection: Connection) -> list[bytes]:

@@ -5,6 +5,7 @@ A pool serves many login roles. A connection that rests is closed to make room f
 """
 
 import asyncio
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,19 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
 from control_plane.errors import UnavailableError
 
 Connection = psycopg.AsyncConnection[DictRow]
 
-# Everything that a session can keep beyond its transaction, save prepared statements: we make none. One message of the
-# simple protocol, so one round trip. DISCARD ALL would be shorter, and forbids the company of other statements.
-_RESET: Final = (
-    "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); "
-    "DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES"
-)
+# Ends everything that a session can keep beyond its transaction. It drops prepared statements behind psycopg's back, so
+# psycopg must not make any.
+_RESET: Final = "DISCARD ALL"
 # A backend keeps what it learned about each tenant's tables, some 200 KB a tenant, until it ends.
 _MOST_TENANTS_OF_A_CONNECTION: Final = 100
 
@@ -59,15 +57,15 @@ class _Session:
     tenants: set[str] = field(default_factory=set)
 
     def is_alive(self) -> bool:
-        """Look whether the server has hung up, without asking it: costs a system call, not a round trip."""
-        pgconn = self.connection.pgconn
-        if pgconn.status != ConnStatus.OK:
+        """Look whether the server has hung up, without asking it: costs a system call, not a round trip.
+
+        To a session at rest a server says nothing but farewell.
+        """
+        if self.connection.closed:
             return False
-        try:
-            pgconn.consume_input()
-        except psycopg.OperationalError:
-            return False
-        return pgconn.status == ConnStatus.OK
+        poll = select.poll()  # unlike select() it knows descriptors above 1,023
+        poll.register(self.connection.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
     async def clean(self) -> bool:
         """End what is open and forget everything; False where that cannot be done."""

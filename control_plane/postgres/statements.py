@@ -32,9 +32,7 @@ class RefusedStatementError(Exception):
 def check_statement(query: str) -> None:
     """Raise RefusedStatementError unless `query` is one query. Costs a dictionary look-up for a text seen before."""
     code = _code(query).strip()
-    if code.endswith(";"):
-        code = code[:-1]
-    if ";" in code:
+    if ";" in code.removesuffix(";"):
         message = "more than one statement"
         raise RefusedStatementError(message)
     if "\x00" in query:

@@ -6,8 +6,7 @@ REVOKE ALL ON SCHEMA public FROM PUBLIC;
 REVOKE USAGE ON LANGUAGE plpgsql, sql FROM PUBLIC;
 GRANT USAGE ON LANGUAGE plpgsql, sql TO csm_platform;
 
--- Functions with effects. What PUBLIC keeps only tells the time or makes random values; the reset of a connection
--- needs the unlocking one.
+-- Functions with effects. What PUBLIC keeps only tells the time or makes random values.
 DO $$
 DECLARE
   routine record;
@@ -17,9 +16,7 @@ BEGIN
     FROM pg_catalog.pg_proc AS p
     WHERE p.pronamespace = 'pg_catalog'::regnamespace
       AND p.provolatile = 'v'
-      AND p.proname <> ALL (ARRAY[
-        'clock_timestamp', 'gen_random_uuid', 'random', 'uuidv4', 'uuidv7', 'pg_advisory_unlock_all'
-      ])
+      AND p.proname <> ALL (ARRAY['clock_timestamp', 'gen_random_uuid', 'random', 'uuidv4', 'uuidv7'])
       AND EXISTS (
         SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS granted WHERE granted.grantee = 0
       )

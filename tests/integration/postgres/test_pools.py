@@ -1,0 +1,233 @@
+"""Connections: as few as needed, never more than allowed, and replaced when the server has lost them."""
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from psycopg import sql
+
+from control_plane.errors import UnavailableError
+from control_plane.postgres import pools
+from control_plane.postgres.database import Database, Isolation, PostgresSettings, SystemTransaction, TenantTransaction
+from control_plane.postgres.placement import TENANTS_PER_LOGIN, Placement
+from control_plane.postgres.pools import Pool
+from tests.fixtures.canaries import RawConnection, rows_of
+from tests.fixtures.postgres import MakeTenant
+
+SHORT = timedelta(milliseconds=100)
+
+
+async def backend_of(database: Database, placement: Placement) -> int:
+    query = "SELECT pg_backend_pid() AS pid"
+    handle = database.tenant(placement, isolation=Isolation.READ_COMMITTED)
+    (row,) = await handle.run(partial(TenantTransaction.fetch_all, query=query))
+    return int(row["pid"])
+
+
+async def backends(superuser: RawConnection, like: str) -> set[int]:
+    rows = await rows_of(superuser, sql.SQL("SELECT pid FROM pg_stat_activity WHERE usename LIKE {}").format(like))
+    return {row["pid"] for row in rows}
+
+
+async def test_nothing_is_opened_before_it_is_needed(database: Database, superuser: RawConnection) -> None:
+    assert database._tenants.size == database._platform.size == 0
+    assert await backends(superuser, "csm%") == set()
+
+
+async def test_a_connection_is_used_again(database: Database, make_tenant: MakeTenant) -> None:
+    ours, theirs = await make_tenant("ours"), await make_tenant("theirs")
+
+    assert await backend_of(database, ours) == await backend_of(database, theirs)
+
+
+@pytest.mark.behaviour("S1.19")
+async def test_there_are_never_more_connections_than_the_limit(
+    postgres_settings: PostgresSettings, make_tenant: MakeTenant, superuser: RawConnection
+) -> None:
+    """With more login roles than connections: those at rest make room for those that are needed."""
+    tenants = []
+    for number in range(6):
+        first = 1_000_000 + number * TENANTS_PER_LOGIN
+        await superuser.execute(
+            sql.SQL("ALTER TABLE csm_system.tenants ALTER COLUMN number RESTART WITH {}").format(first)
+        )
+        tenants.append(await make_tenant(f"org_{number}"))
+    seen = 0
+    async with Database.open(replace(postgres_settings, tenant_pool_size=3, timeout=timedelta(seconds=30))) as database:
+
+        async def use(placement: Placement) -> None:
+            nonlocal seen
+            await backend_of(database, placement)
+            seen = max(seen, database._tenants.size, len(await backends(superuser, "csm_pool%")))
+
+        await asyncio.gather(*(use(placement) for placement in tenants * 10))
+
+    assert len({placement.login for placement in tenants}) == 6
+    assert 1 < seen <= 3
+
+
+@pytest.mark.behaviour("S1.19")
+async def test_a_connection_that_has_served_many_tenants_is_retired(
+    postgres_settings: PostgresSettings, monkeypatch: pytest.MonkeyPatch, make_tenant: MakeTenant
+) -> None:
+    monkeypatch.setattr(pools, "_MOST_TENANTS_OF_A_CONNECTION", 2)
+    tenants = [await make_tenant(f"org_{number}") for number in range(4)]
+
+    async with Database.open(postgres_settings) as database:
+        pids = [await backend_of(database, placement) for placement in tenants]
+        again = await backend_of(database, tenants[-1])
+
+    assert pids[0] == pids[1] == pids[2]
+    assert pids[3] == again != pids[2]
+
+
+async def test_whoever_waits_too_long_is_told_that_the_database_is_away(
+    postgres_settings: PostgresSettings, make_tenant: MakeTenant
+) -> None:
+    placement = await make_tenant()
+    async with Database.open(replace(postgres_settings, tenant_pool_size=1, timeout=SHORT)) as database:
+        async with database._tenants.lease(placement.login):
+            with pytest.raises(UnavailableError, match="free in time"):
+                await backend_of(database, placement)
+
+        assert await backend_of(database, placement) > 0
+
+
+async def test_whoever_gives_up_waiting_leaves_the_place_to_the_next(
+    postgres_settings: PostgresSettings, make_tenant: MakeTenant
+) -> None:
+    placement = await make_tenant()
+    async with Database.open(replace(postgres_settings, tenant_pool_size=1)) as database:
+        async with database._tenants.lease(placement.login):
+            waiting = [asyncio.create_task(backend_of(database, placement)) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            waiting[0].cancel()
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert isinstance(ends[0], asyncio.CancelledError)
+    assert ends[1] == ends[2]
+
+
+async def test_tenants_cannot_use_up_the_platforms_connections(
+    postgres_settings: PostgresSettings, make_tenant: MakeTenant
+) -> None:
+    placement = await make_tenant()
+    async with (
+        Database.open(replace(postgres_settings, tenant_pool_size=1, timeout=SHORT)) as database,
+        database._tenants.lease(placement.login),
+    ):
+        await database.check()
+
+
+async def test_a_server_that_is_not_there_is_told_as_such(postgres_settings: PostgresSettings) -> None:
+    async with Database.open(replace(postgres_settings, port=1)) as database:
+        with pytest.raises(UnavailableError):
+            await database.check()
+
+
+async def test_a_role_that_the_database_does_not_know_is_told_as_such(postgres_settings: PostgresSettings) -> None:
+    async with Database.open(replace(postgres_settings, system_role="nobody")) as database:
+        with pytest.raises(UnavailableError):
+            await database.check()
+
+
+async def test_connections_that_the_server_closed_at_rest_are_replaced_unseen(
+    database: Database, make_tenant: MakeTenant, superuser: RawConnection
+) -> None:
+    placement = await make_tenant()
+    before = await backend_of(database, placement)
+    await superuser.execute("SELECT pg_terminate_backend(%s, 5000)", (before,))
+
+    assert await backend_of(database, placement) != before
+
+
+async def test_a_backend_killed_at_work_is_told_as_unavailable_and_the_pool_recovers(
+    database: Database, make_tenant: MakeTenant
+) -> None:
+    """A killed backend may have torn the shared memory, so the server ends all the others and recovers."""
+    placement = await make_tenant()
+    handle = database.tenant(placement, isolation=Isolation.SERIALIZABLE)
+
+    async def be_killed(tx: TenantTransaction) -> None:
+        (row,) = await tx.fetch_all("SELECT pg_backend_pid() AS pid")
+        os.kill(row["pid"], signal.SIGKILL)
+        await asyncio.sleep(0.05)
+        await tx.fetch_all("SELECT 1")
+
+    with pytest.raises(UnavailableError):
+        await handle.run(be_killed)
+    assert await _first_answer(database, placement) > 0
+    await database.check()
+
+
+async def test_a_backend_killed_at_commit_is_told_as_unavailable(database: Database, make_tenant: MakeTenant) -> None:
+    placement = await make_tenant()
+
+    async def be_killed(tx: TenantTransaction) -> None:
+        (row,) = await tx.fetch_all("SELECT pg_backend_pid() AS pid")
+        os.kill(row["pid"], signal.SIGKILL)
+        await asyncio.sleep(0.05)
+
+    with pytest.raises(UnavailableError):
+        await database.tenant(placement, isolation=Isolation.SERIALIZABLE).run(be_killed)
+    assert await _first_answer(database, placement) > 0
+
+
+async def _first_answer(database: Database, placement: Placement) -> int:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await backend_of(database, placement)
+            except UnavailableError:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_statement_that_takes_too_long_is_told_as_unavailable(
+    database: Database, make_tenant: MakeTenant, superuser: RawConnection
+) -> None:
+    placement = await make_tenant()
+    await superuser.execute(
+        sql.SQL("ALTER ROLE {} SET statement_timeout = '50ms'").format(sql.Identifier(placement.login))
+    )
+    query = "SELECT count(*) FROM generate_series(1, 1000000000)"
+
+    with pytest.raises(UnavailableError):
+        await database.tenant(placement, isolation=Isolation.SERIALIZABLE).run(
+            partial(TenantTransaction.fetch_all, query=query)
+        )
+
+
+async def test_a_closed_pool_lends_nothing_and_keeps_nothing(
+    postgres_settings: PostgresSettings, superuser: RawConnection
+) -> None:
+    pool = Pool(postgres_settings, limit=2)
+    async with pool.lease("csm_control"):
+        await pool.close()
+        assert pool.size == 1
+
+    assert pool.size == 0
+    with pytest.raises(RuntimeError, match="closed"):
+        async with pool.lease("csm_control"):
+            pass
+
+
+async def test_a_schema_older_than_the_code_is_not_ready(database: Database, superuser: RawConnection) -> None:
+    await database.check()
+    await superuser.execute("DELETE FROM csm_system.schema_migrations WHERE version > 1")
+
+    with pytest.raises(UnavailableError, match="version 1") as caught:
+        await database.check()
+    assert caught.value.code == "SCHEMA_TOO_OLD"
+
+
+async def test_the_directory_role_opens_the_registry(postgres_settings: PostgresSettings) -> None:
+    async with Database.open(replace(postgres_settings, system_role="csm_directory")) as database:
+        await database.check()
+        query = "SELECT current_user AS name"
+        row = await database.system().run(partial(SystemTransaction.fetch_one, query=query))
+
+    assert row == {"name": "csm_directory"}
