@@ -47,7 +47,7 @@ _UNREADABLE: Final = (
     x509.UnsupportedGeneralNameType,
 )
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-# The parts of a subject that we certify, with the upper bounds of RFC 5280, appendix A.
+# The parts of a subject that we certify, with the upper bounds of RFC 5280, appendix A; the library counts bytes.
 _SUBJECT_PARTS: Final = {
     NameOID.COMMON_NAME: 64,
     NameOID.SERIAL_NUMBER: 64,
@@ -195,8 +195,8 @@ def _subject_violation(part: x509.NameAttribute[str | bytes]) -> str | None:
         return f"its subject may not have a part {name}; allowed: {_allowed_parts()}"
     if not isinstance(part.value, str) or any(unicodedata.category(letter)[0] == "C" for letter in part.value):
         return f"its subject's {name} must be text without control or format characters"
-    if not 1 <= len(part.value) <= longest or part.value != part.value.strip():
-        return f"its subject's {name} must have 1 to {longest} characters, and no space around them"
+    if not 1 <= len(part.value.encode()) <= longest or part.value != part.value.strip():
+        return f"its subject's {name} must have 1 to {longest} bytes in UTF-8, and no space around them"
     if part.oid in _PRINTABLE and not _PRINTABLE[part.oid].fullmatch(part.value):
         return f"its subject's {name} has characters that are not allowed there: {_quoted(part.value)}"
     return None

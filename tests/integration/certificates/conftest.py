@@ -16,6 +16,7 @@ from control_plane.audit.recorder import effects_recorder
 from control_plane.certificates.model import Asked
 from control_plane.certificates.service import Certificates, Issued
 from control_plane.certificates.servicer import CertificateServicer
+from control_plane.keys.vault_software import SoftwareVault
 from control_plane.objects.store import ObjectStore, open_bucket
 from control_plane.postgres.database import Isolation, TenantHandle
 from control_plane.postgres.placement import Placement
@@ -24,10 +25,10 @@ from control_plane.serving.authorization import Authorization
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.reception import Reception
 from control_plane.serving.rules import load_rules
-from tests.fixtures.cell import Cell, cell, vault
+from tests.fixtures.cell import Cell, cell
 from tests.unit.certificates.signing_requests import signing_request
 
-__all__ = ["cell", "vault"]
+__all__ = ["cell"]
 
 METHOD = "/bulkhead.v1.CertificateService/IssueCertificate"
 
@@ -39,6 +40,7 @@ class Bench:
     cell: Cell
     objects: ObjectStore
     bucket_dir: Path
+    vault_dir: Path
     certificates: Certificates
     superuser: psycopg.AsyncConnection[DictRow]
 
@@ -65,12 +67,18 @@ class Bench:
 
 
 @pytest.fixture
+async def vault(tmp_path: Path) -> SoftwareVault:
+    return await SoftwareVault.open(tmp_path / "vault")
+
+
+@pytest.fixture
 async def bench(cell: Cell, tmp_path: Path, superuser: psycopg.AsyncConnection[DictRow]) -> Bench:
     objects = ObjectStore(open_bucket(tmp_path / "objects"), cell.keys)
     return Bench(
         cell=cell,
         objects=objects,
         bucket_dir=tmp_path / "objects",
+        vault_dir=tmp_path / "vault",
         certificates=Certificates(cell.keys, objects),
         superuser=superuser,
     )

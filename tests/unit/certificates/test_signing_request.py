@@ -248,6 +248,7 @@ def test_a_subject_of_known_parts_is_taken(subject: Attributes) -> None:
     [
         [(NameOID.COMMON_NAME, "")],
         [(NameOID.COMMON_NAME, "a" * 65)],
+        [(NameOID.COMMON_NAME, "ü" * 33)],
         [(NameOID.COMMON_NAME, " a")],
         [(NameOID.COMMON_NAME, "a\0b")],
         [(NameOID.COMMON_NAME, "a\nb")],
