@@ -48,6 +48,7 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
         self, request: certificates_pb2.IssueCertificateRequest, context: Context
     ) -> certificates_pb2.Certificate:
         call = current_call()
+        names.parse(names.TENANT, request.parent, field="parent")
         asked = Asked(
             csr_pem=request.csr_pem,
             validity=_timedelta(request.validity) if request.HasField("validity") else None,
@@ -74,6 +75,7 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
         self, request: certificates_pb2.ListCertificatesRequest, context: Context
     ) -> certificates_pb2.ListCertificatesResponse:
         call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
+        names.parse(names.TENANT, request.parent, field="parent")
         position = self._page_tokens.decode(request.page_token, method=call.method, parent=request.parent, now=now)
         before = UUID(position) if position else None
         page = await call.tenant().run(lambda tx: store.list_page(tx, before=before, limit=limit + 1))

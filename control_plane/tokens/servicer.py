@@ -44,6 +44,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         self, request: tokens_pb2.IssueTokenRequest, context: Context
     ) -> tokens_pb2.IssueTokenResponse:
         call, now = current_call(), datetime.now(UTC)
+        names.parse(names.TENANT, request.parent, field="parent")
         wanted = _wanted(request, actor=call.actor)
         if request.validate_only:
             token = await service.check_request(call.tenant(), wanted, now=now)
