@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Final
 from uuid import UUID
 
@@ -58,13 +59,15 @@ def request(method: MethodDescriptor, target: Target) -> Message:
     """Make a request that changes nothing, or nothing that the next one would notice."""
     message: Message = GetMessageClass(method.input_type)()
     if rule(method).tenant:
-        *outer, last = rule(method).tenant.split(".")
-        holder: Any = message
-        for part in outer:
-            holder = getattr(holder, part)
-        setattr(holder, last, resource_name(method, target))
+        name_resource(message, rule(method).tenant, resource_name(method, target))
     ADDED.get(method.name, _nothing)(message)
     return message
+
+
+def name_resource(message: Message, field: str, name: str) -> None:
+    """Put the name into the field, whose path may have dots."""
+    *outer, last = field.split(".")
+    setattr(reduce(getattr, outer, message), last, name)
 
 
 def _nothing(_message: Any) -> None:

@@ -10,9 +10,10 @@ from uuid import uuid4
 import pytest
 from bulkhead.v1 import rules_pb2
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 
 from tests.isolation.rpc_callers import Answer, Caller, World
-from tests.isolation.rpc_requests import METHODS, Target, path, request, resource_name, rule
+from tests.isolation.rpc_requests import METHODS, Target, name_resource, path, request, resource_name, rule
 
 EACH_METHOD: Final = pytest.mark.parametrize("method", METHODS, ids=path)
 # Roles of the platform's own people: they know which tenants there are.
@@ -115,3 +116,30 @@ def _blotted(world: World, caller: str, method: MethodDescriptor, target: Target
     for id_ in target.resources.values():
         answer = answer.without(id_)
     return answer
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if rule(method).tenant], ids=path)
+def test_only_the_whole_name_of_a_resource_names_it(method: MethodDescriptor, world: World) -> None:
+    caller = "nobody" if rule(method).unauthenticated else "platform-admin"
+    whole = resource_name(method, world.own)
+    tenant = f"tenants/{world.own.tenant}"
+    misspelt = [
+        f"{whole}/",
+        f"{whole}/x",
+        f"{whole}\n",
+        f"/{whole}",
+        whole.upper(),
+        f"{tenant}//{whole}",
+        tenant[:7],
+        "",
+    ]
+
+    codes = {name: world.ask(caller, path(method), _renamed(method, world.own, name)).code for name in misspelt}
+
+    assert {name: code for name, code in codes.items() if code not in {"INVALID_ARGUMENT", "NOT_FOUND"}} == {}
+
+
+def _renamed(method: MethodDescriptor, target: Target, name: str) -> Message:
+    message = request(method, target)
+    name_resource(message, rule(method).tenant, name)
+    return message

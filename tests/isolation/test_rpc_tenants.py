@@ -1,0 +1,212 @@
+"""TenantService over the wire: what is read is what was written, and what is refused leaves nothing behind."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+import grpc
+import psycopg
+import pytest
+from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc import error_details_pb2, status_pb2
+
+from control_plane.settings import Settings
+from tests.fixtures.stack import Stack
+from tests.isolation.rpc_callers import World
+
+ADMIN: Final = "platform-admin"
+# Ids that mean something to a database, a path, a cache or an eye, and one letter more than there is room for.
+BAD_IDS: Final = (
+    "", "ab", "Org_1", "1org", "org__1", "_org", "org_", "org-1", "org.1", "org 1", "org\n1", "org\x001", "org/1",
+    "../x", "org%2e", "org:1", "org*", "org?", "org[1]", 'org"1', "org'1", "org;drop", "\u043erg_1", "\uff4frg_1",
+    "\xf6rg_1", "o\u200brg_1", "pg_catalog", "csm_system", "csm_t_1", "bulkhead_x", "public", "admin", "www", "a" * 42,
+    "a" * 63, "a" * 1_000_000,
+)  # fmt: skip
+
+
+@pytest.fixture
+def service(world: World) -> Any:
+    return tenants_pb2_grpc.TenantServiceStub(world.channels[False, False])
+
+
+@pytest.fixture
+def metadata(world: World) -> tuple[tuple[str, str], ...]:
+    return world.callers[ADMIN].metadata
+
+
+@pytest.fixture
+def tenant(world: World, service: Any, metadata: Any) -> Iterator[tenants_pb2.Tenant]:
+    """The caller's own tenant, put back as it was."""
+    name = f"tenants/{world.own.tenant}"
+    before = service.GetTenant(tenants_pb2.GetTenantRequest(name=name), metadata=metadata)
+    yield before
+    mask = FieldMask(paths=["display_name", "tier", "labels", "admin_email"])
+    service.ReactivateTenant(tenants_pb2.ReactivateTenantRequest(name=name), metadata=metadata)
+    before.ClearField("etag")
+    service.UpdateTenant(tenants_pb2.UpdateTenantRequest(tenant=before, update_mask=mask), metadata=metadata)
+
+
+def _refused(call: Callable[[], object]) -> tuple[str, dict[str, str]]:
+    """Return the code of the refusal, and each field that it complains of with the reason."""
+    with pytest.raises(grpc.RpcError) as raised:
+        call()
+    error: Any = raised.value
+    details = status_pb2.Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"]).details
+    request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
+    found: dict[str, str] = {}
+    for detail in details:
+        if detail.Unpack(info):
+            found[""] = info.reason
+        if detail.Unpack(request):
+            found |= {violation.field: violation.reason for violation in request.field_violations}
+    return error.code().name, found
+
+
+@pytest.mark.behaviour("E4.1", "E4.3")
+def test_pages_go_through_all_tenants_once_and_in_order(world: World, service: Any, metadata: Any) -> None:
+    def page(size: int, token: str = "") -> tenants_pb2.ListTenantsResponse:
+        asked = tenants_pb2.ListTenantsRequest(page_size=size, page_token=token)
+        answer: tenants_pb2.ListTenantsResponse = service.ListTenants(asked, metadata=metadata)
+        return answer
+
+    whole = [tenant.name for tenant in page(1_000_000).tenants]
+    seen, token = [], ""
+    while True:
+        answer = page(2, token)
+        seen += [tenant.name for tenant in answer.tenants]
+        token = answer.next_page_token
+        if not token:
+            break
+
+    assert seen == whole == sorted(whole)
+    assert {f"tenants/{target.tenant}" for target in (world.own, world.foreign, world.suspended)} <= set(whole)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (tenants_pb2.ListTenantsRequest(page_size=-1), "page_size"),
+        (tenants_pb2.ListTenantsRequest(page_token="bm90IG91cnM="), "page_token"),
+        (tenants_pb2.ListTenantsRequest(page_token="é"), "page_token"),
+    ],
+)
+@pytest.mark.behaviour("E4.3", "T-A4")
+def test_a_page_that_cannot_be_is_refused(
+    asked: tenants_pb2.ListTenantsRequest, field: str, service: Any, metadata: Any
+) -> None:
+    code, found = _refused(lambda: service.ListTenants(asked, metadata=metadata))
+
+    assert code == "INVALID_ARGUMENT"
+    assert field in found
+
+
+def test_an_update_with_yesterdays_etag_changes_nothing(
+    tenant: tenants_pb2.Tenant, service: Any, metadata: Any
+) -> None:
+    mask = FieldMask(paths=["display_name"])
+
+    def update(display_name: str) -> tenants_pb2.Tenant:
+        wanted = tenants_pb2.Tenant(name=tenant.name, etag=tenant.etag, display_name=display_name)
+        asked = tenants_pb2.UpdateTenantRequest(tenant=wanted, update_mask=mask)
+        answer: tenants_pb2.Tenant = service.UpdateTenant(asked, metadata=metadata)
+        return answer
+
+    first = update("first")
+
+    assert first.etag != tenant.etag
+    assert _refused(lambda: update("second")) == ("ABORTED", {"": "ETAG_MISMATCH"})
+    assert service.GetTenant(tenants_pb2.GetTenantRequest(name=tenant.name), metadata=metadata) == first
+
+
+@pytest.mark.behaviour("S4.8")
+def test_a_suspension_says_why_and_a_reactivation_gives_everything_back(
+    tenant: tenants_pb2.Tenant, service: Any, metadata: Any
+) -> None:
+    suspend = tenants_pb2.SuspendTenantRequest(name=tenant.name, reason="unpaid")
+    suspended = service.SuspendTenant(suspend, metadata=metadata)
+    again = service.SuspendTenant(suspend, metadata=metadata)
+    reactivate = tenants_pb2.ReactivateTenantRequest(name=tenant.name)
+    reactivated = service.ReactivateTenant(reactivate, metadata=metadata)
+
+    assert (suspended.state, suspended.suspend_reason) == (tenants_pb2.Tenant.SUSPENDED, "unpaid")
+    assert again == suspended
+    assert service.ReactivateTenant(reactivate, metadata=metadata) == reactivated
+    for answer in (tenant, reactivated):
+        answer.ClearField("update_time")
+        answer.ClearField("etag")
+    assert reactivated == tenant
+
+
+def _everything(stack: Stack) -> list[Any]:
+    """Count whatever a creation makes."""
+    settings = Settings.from_dir(stack.dir)
+    with psycopg.connect(
+        host=str(settings.postgres_socket_dir),
+        port=settings.postgres_port,
+        dbname=settings.postgres_dbname,
+        user="bulkhead",
+    ) as connection:
+        rows = connection.execute(
+            """
+            SELECT (SELECT count(*) FROM csm_system.tenants), (SELECT count(*) FROM csm_system.operations),
+                   (SELECT count(*) FROM csm_system.tenant_keys), (SELECT count(*) FROM pg_catalog.pg_namespace),
+                   (SELECT count(*) FROM pg_catalog.pg_roles)
+            """
+        ).fetchall()
+    return [*rows, sorted(path.name for path in settings.vault_dir.rglob("*"))]
+
+
+@pytest.mark.behaviour("S4.15", "T-D5")
+def test_a_bad_id_is_refused_with_its_field_and_makes_nothing(stack: Stack, service: Any, metadata: Any) -> None:
+    before = _everything(stack)
+    refusals = {}
+    for bad in BAD_IDS:
+        asked = tenants_pb2.CreateTenantRequest(tenant_id=bad)
+        refusals[bad] = _refused(partial(service.CreateTenant, asked, metadata=metadata))
+
+    assert {bad: it for bad, it in refusals.items() if it[0] != "INVALID_ARGUMENT" or "tenant_id" not in it[1]} == {}
+    assert _everything(stack) == before
+
+
+@pytest.mark.behaviour("S4.15", "S4.17")
+def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_made(
+    stack: Stack, service: Any, metadata: Any
+) -> None:
+    before = _everything(stack)
+    wrong = tenants_pb2.Tenant(
+        display_name="a" * 1_000_000,
+        tier="platinum",
+        cell="atlantis",
+        admin_email="nobody",
+        labels={"UPPER": "x", "right": "\u202eleft"},
+    )
+    wrong.isolation_level = 7  # type: ignore[assignment]  # an enum of proto3 is open
+    asked = tenants_pb2.CreateTenantRequest(tenant_id="csm_system", tenant=wrong, request_id="not a UUID")
+
+    code, found = _refused(lambda: service.CreateTenant(asked, metadata=metadata))
+
+    fields = {"display_name", "tier", "cell", "admin_email", "labels", "isolation_level"}
+    assert code == "INVALID_ARGUMENT"
+    assert found.keys() == {"", "tenant_id", "request_id", *(f"tenant.{field}" for field in fields)}
+    assert _everything(stack) == before
+
+
+@pytest.mark.behaviour("S4.18")
+def test_a_validated_creation_makes_nothing(stack: Stack, service: Any, metadata: Any) -> None:
+    before = _everything(stack)
+    asked = tenants_pb2.CreateTenantRequest(tenant_id=f"valid_{secrets.token_hex(4)}", validate_only=True)
+
+    answer = service.CreateTenant(asked, metadata=metadata)
+
+    assert answer.done
+    assert _everything(stack) == before
+
+
+@pytest.mark.behaviour("S4.15")
+def test_an_id_that_is_taken_is_refused(world: World, service: Any, metadata: Any) -> None:
+    for only in (True, False):
+        asked = tenants_pb2.CreateTenantRequest(tenant_id=world.own.tenant, validate_only=only)
+
+        assert _refused(partial(service.CreateTenant, asked, metadata=metadata))[0] == "ALREADY_EXISTS"
