@@ -38,9 +38,13 @@ def put_json(value: Any) -> None:
 
 
 def put_table(rows: Sequence[Message], columns: Sequence[str]) -> None:
-    """Print a line for each row under a heading; in colour on a terminal. A column is a field, or a path of fields."""
-    cells = [[_cell(row, column) for column in columns] for row in rows]
-    titles = [column.rpartition(".")[2].replace("_", " ").upper() for column in columns]
+    """Print a line for each row under a heading; in colour on a terminal.
+
+    A column is a field, or a path of fields. One that no row fills is left out.
+    """
+    shown = [column for column in columns if not rows or any(_cell(row, column) for row in rows)]
+    cells = [[_cell(row, column) for column in shown] for row in rows]
+    titles = [column.rpartition(".")[2].replace("_", " ").upper() for column in shown]
     if not coloured(sys.stdout):
         put("\n".join(aligned([titles, *cells])))
         return

@@ -164,8 +164,8 @@ class Session:
             output.say(json.dumps(to_json(failure, next_step=next_step)))
             return
         output.say(output.plain(f"error: {failure.headline}"))
-        for name, description in failure.violations:
-            output.say(output.plain(f"  {name}: {description}"))
+        for violation in failure.violations:
+            output.say(output.plain(f"  {violation.field}: {violation.description}"))
         if failure.request_id:
             output.say(output.plain(f"  request id: {failure.request_id}"))
         output.say(output.plain(f"next: {next_step}"), faint=True)

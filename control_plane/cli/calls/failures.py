@@ -1,7 +1,7 @@
 """What a failed call means to whoever typed the command: what to read, what to do next, and the exit code. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from control_plane.cli.calls.message import Message
@@ -51,6 +51,15 @@ _BUG: Final = "this is a fault of ours: the logs in `{directory}/logs` tell more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """One thing that is wrong: with a field of the request, or with a resource that it names."""
+
+    field: str
+    description: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """A refused or failed call, as its caller is told."""
 
@@ -58,7 +67,7 @@ class Failure:
     message: str
     reason: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    violations: tuple[tuple[str, str], ...] = ()
+    violations: tuple[Violation, ...] = ()
     request_id: str = ""
     retry_after: str = ""
     # Says more than the remedy of the reason could; empty where that will do.
@@ -119,20 +128,24 @@ def from_status(status: Message) -> Failure:
         message=str(status.get("message", "")),
         reason=str(info.get("reason", "")),
         metadata=info.get("metadata", {}),
-        violations=tuple((name, text) for name, text in _violations(details) if text != status.get("message")),
+        violations=tuple(each for each in _violations(details) if each.description != status.get("message")),
         request_id=str(details.get("RequestInfo", {}).get("request_id", "")),
         retry_after=str(details.get("RetryInfo", {}).get("retry_delay", "")),
     )
 
 
-def _violations(details: Mapping[str, Message]) -> Iterable[tuple[str, str]]:
-    for kind, entries, subject in (
-        ("BadRequest", "field_violations", "field"),
-        ("PreconditionFailure", "violations", "subject"),
-        ("QuotaFailure", "violations", "subject"),
+def _violations(details: Mapping[str, Message]) -> Iterable[Violation]:
+    for kind, entries, (subject, reason) in (
+        ("BadRequest", "field_violations", ("field", "reason")),
+        ("PreconditionFailure", "violations", ("subject", "type")),
+        ("QuotaFailure", "violations", ("subject", "quota_id")),
     ):
-        for violation in details.get(kind, {}).get(entries, []):
-            yield str(violation.get(subject, "")), str(violation.get("description", ""))
+        for entry in details.get(kind, {}).get(entries, []):
+            yield Violation(
+                field=str(entry.get(subject, "")),
+                description=str(entry.get("description", "")),
+                reason=str(entry.get(reason, "")),
+            )
 
 
 def to_json(failure: Failure, *, next_step: str) -> dict[str, Any]:
@@ -143,7 +156,7 @@ def to_json(failure: Failure, *, next_step: str) -> dict[str, Any]:
             "reason": failure.reason,
             "message": failure.message,
             "metadata": dict(failure.metadata),
-            "violations": [{"field": name, "description": description} for name, description in failure.violations],
+            "violations": [asdict(violation) for violation in failure.violations],
             "request_id": failure.request_id,
             "retry_after": failure.retry_after,
             "next": next_step,

@@ -55,7 +55,7 @@ def test_every_violated_field_is_named_with_what_is_wrong_with_it(api: Any, cli:
     api.answer(
         "CreateTenant",
         errors.InvalidArgumentError(
-            errors.FieldViolation(field="tenant_id", description="is reserved"),
+            errors.FieldViolation(field="tenant_id", description="is reserved", reason="TENANT_ID"),
             errors.FieldViolation(field="tenant.tier", description="must be one of ours"),
         ),
     )
@@ -63,8 +63,8 @@ def test_every_violated_field_is_named_with_what_is_wrong_with_it(api: Any, cli:
 
     assert "\n  tenant_id: is reserved\n  tenant.tier: must be one of ours\n" in told.err
     assert as_json.error["violations"] == [
-        {"field": "tenant_id", "description": "is reserved"},
-        {"field": "tenant.tier", "description": "must be one of ours"},
+        {"field": "tenant_id", "description": "is reserved", "reason": "TENANT_ID"},
+        {"field": "tenant.tier", "description": "must be one of ours", "reason": "INVALID"},
     ]
 
 

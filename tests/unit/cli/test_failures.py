@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from control_plane.cli.calls.failures import CallFailedError as CallFailed
-from control_plane.cli.calls.failures import Failure, from_status, partially, to_json
+from control_plane.cli.calls.failures import Failure, Violation, from_status, partially, to_json
 
 EXIT_CODES = {
     "INVALID_ARGUMENT": 2,
@@ -70,7 +70,10 @@ def test_a_status_is_read_with_all_its_details() -> None:
             {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "R", "metadata": {"k": "v"}},
             {
                 "@type": "type.googleapis.com/google.rpc.BadRequest",
-                "field_violations": [{"field": "a", "description": "bad"}, {"field": "b", "description": "worse"}],
+                "field_violations": [
+                    {"field": "a", "description": "bad", "reason": "LONG"},
+                    {"field": "b", "description": "worse"},
+                ],
             },
             {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "1.5s"},
             {"@type": "type.googleapis.com/google.rpc.RequestInfo", "request_id": "0192"},
@@ -83,7 +86,10 @@ def test_a_status_is_read_with_all_its_details() -> None:
             "reason": "R",
             "message": "it did not work",
             "metadata": {"k": "v"},
-            "violations": [{"field": "a", "description": "bad"}, {"field": "b", "description": "worse"}],
+            "violations": [
+                {"field": "a", "description": "bad", "reason": "LONG"},
+                {"field": "b", "description": "worse", "reason": ""},
+            ],
             "request_id": "0192",
             "retry_after": "1.5s",
             "next": "mend it",
@@ -102,7 +108,7 @@ def test_nothing_is_said_twice() -> None:
             },
         )
     )
-    wrong = Failure(code="INVALID_ARGUMENT", message="a: bad; b: worse", violations=(("a", "bad"), ("b", "worse")))
+    wrong = Failure(code="INVALID_ARGUMENT", message="a: bad", violations=(Violation(field="a", description="bad"),))
 
     assert (failure.headline, failure.violations) == ("FAILED_PRECONDITION: it did not work", ())
     assert wrong.headline == "INVALID_ARGUMENT"

@@ -53,6 +53,12 @@ def test_a_table_in_a_pipe_is_aligned_text(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == "NAME          STATE   Y\ntenants/a     ACTIVE  1\ntenants/long\n"
 
 
+def test_a_column_that_no_row_fills_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    output.put_table([{"name": "a", "labels": {}}, {"name": "b", "reason": ""}], ("name", "labels", "reason"))
+
+    assert capsys.readouterr().out == "NAME\na\nb\n"
+
+
 def test_an_empty_table_is_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
     output.put_table([], ("name", "state"))
 
