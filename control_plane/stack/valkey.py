@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from control_plane.stack.failures import StackError
@@ -46,7 +48,7 @@ class Valkey:
 
     async def _answers(self) -> bool:
         # Not while it still reads its log, though it listens by then.
-        client = Redis(unix_socket_path=str(self.socket))
+        client = Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0))
         try:
             return bool(await client.ping())
         except RedisError:

@@ -56,7 +56,7 @@ def give(tree: Path, owner: int) -> None:
         return
     for folder, _, names in os.walk(tree):
         for path in (folder, *(os.path.join(folder, name) for name in names)):  # noqa: PTH118 one call for each of many
-            os.chown(path, owner, owner, follow_symlinks=False)
+            os.chown(path, owner, -1, follow_symlinks=False)
 
 
 def _ways() -> Iterator[Disguise]:

@@ -1,0 +1,57 @@
+"""Which ports a stack takes."""
+
+import socket
+from pathlib import Path
+
+from control_plane.settings import Settings
+from control_plane.stack.addresses import Addresses, endpoints, write_config
+from control_plane.stack.layout import StateDir
+from control_plane.stack.postgres import Postgres
+
+
+def write(state_dir: StateDir, addresses: Addresses) -> Settings:
+    postgres = Postgres(data_dir=state_dir.postgres, socket_dir=state_dir.run, log=state_dir.log("postgres"))
+    write_config(state_dir, addresses, postgres=postgres, valkey_socket=state_dir.run / "valkey.sock")
+    return Settings.from_dir(state_dir.root)
+
+
+def test_every_listener_has_a_port_of_its_own(tmp_path: Path) -> None:
+    settings = write(StateDir(tmp_path), Addresses.choose(StateDir(tmp_path)))
+    listeners = [settings.control_plane, settings.certificates]
+
+    assert len({address for listener in listeners for address in (listener.listen, listener.internal_listen)}) == 4
+
+
+def test_a_directory_keeps_its_ports_while_they_are_free(tmp_path: Path) -> None:
+    state_dir = StateDir(tmp_path)
+    first = Addresses.choose(state_dir)
+    write(state_dir, first)
+
+    assert Addresses.choose(state_dir) == first
+
+
+def test_a_port_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+    state_dir = StateDir(tmp_path)
+    first = Addresses.choose(state_dir)
+    write(state_dir, first)
+    host, _, port = first.admin.rpartition(":")
+    with socket.create_server((host, int(port))):
+        second = Addresses.choose(state_dir)
+
+        assert not first.are_free()
+    assert second.admin != first.admin
+    assert second.certificates == first.certificates
+
+
+def test_nonsense_in_the_last_configuration_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"control_plane": {"listen": "nowhere"}, "certificates": 7}')
+
+    assert Addresses.choose(StateDir(tmp_path)).admin.startswith("127.0.0.1:")
+
+
+def test_endpoints_have_absolute_paths_and_the_names_that_scripts_rely_on(tmp_path: Path) -> None:
+    state_dir = StateDir(tmp_path)
+    told = endpoints(state_dir, Addresses.choose(state_dir))
+
+    assert list(told)[:5] == ["admin_grpc", "certificates_grpc", "ca_file", "admin_token_file", "state_dir"]
+    assert all(Path(told[name]).is_absolute() for name in ("ca_file", "admin_token_file", "state_dir"))
