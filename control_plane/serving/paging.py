@@ -56,9 +56,13 @@ class PageTokens:
             return None
         try:
             raw = base64.b64decode(token, altchars=b"-_", validate=True)
+            # Base64 leaves bits unused at its end: another spelling is an altered token.
+            is_as_made = base64.urlsafe_b64encode(raw).decode() == token
             body = self._cipher.decrypt(raw[:_NONCE_SIZE], raw[_NONCE_SIZE:], _context(method, parent))
         except (ValueError, InvalidTag):
             raise _bad_token("is not a token of this list") from None
+        if not is_as_made:
+            raise _bad_token("is not a token of this list")
         position, expires = json.loads(body)
         if now.timestamp() > expires:
             raise _bad_token("has expired; start again at the first page")
