@@ -16,14 +16,14 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Runs `around` about each call. Belongs to one listener.
+    """Runs `around` about each call.
 
-    Wrapped handlers are kept by method, of which there are few: wrapping costs nothing per call. What is kept includes
-    the interceptors behind this one, so in a second listener it would let calls in by the first one's authentication.
+    A wrapped handler is kept by its method, of which there are few, and used again for the very handler that it wraps:
+    the same method of another listener has another authentication behind this interceptor.
     """
 
     def __init__(self) -> None:
-        self._wrapped: dict[str, Handler] = {}
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     @abstractmethod
     def around(self, method: str, request: Message | None, context: Context) -> AbstractAsyncContextManager[None]:
@@ -34,13 +34,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> "Handler | None":
         method = handler_call_details.method
-        if method in self._wrapped:
-            return self._wrapped[method]
         handler = await continuation(handler_call_details)
         if handler is None:
             # Not kept: strangers choose these names.
             return None
-        self._wrapped[method] = wrapped = self._wrap(method, handler)
+        behind, wrapped = self._wrapped.get(method, (None, None))
+        if wrapped is None or behind is not handler:
+            wrapped = self._wrap(method, handler)
+            self._wrapped[method] = handler, wrapped
         return wrapped
 
     def _wrap(self, method: str, handler: Handler) -> Handler:

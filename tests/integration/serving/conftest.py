@@ -97,11 +97,7 @@ def _no_recorder(_call: Call) -> Callable[..., object]:
 @pytest.fixture
 async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
     issue, authority = _authority()
-    server_identity = issue("")
-    tls = TlsFiles(certificate=tmp_path / "server.pem", key=tmp_path / "server.key", authority=tmp_path / "ca.pem")
-    tls.certificate.write_bytes(server_identity.certificate)
-    tls.key.write_bytes(server_identity.key)
-    tls.authority.write_bytes(authority)
+    tls = _tls_files(tmp_path, issue(""), authority)
     principals: dict[str, Principal] = {}
     denied: list[tuple[Call, DomainError]] = []
 
@@ -148,6 +144,14 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
     )
     for server in servers:
         await server.stop(None)
+
+
+def _tls_files(folder: Path, identity: Identity, authority: bytes) -> TlsFiles:
+    tls = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", authority=folder / "ca.pem")
+    tls.certificate.write_bytes(identity.certificate)
+    tls.key.write_bytes(identity.key)
+    tls.authority.write_bytes(authority)
+    return tls
 
 
 def _authority() -> tuple[Callable[[str], Identity], bytes]:

@@ -244,3 +244,24 @@ async def test_the_listener_of_services_demands_a_client_certificate(rig: "Rig")
         await _get(rig.service_channel(None), "tenants/org_1/certificates/c", _signed(rig))
 
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("first", ["token", "service"])
+async def test_each_listener_keeps_to_its_own_way_of_knowing_callers(
+    rig: "Rig", make_tenant: MakeTenant, first: str
+) -> None:
+    """Whichever listener served a method first: the same interceptors stand before both."""
+    await make_tenant("org_1")
+    name = "tenants/org_1/certificates/c"
+    service = rig.issue("spiffe://bulkhead/service/billing")
+    actors = {}
+    for door in ("token", "service") if first == "token" else ("service", "token"):
+        channel, metadata = {
+            "token": (rig.token_channel(), _bearer(rig)),
+            "service": (rig.service_channel(service), _signed(rig)),
+        }[door]
+        actors[door] = (await _get(channel, name, metadata)).subject
+
+    assert actors == {"token": "tenant-member:alice", "service": "service:billing/alice"}
+    assert (await _refused(rig.token_channel(), name, _signed(rig)))[0] is grpc.StatusCode.UNAUTHENTICATED
+    assert (await _refused(rig.service_channel(service), name, _bearer(rig)))[0] is grpc.StatusCode.UNAUTHENTICATED
