@@ -93,7 +93,7 @@ class OperationRunner:
                 raise AttemptFailedError from error
             return await self._give_up(operation, step.name, error)
         await self._database.system().run(
-            lambda tx: store.end_step(tx, operation.id, step.name, StepState.DONE, _now())
+            lambda tx: store.end_step(tx, operation.id, step.name, state=StepState.DONE, now=_now())
         )
         log.info("step_done")
         return operation
@@ -103,7 +103,7 @@ class OperationRunner:
 
         async def work(tx: SystemTransaction) -> None:
             await store.note_failure(tx, operation.id, failure)
-            await store.end_step(tx, operation.id, step, StepState.FAILED, _now())
+            await store.end_step(tx, operation.id, step, state=StepState.FAILED, now=_now())
 
         await self._database.system().run(work)
         return replace(

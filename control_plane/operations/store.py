@@ -103,7 +103,7 @@ async def begin_step(tx: SystemTransaction, operation_id: UUID, step: str, now: 
     await _touch(tx, operation_id, now)
 
 
-async def end_step(tx: SystemTransaction, operation_id: UUID, step: str, state: StepState, now: datetime) -> None:
+async def end_step(tx: SystemTransaction, operation_id: UUID, step: str, *, state: StepState, now: datetime) -> None:
     """Note that the step is done, or given up."""
     await tx.execute(
         """
