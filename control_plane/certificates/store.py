@@ -7,11 +7,13 @@ that outlive a transaction and without a clock.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from control_plane.certificates.model import Certificate, Profile, State
 from control_plane.postgres.database import TenantTransaction
+
+_BEYOND_ALL_IDS: Final = UUID(int=2**128 - 1)
 
 
 async def find_profile(tx: TenantTransaction, name: str) -> Profile | None:
@@ -130,10 +132,11 @@ async def list_page(tx: TenantTransaction, *, before: UUID | None, limit: int) -
     rows = await tx.fetch_all(
         """
         SELECT * FROM certificates
-        WHERE state <> 'PENDING' AND (%(before)s::uuid IS NULL OR id < %(before)s)
+        WHERE state <> 'PENDING' AND id < %(before)s
         ORDER BY id DESC LIMIT %(limit)s
         """,
-        {"before": before, "limit": limit},
+        # Always a bound, for `%(before)s IS NULL OR …` is no condition that an index can serve once the plan is reused.
+        {"before": before or _BEYOND_ALL_IDS, "limit": limit},
     )
     return [_certificate(row) for row in rows]
 

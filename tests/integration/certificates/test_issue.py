@@ -223,3 +223,14 @@ async def test_a_revocation_needs_no_object_and_is_recorded_once(bench: Bench) -
     assert first == again
     assert again.revoke_reason == "lost"
     assert [entry["details"].get("reason") for entry in await bench.rows(tenant, "audit_entries")] == [None, "lost"]
+
+
+async def test_fifty_revocations_at_once_all_succeed(bench: Bench) -> None:
+    tenant = await bench.cell.tenant()
+    issued = await asyncio.gather(*(bench.issue(tenant) for _ in range(50)))
+    await asyncio.gather(
+        *(bench.certificates.revoke(one.certificate.id, reason="", effects=bench.effects(tenant)) for one in issued)
+    )
+
+    assert {row["state"] for row in await bench.rows(tenant)} == {"REVOKED"}
+    assert len(await bench.rows(tenant, "audit_entries")) == 100
