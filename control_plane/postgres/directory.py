@@ -8,13 +8,13 @@ from datetime import timedelta
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
-from control_plane.ids import TenantId
+from control_plane.ids import TenantId, tenant_id_violation
 from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.placement import Placement
 
 MAXIMUM_AGE: Final = timedelta(seconds=1)
 """How long after its commit a suspension may go unnoticed in another process."""
-_MOST_ENTRIES: Final = 10_000
+_MOST_TENANTS: Final = 10_000
 _PAGE: Final = 1_000
 
 _BY_ID: Final[LiteralString] = """
@@ -45,24 +45,25 @@ class Directory:
         """Remember nothing yet."""
         self._database = database
         self._clock = clock
-        # By id and by uid, each with the time when it was read; the oldest first.
-        self._entries: OrderedDict[str | UUID, tuple[float, Entry]] = OrderedDict()
+        # With the time of each reading; the oldest first.
+        self._by_id: OrderedDict[str, tuple[float, Entry]] = OrderedDict()
+        self._id_by_uid: dict[UUID, str] = {}
 
     async def find(self, tenant_id: str) -> Entry | None:
         """Find a tenant by its id. Any text may be asked for."""
+        if tenant_id_violation(tenant_id):
+            return None
         return self._remembered(tenant_id) or await self._read(_BY_ID, tenant_id)
 
     async def find_uid(self, uid: UUID) -> Entry | None:
         """Find a tenant by its uid."""
-        return self._remembered(uid) or await self._read(_BY_UID, uid)
+        return self._remembered(self._id_by_uid.get(uid, "")) or await self._read(_BY_UID, uid)
 
     def forget(self, tenant_id: str) -> None:
         """Read the tenant anew next time. For whoever has just changed it."""
-        known = self._entries.pop(tenant_id, None)
-        for key in [key for key, (_, entry) in self._entries.items() if entry.placement.tenant_id == tenant_id]:
-            del self._entries[key]
-        if known is not None:
-            self._entries.pop(known[1].placement.uid, None)
+        _, entry = self._by_id.pop(tenant_id, (0.0, None))
+        if entry is not None:
+            del self._id_by_uid[entry.placement.uid]
 
     async def placements(self) -> AsyncIterator[Placement]:
         """Go through all tenants that have a schema, in the order of their making, a page at a time."""
@@ -81,12 +82,12 @@ class Directory:
 
         return await self._database.system().run(read)
 
-    def _remembered(self, key: str | UUID) -> Entry | None:
-        read_at, entry = self._entries.get(key, (float("-inf"), None))
+    def _remembered(self, tenant_id: str) -> Entry | None:
+        read_at, entry = self._by_id.get(tenant_id, (float("-inf"), None))
         return entry if self._clock() - read_at < MAXIMUM_AGE.total_seconds() else None
 
     async def _read(self, query: LiteralString, key: str | UUID) -> Entry | None:
-        # From before the query: it may see the state of the moment when it was sent.
+        # From before the query: what it finds may be as old as that.
         read_at = self._clock()
 
         async def read(tx: SystemTransaction) -> dict[str, Any] | None:
@@ -96,12 +97,18 @@ class Directory:
         if row is None:
             return None
         entry = _entry(row)
-        for name in (entry.placement.tenant_id, entry.placement.uid):
-            self._entries[name] = (read_at, entry)
-            self._entries.move_to_end(name)
-        while len(self._entries) > _MOST_ENTRIES:
-            self._entries.popitem(last=False)
+        self._remember(entry, read_at)
         return entry
+
+    def _remember(self, entry: Entry, read_at: float) -> None:
+        known_at, _ = self._by_id.get(entry.placement.tenant_id, (float("-inf"), None))
+        if known_at > read_at:
+            return
+        self.forget(entry.placement.tenant_id)  # the id may have been given to another tenant meanwhile
+        self._by_id[entry.placement.tenant_id] = (read_at, entry)
+        self._id_by_uid[entry.placement.uid] = entry.placement.tenant_id
+        while len(self._by_id) > _MOST_TENANTS:
+            self.forget(next(iter(self._by_id)))
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:

@@ -4,7 +4,6 @@
 An applied file is never changed: another one follows it.
 """
 
-import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Final, LiteralString
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import DuplicateDatabase
 from psycopg.rows import dict_row
 
 from control_plane.postgres.catalogue import find_weaknesses
@@ -72,7 +70,7 @@ async def migrate_system(conninfo: str) -> None:
     connection = await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row)
     async with connection, connection.transaction():
         await connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_LOCK,))
-        await connection.execute(_roles())
+        await connection.execute(read_roles())
         applied = await _applied(connection)
         _check_history(applied)
         due = SYSTEM_MIGRATIONS[len(applied) :]
@@ -92,14 +90,15 @@ async def _create_database(conninfo: str) -> None:
     name = str(conninfo_to_dict(conninfo)["dbname"])
     connection = await psycopg.AsyncConnection.connect(make_conninfo(conninfo, dbname="postgres"), autocommit=True)
     async with connection:
+        await connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", (_LOCK,))
         found = await connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,))
         if await found.fetchone() is None:
-            # Another process may be quicker.
-            with contextlib.suppress(DuplicateDatabase):
-                await connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8'").format(sql.Identifier(name)))
+            create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(name))
+            await connection.execute(create)
 
 
-def _roles() -> LiteralString:
+def read_roles() -> LiteralString:
+    """Read what `migrate_system` runs each time; it holds for the cluster, and for the database where it is run."""
     return files("control_plane.postgres").joinpath("sql", "system", "roles.sql").read_text(encoding="utf-8")
 
 
