@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Final
 
 import typer
 
 from control_plane.cli import arguments, output
-from control_plane.cli.calls.failures import failed
+from control_plane.cli.calls.failures import CallFailedError, failed
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
 from control_plane.cli.session import Session
@@ -73,7 +73,22 @@ def _follow(session: Session, tenant: str, entries: list[Message]) -> None:
             _print_line(session, entry)
         seen |= {entry["name"] for entry in entries}
         time.sleep(_EVERY_S)
-        entries = _unseen(session, tenant, seen)
+        entries = _patiently(session, lambda: _unseen(session, tenant, seen))
+
+
+def _patiently(session: Session, read: Callable[[], list[Message]]) -> list[Message]:
+    """Read, as often as it takes while the control plane is away."""
+    is_told = False
+    while True:
+        try:
+            return read()
+        except CallFailedError as error:
+            if error.failure.code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+                raise
+            if not is_told:
+                session.say(f"waiting: {error.failure.headline}")
+            is_told = True
+            time.sleep(_EVERY_S)
 
 
 def _unseen(session: Session, tenant: str, seen: set[str]) -> list[Message]:

@@ -29,6 +29,10 @@ _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
     # A page of a thousand certificates or entries.
     ("grpc.max_receive_message_length", 64 << 20),
+    # Whoever waits for a server that is away looks again soon; gRPC's own pauses grow to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
 

@@ -39,7 +39,7 @@ class Endpoints:
             )
         except FileNotFoundError:
             hint = "`{bulkhead} up` starts one there; --dir or BULKHEAD_DIR names another directory"
-            raise failed("UNAVAILABLE", f"no stack was started in {directory}", hint=hint) from None
+            raise failed("UNAVAILABLE", f"no stack runs in {directory}", hint=hint) from None
         except (OSError, KeyError, TypeError, ValueError) as error:
             hint = "`{bulkhead} up` writes it anew"
             raise failed("UNAVAILABLE", f"{path} cannot be used: {error!r}", hint=hint) from error

@@ -75,6 +75,22 @@ def test_follow_prints_each_new_entry_once_late_ones_too(api: Any, cli: Any, mon
     assert printed == [1, 2, 4, 3, *range(5, 300)]
 
 
+def test_follow_waits_for_a_control_plane_that_is_away(api: Any, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[Any] = [errors.UnavailableError("away"), errors.UnavailableError("away"), log_of([1, 2])]
+    api.answer("ListAuditEntries", log_of([1]))
+
+    def next_state(seconds: float) -> None:
+        if not states:
+            raise KeyboardInterrupt
+        api.answer("ListAuditEntries", states.pop(0))
+
+    monkeypatch.setattr(time, "sleep", next_state)
+    done = cli("audit", "tail", "org_1", "--follow")
+
+    assert [line.split()[0][-3:] for line in done.out.splitlines()] == ["01Z", "02Z"]
+    assert done.err.count("waiting: UNAVAILABLE: away") == 1
+
+
 def test_denials_that_stand_for_many_say_so(api: Any, cli: Any) -> None:
     denied = audit_pb2.AuditEntry(outcome=audit_pb2.AuditEntry.DENIED, reason="SCOPE_MISSING", count=40, method="/a/B")
     denied.create_time.seconds = 1
