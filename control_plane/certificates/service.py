@@ -22,9 +22,9 @@ from control_plane.certificates.model import (
     object_path,
 )
 from control_plane.certificates.signing import pem_chain, sign_certificate, term
-from control_plane.certificates.signing_request import SigningRequest, read_signing_request
+from control_plane.certificates.signing_request import KEY_POLICY, SigningRequest, read_signing_request
 from control_plane.errors import NotFoundError, PreconditionError, Violations
-from control_plane.ids import new_uuid
+from control_plane.ids import TenantId, new_uuid
 from control_plane.keys.model import IntegrityError
 from control_plane.keys.service import TenantKeys
 from control_plane.objects.store import ObjectStore
@@ -74,8 +74,8 @@ class Certificates:
 
         Raises:
             InvalidArgumentError: listing everything that is wrong with the request.
+            PreconditionError: the request is sound, but the policy forbids its key; or the authority has expired.
             AlreadyExistsError: the request id was used for another request.
-            PreconditionError: the tenant's authority has expired.
             ConflictError, UnavailableError: the same request, with its request id, may work later.
         """
         order = await self._order(asked, drafts)
@@ -147,7 +147,7 @@ class Certificates:
         validity = checked_validity(asked, profile, violations)
         # The caller chooses what this costs.
         request = await asyncio.to_thread(read_signing_request, asked.csr_pem, profile, violations)
-        violations.check()
+        _check(violations, asked.profile_name, tenant_id=drafts.placement.tenant_id)
         if request is None:
             raise RuntimeError("a signing request without violations could not be read")
         return _Order(
@@ -184,3 +184,12 @@ class Certificates:
             request_hash=order.request_hash,
         )
         return Issued(certificate=certificate, pem_chain=text)
+
+
+def _check(violations: Violations, profile: str, *, tenant_id: TenantId) -> None:
+    """Raise PreconditionError where nothing but the key is wrong, and only by the policy; else InvalidArgumentError."""
+    found = violations.found
+    if found and all(violation.reason in KEY_POLICY for violation in found):
+        text = "; ".join(violation.description for violation in found)
+        raise PreconditionError(authority_name(tenant_id), text, reason="KEY_POLICY", profile=profile)
+    violations.check()

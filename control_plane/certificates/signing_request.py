@@ -32,6 +32,8 @@ PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 _FIELD: Final = "csr_pem"
 _RSA_EXPONENT: Final = 65537
+KEY_POLICY: Final = frozenset({"KEY_SIZE", "KEY_CURVE", "KEY_KIND"})
+"""Reasons of violations of the policy: another profile might allow such a key."""
 _MOST_SUBJECT_PARTS: Final = 20
 _LONGEST_QUOTE: Final = 80
 _PEM: Final = re.compile(

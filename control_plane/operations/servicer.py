@@ -24,6 +24,7 @@ from control_plane.serving.status import DOMAIN
 _POLL: Final = timedelta(milliseconds=50)
 _LONGEST_WAIT: Final = timedelta(seconds=25)
 _PARENT: Final = "operations"
+_AFTER_ALL: Final = UUID(int=2**128 - 1)
 
 
 class OperationsServicer(operations_pb2_grpc.OperationsServicer):
@@ -48,7 +49,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
             raise InvalidArgumentError(FieldViolation(field="name", description=f"must be {_PARENT}"))
         call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
         position = self._page_tokens.decode(request.page_token, method=call.method, parent=_PARENT, now=now)
-        before = UUID(position) if position else None
+        before = UUID(position) if position else _AFTER_ALL
         page = await call.system().run(lambda tx: store.list_page(tx, before=before, limit=limit + 1))
         response = operations_pb2.ListOperationsResponse(
             operations=[await to_proto(operation, self._plans) for operation in page[:limit]]

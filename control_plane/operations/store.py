@@ -73,12 +73,12 @@ async def find_by_request(tx: SystemTransaction, kind: str, actor: str, request_
     return await _with_steps(tx, row)
 
 
-async def list_page(tx: SystemTransaction, *, before: UUID | None, limit: int) -> list[Operation]:
+async def list_page(tx: SystemTransaction, *, before: UUID, limit: int) -> list[Operation]:
     """Return operations, newest first, from after `before` on."""
     rows = await tx.fetch_all(
         """
         SELECT * FROM csm_system.operations
-        WHERE %(before)s::uuid IS NULL OR id < %(before)s
+        WHERE id < %(before)s
         ORDER BY id DESC LIMIT %(limit)s
         """,
         {"before": before, "limit": limit},

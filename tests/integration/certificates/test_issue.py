@@ -9,6 +9,8 @@ from uuid import UUID, uuid4
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from control_plane.certificates.model import Asked, State
@@ -146,6 +148,20 @@ async def test_a_request_id_belongs_to_its_tenant(bench: Bench) -> None:
     request = asked(uuid4())
 
     assert (await bench.issue(one, request)).certificate.id != (await bench.issue(other, request)).certificate.id
+
+
+@pytest.mark.behaviour("S2.8")
+@pytest.mark.parametrize("key", [rsa_key(1024), ec.generate_private_key(ec.SECP256K1())], ids=["small", "curve"])
+async def test_a_key_that_only_the_policy_forbids_fails_the_precondition(
+    bench: Bench, key: CertificateIssuerPrivateKeyTypes
+) -> None:
+    tenant = await bench.cell.tenant()
+    with pytest.raises(PreconditionError) as raised:
+        await bench.issue(tenant, Asked(csr_pem=signing_request(key)))
+
+    assert raised.value.code == "KEY_POLICY"
+    assert await bench.rows(tenant) == []
+    assert bench.stored_files() == []
 
 
 @pytest.mark.behaviour("S2.8")

@@ -70,7 +70,7 @@ class Certificate(_message.Message):
     subject: _builtins.str
     """Subject, as in RFC 4514."""
     pem_chain: _builtins.str
-    """The certificate, then its authority's, in PEM (RFC 7468). Left empty in lists."""
+    """The certificate, then its authority's, in PEM (RFC 7468). Left empty in lists and by a revocation."""
     profile: _builtins.str
     """The reference profile that it was issued under."""
     revoke_reason: _builtins.str
