@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -73,7 +74,7 @@ def _follow(session: Session, tenant: str, entries: list[Message]) -> None:
             _print_line(session, entry)
         seen |= {entry["name"] for entry in entries}
         time.sleep(_EVERY_S)
-        entries = _patiently(session, lambda: _unseen(session, tenant, seen))
+        entries = _patiently(session, partial(_unseen, session, tenant, seen=seen))
 
 
 def _patiently(session: Session, read: Callable[[], list[Message]]) -> list[Message]:
@@ -91,7 +92,7 @@ def _patiently(session: Session, read: Callable[[], list[Message]]) -> list[Mess
             time.sleep(_EVERY_S)
 
 
-def _unseen(session: Session, tenant: str, seen: set[str]) -> list[Message]:
+def _unseen(session: Session, tenant: str, *, seen: set[str]) -> list[Message]:
     """Read what came since, oldest first.
 
     An entry of a slow transaction may come in beneath newer ones: a page is looked through whole.

@@ -32,8 +32,12 @@ _NAMES: Final = (
 _REMEDIES: Final[Mapping[str, str]] = {
     "TENANT_SUSPENDED": "`{bulkhead} tenants reactivate ID` serves the tenant again",
     "TENANT_NOT_READY": "`{bulkhead} operations list` shows how far its creation is",
+    "ROLE_NOT_ALLOWED": "use a token whose role may do this: --token-file FILE",
     "SCOPE_MISSING": "use a token with the scope: `{bulkhead} tokens issue TENANT --subject NAME --scope SCOPE`",
     "TENANT_MISMATCH": "use a token of the tenant that you name",
+    "ENROLMENT_CLOSED": "`{bulkhead} tokens issue TENANT --subject NAME --role tenant-admin` gives an administrator a token",
+    "KEY_POLICY": "make the signing request with a key that is allowed",
+    "REQUEST_ID_REUSED": "leave --request-id out, or give each request its own",
     "INVALID_ARGUMENT": "mend what is said above; `--help` says what each option takes",
     "OUT_OF_RANGE": "mend what is said above; `--help` says what each option takes",
     "UNAUTHENTICATED": "the token is missing, wrong, expired or revoked: name a good one with --token-file",
