@@ -82,6 +82,12 @@ WHERE c.relkind = 'v'
   AND NOT coalesce('security_invoker=true' = ANY (c.reloptions), false)
 """
 
+_UNKNOWN_EXTENSIONS: Final[LiteralString] = """
+SELECT 'nobody has reviewed the extension ' || e.extname AS weakness
+FROM pg_catalog.pg_extension AS e
+WHERE e.extname <> 'plpgsql'
+"""
+
 
 async def find_weaknesses(connection: Connection) -> list[str]:
     """Say everything in the database that weakens the isolation of tenants. Reads whole catalogues; for a superuser."""
@@ -92,6 +98,7 @@ async def find_weaknesses(connection: Connection) -> list[str]:
         _PUBLIC_RIGHTS,
         _CARELESS_FUNCTIONS,
         _CARELESS_VIEWS,
+        _UNKNOWN_EXTENSIONS,
     ):
         cursor = await connection.execute(query)
         found += [row["weakness"] for row in await cursor.fetchall()]

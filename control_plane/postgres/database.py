@@ -67,7 +67,7 @@ class Database:
         """Give a handle to one tenant's rows. Costs nothing: connections are leased by `run`."""
         return TenantHandle(
             placement=placement,
-            runner=Runner(
+            _runner=Runner(
                 pool=self._tenants,
                 entrance=tenant_entrance(placement, isolation),
                 before_commit=before_commit,
@@ -78,7 +78,7 @@ class Database:
     def system(self, *, before_commit: BeforeCommit | None = None) -> SystemHandle:
         """Give a handle to the registry, with the rights of this process's role."""
         return SystemHandle(
-            runner=Runner(
+            _runner=Runner(
                 pool=self._platform,
                 entrance=system_entrance(self._settings.system_role),
                 before_commit=before_commit,
@@ -90,7 +90,7 @@ class Database:
         """Give a handle with which one tenant's audit log can be read, and its seals read and written."""
         return TenantHandle(
             placement=placement,
-            runner=Runner(
+            _runner=Runner(
                 pool=self._platform, entrance=sealer_entrance(placement), before_commit=None, retries=self._retries
             ),
         )

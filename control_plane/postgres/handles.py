@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from typing import TypeVar
@@ -121,7 +121,8 @@ class TenantHandle:
     """Runs use cases in transactions of one tenant. Cannot be made without one."""
 
     placement: Placement
-    runner: Runner
+    # Not for others: it could reach other tenants' connections.
+    _runner: Runner = field(repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what is no tenant also where nobody checks types."""
@@ -141,18 +142,18 @@ class TenantHandle:
         def begin(connection: Connection, pipeline: psycopg.AsyncPipeline) -> TenantTransaction:
             return TenantTransaction(connection, pipeline, placement=self.placement)
 
-        return await self.runner.run(begin, work)
+        return await self._runner.run(begin, work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemHandle:
     """Runs use cases in transactions of the registry, at READ COMMITTED: its rows are locked one by one."""
 
-    runner: Runner
+    _runner: Runner = field(repr=False)
 
     async def run(self, work: Callable[[SystemTransaction], Awaitable[T]]) -> T:
         """Run `work` in a transaction and commit it. Promises and errors are those of `TenantHandle.run`."""
-        return await self.runner.run(SystemTransaction, work)
+        return await self._runner.run(SystemTransaction, work)
 
 
 @lru_cache(maxsize=4096)

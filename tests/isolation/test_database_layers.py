@@ -180,7 +180,7 @@ def test_a_handle_cannot_be_made_without_a_tenant(placement: Any, database: Data
     with pytest.raises(TypeError, match="placement"):
         database.tenant(placement, isolation=Isolation.SERIALIZABLE)
     with pytest.raises(TypeError, match="placement"):
-        TenantHandle(placement=placement, runner=cast("Any", None))
+        TenantHandle(placement=placement, _runner=cast("Any", None))
     with pytest.raises(TypeError, match="placement"):
         database.sealer(placement)
 

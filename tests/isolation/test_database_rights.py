@@ -77,6 +77,7 @@ MISTAKES: Final = {
         "CREATE FUNCTION {schema}.loot() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'",
         "{schema}.loot() runs as its owner with its caller's search path",
     ),
+    "an extension": ("CREATE EXTENSION citext SCHEMA csm_system", "nobody has reviewed the extension citext"),
     "a role above the guards": ("ALTER ROLE csm_sealer BYPASSRLS", "csm_sealer may bypass row-level security"),
     "a role above everything": ("ALTER ROLE csm_sealer SUPERUSER", "csm_sealer may bypass row-level security"),
 }
