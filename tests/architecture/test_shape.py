@@ -1,6 +1,7 @@
 """The shape of the tree: small files, short functions, few modules a package, and names that say what is inside."""
 
 import ast
+import statistics
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 OURS: Final = ("control_plane", "ext_authz", "tests", "proto", "envoy", "deploy")
 MOST_LINES_OF_A_FILE: Final = 400
+MEDIAN_LINES_OF_A_FILE: Final = 120
 MOST_LINES_OF_A_FUNCTION: Final = 50
 MOST_MODULES_OF_A_PACKAGE: Final = 12
 MOST_PARAMETERS: Final = 7
@@ -44,6 +46,12 @@ def test_no_file_is_longer_than_the_cap(suffix: str) -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in _files(suffix)}
 
     assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES_OF_A_FILE} == {}
+
+
+def test_half_of_the_products_files_are_short() -> None:
+    paths = [path for path in _files() if str(path.relative_to(ROOT)).startswith(PRODUCT)]
+
+    assert statistics.median(len(path.read_text().splitlines()) for path in paths) <= MEDIAN_LINES_OF_A_FILE
 
 
 def test_no_function_is_longer_than_the_cap() -> None:

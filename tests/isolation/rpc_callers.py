@@ -205,8 +205,8 @@ class _Founder:
 
     def tenant(self, kind: str) -> Target:
         tenant = f"{kind}_{secrets.token_hex(4)}"
-        asked = tenants_pb2.CreateTenantRequest(tenant_id=tenant)
-        begun = self._tenants.CreateTenant(asked, metadata=self._metadata)
+        wished = tenants_pb2.CreateTenantRequest(tenant_id=tenant)
+        begun = self._tenants.CreateTenant(wished, metadata=self._metadata)
         done = self._operations.WaitOperation(
             operations_pb2.WaitOperationRequest(name=begun.name), metadata=self._metadata
         )
@@ -214,8 +214,10 @@ class _Founder:
         parent = f"tenants/{tenant}"
         wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="spare")
         token = self._tokens.IssueToken(wanted, metadata=self._metadata)
-        csr = certificates_pb2.IssueCertificateRequest(parent=parent, csr_pem=signing_request("spare.example.org"))
-        certificate = self._certificates.IssueCertificate(csr, metadata=self._metadata)
+        # Two, so that their list has a second page.
+        csrs = [signing_request(f"{place}.example.org") for place in ("first", "second")]
+        asked = [certificates_pb2.IssueCertificateRequest(parent=parent, csr_pem=csr) for csr in csrs]
+        certificate, _ = [self._certificates.IssueCertificate(one, metadata=self._metadata) for one in asked]
         names = {"tokens": token.metadata.name, "certificates": certificate.name}
         return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import pytest
 from bulkhead.v1 import tenants_pb2
 from google.api import field_behavior_pb2
+from google.longrunning import operations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
@@ -20,6 +21,7 @@ UNKNOWN: Final = (
 )
 CHANGED_BY_AN_UPDATE: Final = {"display_name", "update_time", "etag"}
 CREATE: Final = "/bulkhead.v1.TenantService/CreateTenant"
+WAIT: Final = "/google.longrunning.Operations/WaitOperation"
 GET: Final = "/bulkhead.v1.TenantService/GetTenant"
 UPDATE: Final = "/bulkhead.v1.TenantService/UpdateTenant"
 
@@ -88,9 +90,11 @@ def test_a_creation_takes_nothing_that_is_the_servers_to_say(world: World) -> No
 
     answer = world.ask("platform-admin", CREATE, tenants_pb2.CreateTenantRequest(tenant_id=tenant, tenant=forged))
 
+    operation = operations_pb2.Operation.FromString(answer.body)
+    world.ask("platform-admin", WAIT, operations_pb2.WaitOperationRequest(name=operation.name))
     made = _tenant(world, tenant)
     taken = [it.name for it in _servers_own(field_behavior_pb2.OUTPUT_ONLY) if _value(made, it) == _value(forged, it)]
-    assert answer.code == "OK"
+    assert made.state == tenants_pb2.Tenant.ACTIVE
     assert taken == []
 
 
