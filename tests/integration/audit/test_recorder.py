@@ -110,6 +110,7 @@ async def test_what_says_that_it_changed_nothing_has_no_entry(
     assert await entries(superuser) == []
 
 
+@pytest.mark.behaviour("T-L3")
 async def test_where_the_log_cannot_be_written_nothing_is_done(
     cell: Cell, superuser: psycopg.AsyncConnection[DictRow]
 ) -> None:

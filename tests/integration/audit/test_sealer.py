@@ -4,7 +4,9 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -117,6 +119,25 @@ async def test_an_entry_waits_for_every_transaction_that_may_still_come_before_i
     assert await sealed_resources(superuser) == ["early, commits late", "late, commits early"]
 
 
+async def test_entries_are_in_the_order_of_their_transactions_and_not_of_their_ids(
+    cell: Cell, superuser: Superuser
+) -> None:
+    """An id is made some time before the transaction that it is written in."""
+    placement = await cell.tenant()
+    handle = cell.database.tenant(placement, isolation=Isolation.READ_COMMITTED)
+    for number in (3, 1, 2):
+        await handle.run(
+            lambda tx, number=number: tx.execute(  # type: ignore[misc]  # a default binds the loop's value
+                "INSERT INTO audit_entries (id, actor, method, resource, outcome, request_id)"
+                " VALUES (%(id)s, '', '', %(resource)s, 'EFFECT', '')",
+                {"id": UUID(int=number), "resource": str(number)},
+            )
+        )
+    await cell.sealer.seal(placement)
+
+    assert await sealed_resources(superuser) == ["3", "1", "2"]
+
+
 async def test_a_log_longer_than_a_batch_is_sealed_in_one_go(cell: Cell, superuser: Superuser) -> None:
     placement = await cell.tenant()
     handle = cell.database.tenant(placement, isolation=Isolation.READ_COMMITTED)
@@ -154,64 +175,75 @@ async def test_of_two_sealers_at_one_batch_the_second_does_nothing(cell: Cell) -
     assert await verified(cell, placement) == before
 
 
+@dataclass(kw_only=True)
+class Storm:
+    """Everything that happens to a log at once, until it is told to stop."""
+
+    cell: Cell
+    placement: Placement
+    superuser: Superuser
+    rng: random.Random = field(default_factory=lambda: random.Random(13))
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    heads: list[tuple[int, bytes]] = field(default_factory=list)
+
+    written: int = 0
+
+    async def write(self) -> None:
+        """Go on until the chain was seen to grow several times: how long that takes is the machine's affair."""
+        while self.written < 60 or len(set(self.heads)) < 4:
+            self.written += 1
+            async with open_write(self.cell.database, self.placement, str(self.written)):
+                await asyncio.sleep(self.rng.choice((0, 0, 0.001, 0.02)))
+
+    async def seal(self, database: Database) -> None:
+        """Be killed half way, at any await, again and again."""
+        sealer = Sealer(database, Directory(database))
+        while not self.stop.is_set():
+            with suppress(ConflictError, UnavailableError, TimeoutError):
+                seconds = self.rng.choice((0.001, 0.003, 0.005, 0.01, 1))
+                await asyncio.wait_for(sealer.seal(self.placement), seconds)
+            await asyncio.sleep(0)
+
+    async def kill_connections(self) -> None:
+        while not self.stop.is_set():
+            await asyncio.sleep(0.05)
+            await self.superuser.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'csm_sealer'"
+            )
+
+    async def watch(self) -> None:
+        while not self.stop.is_set():
+            found = await verified(self.cell, self.placement)
+            assert found.first_broken == 0
+            if found.sealed:
+                self.heads.append((found.sealed, found.head))
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.behaviour("T-L1")
 @pytest.mark.behaviour("T-L4")
 async def test_the_chain_holds_with_late_commits_several_sealers_and_deaths(
     cell: Cell, superuser: Superuser, postgres_settings: PostgresSettings
 ) -> None:
     placement = await cell.tenant()
-    rng = random.Random(13)
-    stop = asyncio.Event()
-    heads: list[tuple[int, bytes]] = []
-
-    async def writer(number: int) -> None:
-        for step in range(12):
-            async with open_write(cell.database, placement, f"{number}/{step}"):
-                await asyncio.sleep(rng.choice((0, 0, 0.001, 0.02)))
-
-    async def seal_until_the_end(database: Database) -> None:
-        sealer = Sealer(database, Directory(database))
-        while not stop.is_set():
-            # Killed half way, at any await, again and again.
-            with suppress(ConflictError, UnavailableError, TimeoutError):
-                await asyncio.wait_for(sealer.seal(placement), rng.choice((0.001, 0.003, 0.005, 0.01, 1)))
-            await asyncio.sleep(0)
-
-    async def kill_connections() -> None:
-        while not stop.is_set():
-            await asyncio.sleep(0.05)
-            await superuser.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'csm_sealer'"
-            )
-
-    async def watch() -> None:
-        while not stop.is_set():
-            found = await verified(cell, placement)
-            assert found.first_broken == 0
-            heads.append((found.sealed, found.head))
-            await asyncio.sleep(0.02)
-
+    storm = Storm(cell=cell, placement=placement, superuser=superuser)
     async with (
         Database.open(postgres_settings) as one,
         Database.open(postgres_settings) as two,
-        asyncio.TaskGroup() as g,
+        asyncio.TaskGroup() as group,
     ):
-        for task in (seal_until_the_end(one), seal_until_the_end(two), kill_connections(), watch()):
-            g.create_task(task)
-        await asyncio.gather(*(writer(number) for number in range(6)))
-        stop.set()
+        for task in (storm.seal(one), storm.seal(two), storm.kill_connections(), storm.watch()):
+            group.create_task(task)
+        await asyncio.gather(*(storm.write() for _ in range(6)))
+        storm.stop.set()
     await cell.sealer.seal(placement)
     end = await verified(cell, placement)
-    order = await (
-        await superuser.execute("SELECT entry_xact, entry_id FROM tenant_org_1.audit_seals ORDER BY sequence")
-    ).fetchall()
-    chain = await (await superuser.execute("SELECT sequence, hash FROM tenant_org_1.audit_seals")).fetchall()
+    seals = await (await superuser.execute("SELECT * FROM tenant_org_1.audit_seals ORDER BY sequence")).fetchall()
 
-    assert (end.sealed, end.unsealed, end.first_broken) == (72, 0, 0)
-    assert order == sorted(order, key=lambda row: (int(row["entry_xact"]), row["entry_id"]))
+    assert (end.sealed, end.unsealed, end.first_broken) == (storm.written, 0, 0)
+    assert seals == sorted(seals, key=lambda row: (int(row["entry_xact"]), row["entry_id"]))
     # What was once the head is still where it was: nothing was put in before it, or sealed twice.
-    assert {row["sequence"]: row["hash"] for row in chain}.items() >= {head for head in heads if head[0]}
-    assert len({sealed for sealed, _ in heads}) > 3
+    assert {row["sequence"]: row["hash"] for row in seals}.items() >= set(storm.heads)
 
 
 async def test_a_touched_log_is_sealed_within_a_second_or_so(cell: Cell) -> None:

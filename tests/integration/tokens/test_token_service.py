@@ -65,6 +65,7 @@ async def test_an_issued_token_is_accepted_and_can_be_revoked(cell: Cell, stub: 
     assert again == revoked
 
 
+@pytest.mark.behaviour("S2.10")
 async def test_a_token_is_a_members_for_an_hour_where_nothing_is_said(
     cell: Cell, placement: Placement, admin: Metadata
 ) -> None:
