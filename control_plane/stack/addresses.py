@@ -31,7 +31,7 @@ _SERVICES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """Host and port of every listener."""
+    """Host and port of every listener, and the claim to these ports for as long as they are in use."""
 
     admin: str
     """The control plane, for bearer tokens."""
@@ -41,23 +41,30 @@ class Addresses:
     """The certificate service, for bearer tokens."""
     certificates_internal: str
     """The certificate service, for client certificates."""
+    claims: tuple[socket.socket, ...]
+    """What keeps other stacks off the ports, also while a process is away."""
 
     @classmethod
     def choose(cls, state_dir: StateDir) -> Self:
         """Take the ports of this directory's last run where they are free, else the defaults, else free ones."""
         last = read_json(state_dir.root / CONFIG_FILE)
-        taken: set[int] = set()
-        chosen = {}
+        chosen, claims = {}, []
         for (process, listener), default in _DEFAULT_PORTS.items():
-            port = _free_port(_port_of(last, process, listener=listener), default, taken=taken)
-            taken.add(port)
+            port, claim = _claim_port(_port_of(last, process, listener=listener), default)
             chosen[process, listener] = f"{_HOST}:{port}"
+            claims.append(claim)
         return cls(
+            claims=tuple(claims),
             admin=chosen["control_plane", "listen"],
             control_plane_internal=chosen["control_plane", "internal_listen"],
             certificates=chosen["certificates", "listen"],
             certificates_internal=chosen["certificates", "internal_listen"],
         )
+
+    def release(self) -> None:
+        """Leave the ports to others."""
+        for claim in self.claims:
+            claim.close()
 
     def are_free(self) -> bool:
         """Whether nobody listens on any of them."""
@@ -112,12 +119,30 @@ def _port_of(config: Mapping[str, Any], process: str, *, listener: str) -> int |
         return None
 
 
-def _free_port(last: int | None, default: int, *, taken: set[int]) -> int:
+def _claim_port(last: int | None, default: int) -> tuple[int, socket.socket]:
     candidates = [default] if last is None else [last, default]
     for port in chain(candidates, range(default + _STEP, _HIGHEST, _STEP)):
-        if port not in taken and _is_free(port):
-            return port
+        claim = _claim(port)
+        if claim is not None and _is_free(port):
+            return port, claim
+        if claim is not None:
+            claim.close()
     raise StackError(f"no port of {_HOST} is free from {default} on", remedy="stop what listens there")
+
+
+def _claim(port: int) -> socket.socket | None:
+    """Take a name that belongs to the port, among the stacks of this machine. It goes with this process.
+
+    Between the end of a service and its next start its port is free to everybody. Another stack would take it.
+    """
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        # An abstract address: no file, and seen wherever the port is.
+        claim.bind(f"\0bulkhead-port-{port}")
+    except OSError:
+        claim.close()
+        return None
+    return claim
 
 
 def _is_free(port: int) -> bool:

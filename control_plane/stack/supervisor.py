@@ -53,6 +53,7 @@ class Supervisor:
         self._inherited: tuple[int, ...] = ()
         self._endpoints: dict[str, str] = {}
         self._probes: Probes
+        self._addresses: Addresses | None = None
 
     async def run(self, on_ready: Ready) -> None:
         """Run the stack until SIGINT, SIGTERM or SIGHUP; when this returns or raises, nothing of it is left.
@@ -148,7 +149,7 @@ class Supervisor:
     async def _start_services(self, postgres: Postgres, valkey: Valkey, *, needs: tuple[Component, ...]) -> None:
         """Start both services. Ports that somebody took since they were found free are chosen again."""
         for attempt in range(_PORTS_TRIED):
-            addresses = Addresses.choose(self._dir)
+            self._addresses = addresses = Addresses.choose(self._dir)
             write_config(self._dir, addresses, postgres=postgres, valkey_socket=valkey.socket)
             self._endpoints = endpoints(self._dir, addresses)
             self._probes = _load_probes()(endpoints=self._endpoints)
@@ -162,6 +163,7 @@ class Supervisor:
                 if attempt == _PORTS_TRIED - 1 or addresses.are_free():
                     raise
                 self._progress.note("a port was taken in the meantime; others are chosen")
+                addresses.release()
                 self._components = list(needs)
             else:
                 return
@@ -226,6 +228,8 @@ class Supervisor:
                 with self._progress.step(f"{' and '.join(part.title for part in running)} stopped"):
                     await asyncio.gather(*(component.stop() for component in running))
         self._dir.state.unlink(missing_ok=True)
+        if self._addresses:
+            self._addresses.release()
         # Not while processes of an earlier run are there: then nothing of this one has been started.
         if self._inherited:
             self._dir.endpoints.unlink(missing_ok=True)

@@ -1,7 +1,11 @@
 """Which ports a stack takes."""
 
 import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from control_plane.settings import Settings
 from control_plane.stack.addresses import Addresses, endpoints, write_config
@@ -15,43 +19,66 @@ def write(state_dir: StateDir, addresses: Addresses) -> Settings:
     return Settings.from_dir(state_dir.root)
 
 
-def test_every_listener_has_a_port_of_its_own(tmp_path: Path) -> None:
-    settings = write(StateDir(tmp_path), Addresses.choose(StateDir(tmp_path)))
+@pytest.fixture
+def choose(tmp_path: Path) -> Iterator[Callable[[], Addresses]]:
+    """Choose addresses for one state directory; all are given back in the end."""
+    chosen = []
+
+    def choose() -> Addresses:
+        chosen.append(Addresses.choose(StateDir(tmp_path)))
+        return chosen[-1]
+
+    yield choose
+    for addresses in chosen:
+        addresses.release()
+
+
+Choose = Callable[[], Addresses]
+
+
+def test_every_listener_has_a_port_of_its_own(tmp_path: Path, choose: Choose) -> None:
+    settings = write(StateDir(tmp_path), choose())
     listeners = [settings.control_plane, settings.certificates]
 
     assert len({address for listener in listeners for address in (listener.listen, listener.internal_listen)}) == 4
 
 
-def test_a_directory_keeps_its_ports_while_they_are_free(tmp_path: Path) -> None:
-    state_dir = StateDir(tmp_path)
-    first = Addresses.choose(state_dir)
-    write(state_dir, first)
+def test_a_directory_keeps_its_ports_while_they_are_free(tmp_path: Path, choose: Choose) -> None:
+    first = choose()
+    write(StateDir(tmp_path), first)
+    first.release()
 
-    assert Addresses.choose(state_dir) == first
+    assert replace(choose(), claims=()) == replace(first, claims=())
 
 
-def test_a_port_that_is_taken_is_left_alone(tmp_path: Path) -> None:
-    state_dir = StateDir(tmp_path)
-    first = Addresses.choose(state_dir)
-    write(state_dir, first)
+def test_a_port_that_is_taken_is_left_alone(tmp_path: Path, choose: Choose) -> None:
+    first = choose()
+    write(StateDir(tmp_path), first)
+    first.release()
     host, _, port = first.admin.rpartition(":")
     with socket.create_server((host, int(port))):
-        second = Addresses.choose(state_dir)
+        second = choose()
 
         assert not first.are_free()
     assert second.admin != first.admin
     assert second.certificates == first.certificates
 
 
-def test_nonsense_in_the_last_configuration_is_ignored(tmp_path: Path) -> None:
+def test_a_port_is_kept_for_its_stack_while_nobody_listens(choose: Choose) -> None:
+    first, second = choose(), choose()
+
+    assert first.are_free()
+    assert {first.admin, first.certificates} & {second.admin, second.certificates} == set()
+
+
+def test_nonsense_in_the_last_configuration_is_ignored(tmp_path: Path, choose: Choose) -> None:
     (tmp_path / "config.json").write_text('{"control_plane": {"listen": "nowhere"}, "certificates": 7}')
 
-    assert Addresses.choose(StateDir(tmp_path)).admin.startswith("127.0.0.1:")
+    assert choose().admin.startswith("127.0.0.1:")
 
 
-def test_endpoints_have_absolute_paths_and_the_names_that_scripts_rely_on(tmp_path: Path) -> None:
-    state_dir = StateDir(tmp_path)
-    told = endpoints(state_dir, Addresses.choose(state_dir))
+def test_endpoints_have_absolute_paths_and_the_names_that_scripts_rely_on(tmp_path: Path, choose: Choose) -> None:
+    told = endpoints(StateDir(tmp_path), choose())
 
     assert list(told)[:5] == ["admin_grpc", "certificates_grpc", "ca_file", "admin_token_file", "state_dir"]
     assert all(Path(told[name]).is_absolute() for name in ("ca_file", "admin_token_file", "state_dir"))
