@@ -1,10 +1,9 @@
 """Make the virtual environment: the machine's python3, the locked packages, and this project on top.
 
 Run by `make setup` before anything is installed, so it needs nothing but python3. Debian ships that without pip; then
-pip comes from Debian's own package, which root installs and anybody else only unpacks.
+pip comes out of Debian's own package, which is unpacked and not installed.
 """  # noqa: INP001 deploy/ holds no package
 
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
 DEBIAN_WHEELS = Path("/usr/share/python-wheels")
+BUILDERS = ("setuptools==",)
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     if not works(python, "-m", "pip", "--version"):
         with step("bring pip into it"):
             install_pip(python)
-    count = len(re.findall(r"^\S+==", LOCK.read_text(), re.MULTILINE))
+    count = len(locked_entries())
     with step(f"install {count} locked packages"):
         install_locked(python, count)
     with step("install this project, as it stands in its sources"):
@@ -51,26 +51,20 @@ def install_pip(python: Path) -> None:
         install_wheel(python, wheel)
     elif shutil.which("apt-get") is None:
         stop(f"{sys.executable} has no pip and no ensurepip: install them, or name another: make setup PYTHON=…")
-    elif os.geteuid() == 0:
-        if not works("apt-get", "install", "-y", "--no-install-recommends", "python3-venv"):
-            run("apt-get", "update", "-q")
-            run("apt-get", "install", "-y", "-q", "--no-install-recommends", "python3-venv")
-        if not works(python, "-m", "ensurepip", "--default-pip"):
-            install_wheel(python, pip_wheel(DEBIAN_WHEELS))
     else:
         with tempfile.TemporaryDirectory(prefix="bulkhead-pip-") as folder:
             install_wheel(python, unpacked_wheel(Path(folder)))
 
 
 def unpacked_wheel(folder: Path) -> Path | None:
-    """Fetch Debian's package of pip without being root, and unpack it into `folder`."""
+    """Fetch Debian's package of pip and unpack it into `folder`: nothing is installed, so that nobody need be root."""
     apt = ["apt-get", "-q"]
     if not works(*apt, "download", "python3-pip-whl", cwd=folder):
         # No list of packages here, or an old one: fetch one of our own.
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
         apt += ["-o", f"Dir::State={folder}/state", "-o", f"Dir::Cache={folder}/cache"]
-        apt += ["-o", "Dir::State::status=/var/lib/dpkg/status"]
+        apt += ["-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "APT::Sandbox::User=root"]
         run(*apt, "update", cwd=folder)
         run(*apt, "download", "python3-pip-whl", cwd=folder)
     for package in folder.glob("*.deb"):
@@ -92,21 +86,29 @@ def install_wheel(python: Path, wheel: Path | None) -> None:
 
 def install_locked(python: Path, count: int) -> None:
     """Install exactly what the lock says, and tell how far it is."""
-    options = ("--require-hashes", "--only-binary", ":all:", "--progress-bar", "off", "-r", str(LOCK))
-    with subprocess.Popen(pip_command(python, "install", *options), stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 pip of our own environment
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as builders:
+        # What is published without a wheel is built with locked tools too: they come first, and no build fetches others.
+        builders.writelines(entry for entry in locked_entries() if entry.startswith(BUILDERS))
+        builders.flush()
+        pip(python, "install", "--quiet", "--require-hashes", "-r", builders.name)
+    options = ("--require-hashes", "--no-build-isolation", "--use-pep517", "--progress-bar=off")
+    command = pip_command(python, "install", *options, "-r", str(LOCK))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 pip of our own environment
         seen = 0
         for line in process.stdout or ():
-            match = re.match(
-                r"(Collecting|Requirement already satisfied:|Installing collected) (\S+?)(?:==|>=|\s|$)", line
-            )
-            if match and match[1].startswith("Installing"):
-                say("    unpacking them all")
-            elif match:
+            if line.startswith(("Collecting ", "Requirement already satisfied: ")):
                 seen += 1
                 if seen % 10 == 0 or seen == count:
-                    say(f"    {seen:3} of {count}: {match[2]}")
+                    say(f"    {seen} of {count}")
+            elif line.startswith("Installing collected"):
+                say("    unpacking them all")
     if process.returncode != 0:
         stop(f"pip could not install {LOCK.name}; its error is above")
+
+
+def locked_entries() -> list[str]:
+    """Read the lock: each package with its version and hashes."""
+    return re.findall(r"^\S+==.*\n(?:    --hash.*\n)*", LOCK.read_text(), re.MULTILINE)
 
 
 def pip(python: Path, *arguments: str) -> None:

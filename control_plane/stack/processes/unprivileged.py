@@ -74,6 +74,8 @@ def _ways() -> Iterator[Disguise]:
         yield Disguise(
             wrapper=(
                 *("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"),
+                # Without this access(2) ignores the capability: PostgreSQL's programs would not find each other.
+                "--securebits=+no_setuid_fixup",
                 *(f"--inh-caps={capability}", f"--ambient-caps={capability}", f"--bounding-set={capability}"),
             ),
             owner=user.pw_uid,

@@ -18,6 +18,8 @@ async def serve(folder: Path) -> None:
     await server.stop()
 
 
+# A folder of packages that go before the installed ones.
+sys.path[:0] = sys.argv[2:]
 try:
     asyncio.run(serve(Path(sys.argv[1])))
 except StackError as error:

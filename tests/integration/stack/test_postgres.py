@@ -17,6 +17,7 @@ import pytest
 
 from control_plane.stack.failures import StackError
 from control_plane.stack.postgres import SUPERUSER, Postgres
+from control_plane.stack.processes.binaries import postgres_binary
 
 SERVE = Path(__file__).with_name("serve_postgres.py")
 WITHOUT_NAMESPACES = Path(__file__).with_name("without_namespaces.py")
@@ -55,9 +56,11 @@ def connect(postgres: Postgres) -> "psycopg.Connection[tuple[object, ...]]":
 
 
 @contextmanager
-def serving(folder: Path, *wrapper: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+def serving(
+    folder: Path, wrapper: Sequence[str] = (), *, options: Sequence[str] = ()
+) -> Iterator[tuple["subprocess.Popen[str]", int]]:
     """Run a server as the child of another process, and give that process with the server's pid."""
-    command = [*wrapper, sys.executable, str(SERVE), str(folder)]
+    command = [*wrapper, sys.executable, str(SERVE), str(folder), *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         yield parent, int(parent.stdout.readline())
@@ -171,10 +174,21 @@ def test_a_server_dies_with_its_supervisor_however_that_dies(short_dir: Path) ->
         assert gone(family)
 
 
-def test_root_runs_it_without_user_namespaces_too(short_dir: Path) -> None:
+@pytest.fixture
+def private_installation(short_dir: Path) -> Path:
+    """The server's programs as they are in an environment below a home that only its owner may enter."""
+    installed = postgres_binary("postgres").parents[2]
+    private = short_dir / "private"
+    private.mkdir(mode=0o700)
+    for folder in (installed, installed.with_suffix(".libs")):
+        shutil.copytree(folder, private / folder.name, symlinks=True)
+    return private
+
+
+def test_root_runs_it_without_user_namespaces_too(short_dir: Path, private_installation: Path) -> None:
     """Anybody else has only the one way, which needs none."""
     wrapper = [sys.executable, str(WITHOUT_NAMESPACES), "--all-users"] if os.geteuid() == 0 else []
-    with serving(short_dir, *wrapper) as (parent, pid):
+    with serving(short_dir, wrapper, options=[str(private_installation)]) as (parent, pid):
         uid = psutil.Process(pid).uids().effective
         assert parent.stdin is not None
         parent.stdin.close()
