@@ -87,7 +87,7 @@ def install_wheel(python: Path, wheel: Path | None) -> None:
 def install_locked(python: Path, count: int) -> None:
     """Install exactly what the lock says, and tell how far it is."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as builders:
-        # What is published without a wheel is built with locked tools too: they come first, and no build fetches others.
+        # What has no wheel is built with locked tools too: they come first, and no build fetches others.
         builders.writelines(entry for entry in locked_entries() if entry.startswith(BUILDERS))
         builders.flush()
         pip(python, "install", "--quiet", "--require-hashes", "-r", builders.name)
