@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import signal
 from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any, Final
 import grpc
 import structlog
 from bulkhead.v1 import audit_pb2_grpc, certificates_pb2_grpc, tenants_pb2_grpc, tokens_pb2_grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -45,7 +46,7 @@ from control_plane.settings import ListenerSettings, Settings
 from control_plane.telemetry import configure_logging
 from control_plane.tenants.provisioning import TenantCreation
 from control_plane.tenants.servicer import TenantServicer
-from control_plane.tokens.platform import PlatformIssuer
+from control_plane.tokens.platform import PlatformIssuer, load_public_key
 from control_plane.tokens.servicer import TokenServicer
 from control_plane.tokens.verifier import TokenVerifier
 
@@ -54,6 +55,8 @@ _ADMIN_TOKEN_RENEWAL: Final = timedelta(hours=1)
 _HEALTH_EVERY: Final = timedelta(seconds=1)
 # Longer than any RPC should take, shorter than a supervisor waits before it kills.
 _GRACE: Final = timedelta(seconds=5)
+_KEY_WITHIN: Final = timedelta(seconds=30)
+_KEY_POLL: Final = timedelta(milliseconds=20)
 _SHARED_KEY_SIZE: Final = 32
 
 _REFLECTED: Final = (
@@ -75,7 +78,6 @@ class _Common:
     database: Database
     directory: Directory
     keys: TenantKeys
-    platform: PlatformIssuer
     page_tokens: PageTokens
     denials: Denials
     sealer: Sealer
@@ -88,7 +90,8 @@ async def run_control_plane(settings: Settings) -> None:
     """Serve tenants, tokens, operations and audit logs until told to stop by SIGTERM or SIGINT."""
     configure_logging("control-plane")
     async with AsyncExitStack() as stack:
-        common = await _open_common(stack, settings, system_role="csm_control")
+        issuer = await asyncio.to_thread(PlatformIssuer.load_or_create, _platform_key(settings))
+        common = await _open_common(stack, settings, system_role="csm_control", platform_key=issuer.public_key)
         plans: Plans = {
             TenantCreation.kind: TenantCreation(
                 common.database, common.directory, common.keys, touched=common.sealer.touch
@@ -100,7 +103,7 @@ async def run_control_plane(settings: Settings) -> None:
         await _serve(
             common,
             _listeners(common, settings.control_plane, add, reflected=_REFLECTED),
-            [queue.work(OperationRunner(common.database, plans)), _keep_admin_token(common)],
+            [queue.work(OperationRunner(common.database, plans)), _keep_admin_token(settings, issuer)],
         )
 
 
@@ -108,7 +111,8 @@ async def run_certificates(settings: Settings) -> None:
     """Serve certificates until told to stop by SIGTERM or SIGINT. Needs no control plane."""
     configure_logging("certificates")
     async with AsyncExitStack() as stack:
-        common = await _open_common(stack, settings, system_role="csm_directory")
+        platform_key = await _await_platform_key(settings)
+        common = await _open_common(stack, settings, system_role="csm_directory", platform_key=platform_key)
         objects = ObjectStore(open_bucket(settings.objects), common.keys)
 
         def add(server: grpc.aio.Server) -> None:
@@ -118,12 +122,13 @@ async def run_certificates(settings: Settings) -> None:
         await _serve(common, _listeners(common, settings.certificates, add), [])
 
 
-async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role: str) -> _Common:
+async def _open_common(
+    stack: AsyncExitStack, settings: Settings, *, system_role: str, platform_key: Ed25519PublicKey
+) -> _Common:
     database = await stack.enter_async_context(Database.open(_postgres(settings, system_role)))
     directory = Directory(database)
     keys = TenantKeys(await SoftwareVault.open(settings.vault_dir), database)
-    platform = PlatformIssuer.load_or_create(settings.secrets_dir / "platform-tokens.key")
-    verifier = TokenVerifier(keys, directory, database=database, platform_key=platform.public_key)
+    verifier = TokenVerifier(keys, directory, database=database, platform_key=platform_key)
     sealer = Sealer(database, directory)
     denials = Denials(database, directory, touched=sealer.touch)
     recorder = partial(effects_recorder, touched=sealer.touch)
@@ -138,7 +143,6 @@ async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role
         database=database,
         directory=directory,
         keys=keys,
-        platform=platform,
         page_tokens=PageTokens(shared_key(settings.secrets_dir / "paging.key")),
         denials=denials,
         sealer=sealer,
@@ -146,6 +150,19 @@ async def _open_common(stack: AsyncExitStack, settings: Settings, *, system_role
         internal_interceptors=interceptors(ServiceAuthentication(settings.services, context_key)),
         health=health.aio.HealthServicer(),
     )
+
+
+def _platform_key(settings: Settings) -> Path:
+    return settings.secrets_dir / "platform-tokens.key"
+
+
+async def _await_platform_key(settings: Settings) -> Ed25519PublicKey:
+    """Read what the platform's tokens are verified with; the very first time, wait for the control plane to make it."""
+    async with asyncio.timeout(_KEY_WITHIN.total_seconds()):
+        while True:
+            with suppress(FileNotFoundError):
+                return load_public_key(_platform_key(settings))
+            await asyncio.sleep(_KEY_POLL.total_seconds())
 
 
 def _postgres(settings: Settings, system_role: str) -> PostgresSettings:
@@ -245,11 +262,11 @@ async def _report_health(common: _Common) -> None:
         await asyncio.sleep(_HEALTH_EVERY.total_seconds())
 
 
-async def _keep_admin_token(common: _Common) -> None:
+async def _keep_admin_token(settings: Settings, issuer: PlatformIssuer) -> None:
     """Keep a fresh administrator's token in its file."""
     while True:
-        token = common.platform.issue("local", Role.PLATFORM_ADMIN, ttl=_ADMIN_TOKEN_LIFETIME, now=datetime.now(UTC))
-        await asyncio.to_thread(private_file.replace, common.settings.admin_token_file, token.encode())
+        token = issuer.issue("local", Role.PLATFORM_ADMIN, ttl=_ADMIN_TOKEN_LIFETIME, now=datetime.now(UTC))
+        await asyncio.to_thread(private_file.replace, settings.admin_token_file, token.encode())
         await asyncio.sleep(_ADMIN_TOKEN_RENEWAL.total_seconds())
 
 

@@ -6,6 +6,7 @@ functions block: call them in a thread.
 """
 
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -62,7 +63,6 @@ def replace(path: Path, content: bytes) -> None:
     staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}")
     _write_synced(staged, content)
     staged.replace(path)
-    _remove_staged(path)
     sync_directory(path.parent)
 
 
@@ -109,6 +109,8 @@ def _remove_staged(path: Path) -> None:
     # By now the file is there (or is not wanted), so nobody's dot file for it is of use any more.
     with os.scandir(path.parent) as entries:
         names = [entry.name for entry in entries]
+    # Exactly ours: a file of the name `key.pub` may be in the making beside `key`.
+    staged = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+{re.escape(_SUFFIX)}")
     for name in names:
-        if name.startswith(f".{path.name}.") and name.endswith(_SUFFIX):
+        if staged.fullmatch(name):
             path.with_name(name).unlink(missing_ok=True)

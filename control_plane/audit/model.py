@@ -20,12 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import rfc8785
 
-JsonValue: TypeAlias = "Mapping[str, JsonValue] | Sequence[JsonValue] | str | int | float | bool | None"
+from control_plane.postgres.effects import JsonValue
 
 _GENESIS: Final = b"bulkhead audit log 1\n"
 # Characters that a terminal, a log or a spreadsheet obeys instead of showing: controls, direction marks, line ends.

@@ -34,7 +34,7 @@ class BearerAuthentication(Interceptor):
         call = current_call()
         if not call.rule.unauthenticated:
             if _values(context, tenant_context.HEADER):
-                raise UnauthenticatedError("a signed context is taken from internal services only")
+                raise UnauthenticatedError("a signed context is for services only", cause="CONTEXT_OF_NO_SERVICE")
             call.principal = await self._verify_token(_bearer_token(context))
         yield
 
@@ -61,13 +61,13 @@ class ServiceAuthentication(Interceptor):
 
     def _principal(self, context: Context) -> Principal:
         if _values(context, "authorization"):
-            raise UnauthenticatedError("an internal service shows its certificate, and no token beside it")
+            raise UnauthenticatedError("a service shows a certificate, and no token beside it", cause="TWO_CREDENTIALS")
         service = _service_name(context) or ""
         if service not in self._scopes:
-            raise UnauthenticatedError("the certificate's service is not known here")
+            raise UnauthenticatedError("the certificate's service is not known here", cause="SERVICE_UNKNOWN")
         headers = _values(context, tenant_context.HEADER)
         if len(headers) != 1:
-            raise UnauthenticatedError("exactly one signed context is needed")
+            raise UnauthenticatedError("exactly one signed context is needed", cause="NOT_ONE_CONTEXT")
         signed = tenant_context.decode(headers[0], self._context_key, now=datetime.now(UTC))
         return Principal(
             subject=f"{service}/{signed.subject}",
@@ -84,7 +84,7 @@ def _bearer_token(context: Context) -> str:
         raise UnauthenticatedError("no `authorization: Bearer …` was sent", reason="MISSING_AUTHORIZATION")
     scheme, _, token = values[0].partition(" ")
     if len(values) != 1 or scheme.lower() != "bearer" or not token:
-        raise UnauthenticatedError("exactly one `authorization: Bearer …` is needed")
+        raise UnauthenticatedError("exactly one `authorization: Bearer …` is needed", cause="NOT_ONE_TOKEN")
     return token
 
 

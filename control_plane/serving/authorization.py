@@ -19,6 +19,7 @@ from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context, Interceptor
 from control_plane.serving.principal import SCOPED, TENANT_BOUND, Principal
+from control_plane.serving.rules import name_templates, role_number
 
 _OPENS_NO_TENANT: Final = rules_pb2.ISOLATION_NONE
 
@@ -30,6 +31,7 @@ class Authorization(Interceptor):
         """Find tenants in `directory`."""
         super().__init__()
         self._directory = directory
+        self._templates = name_templates()
 
     @override
     @asynccontextmanager
@@ -38,7 +40,9 @@ class Authorization(Interceptor):
         if call.principal is not None:
             check_role(call.rule, call.principal)
         if call.rule.tenant:
-            tenant_id = names.tenant_of(_field(request, call.rule.tenant), field=call.rule.tenant)
+            name = _field(request, call.rule.tenant)
+            names.check_form(self._templates[method], name, field=call.rule.tenant)
+            tenant_id = names.tenant_of(name, field=call.rule.tenant)
             call.tenant_name = names.tenant_name(tenant_id)
             if call.principal is not None:
                 check_tenant(call.principal, tenant_id)
@@ -59,7 +63,7 @@ class Authorization(Interceptor):
 
 def check_role(rule: rules_pb2.Rule, principal: Principal) -> None:
     """Raise PermissionDeniedError unless the rule names the caller's role, and its scopes the rule's."""
-    if principal.role.wire not in rule.roles:
+    if role_number(principal.role) not in rule.roles:
         raise PermissionDeniedError("the role may not call this method", reason="ROLE_NOT_ALLOWED")
     if rule.scope and principal.role in SCOPED and rule.scope not in principal.scopes:
         raise PermissionDeniedError("the credential lacks the scope", reason="SCOPE_MISSING")

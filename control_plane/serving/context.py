@@ -166,4 +166,4 @@ def _base64url(data: bytes) -> str:
 
 
 def _refused(cause: str) -> UnauthenticatedError:
-    return UnauthenticatedError(f"the signed context {cause}")
+    return UnauthenticatedError(f"the signed context {cause}", cause="CONTEXT_REFUSED")

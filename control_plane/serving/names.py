@@ -38,6 +38,21 @@ def parse(pattern: str, name: str, *, field: str = "name") -> dict[str, str]:
     return parts
 
 
+def check_form(template: str, name: str, *, field: str) -> None:
+    """Check the whole name against the form that its method's REST path gives: `tenants/*/certificates/*`.
+
+    Raises:
+        InvalidArgumentError: of `field`, when it has another form.
+    """
+    if not _form(template).fullmatch(name):
+        raise InvalidArgumentError(FieldViolation(field=field, description=f"must be like {template}", reason="NAME"))
+
+
+@cache
+def _form(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\*", "[^/]+"))
+
+
 def tenant_of(name: str, *, field: str = "name") -> TenantId:
     """Return the id of the tenant that the resource `name` belongs to.
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bulkhead.v1 import rules_pb2
 from typing_extensions import override
 
 from control_plane.ids import TenantId
@@ -19,11 +18,6 @@ class Role(StrEnum):
     AUDITOR = "auditor"
     SERVICE = "service"
     EDGE = "edge"
-
-    @property
-    def wire(self) -> rules_pb2.Role.ValueType:
-        """The same role in rules.proto."""
-        return rules_pb2.Role.Value(f"ROLE_{self.name}")
 
 
 TENANT_BOUND = frozenset({Role.TENANT_ADMIN, Role.TENANT_MEMBER, Role.AUDITOR, Role.SERVICE})

@@ -71,7 +71,7 @@ class Reception(Interceptor):
         if failure is None:
             context.set_trailing_metadata((("x-request-id", call.request_id),))
             return
-        if isinstance(failure, (PermissionDeniedError, UnauthenticatedError)):
+        if isinstance(failure, DomainError) and _is_denial(failure):
             self._denied(call, failure)
         status = to_status(failure, call.request_id)
         await context.abort(
@@ -79,3 +79,7 @@ class Reception(Interceptor):
             status.message,
             (("x-request-id", call.request_id), ("grpc-status-details-bin", status.SerializeToString())),
         )
+
+
+def _is_denial(error: DomainError) -> bool:
+    return isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or error.code == "TENANT_SUSPENDED"

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from bulkhead.v1 import audit_pb2, certificates_pb2, rules_pb2, tenants_pb2, tokens_pb2
+from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
+
+from control_plane.serving.principal import Role
 
 PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (
     tenants_pb2.DESCRIPTOR,
@@ -45,6 +48,11 @@ class RuleError(Exception):
     """A method has no rule, or one that cannot be meant."""
 
 
+def role_number(role: Role) -> rules_pb2.Role.ValueType:
+    """Return the role's number in rules.proto."""
+    return rules_pb2.Role.Value(f"ROLE_{role.name}")
+
+
 def load_rules(files: Iterable[FileDescriptor] = PLATFORM_FILES) -> dict[str, rules_pb2.Rule]:
     """Return the rule of each method by its full path, Google's included.
 
@@ -64,6 +72,27 @@ def load_rules(files: Iterable[FileDescriptor] = PLATFORM_FILES) -> dict[str, ru
     return rules
 
 
+def name_templates(files: Iterable[FileDescriptor] = PLATFORM_FILES) -> dict[str, str]:
+    """Return, by method, the form of the name that says which tenant is meant: `tenants/*/certificates/*`.
+
+    It stands in the method's REST path, beside the field that the rule names.
+    """
+    templates: dict[str, str] = {}
+    for service in (service for file in files for service in file.services_by_name.values()):
+        for method in service.methods:
+            field = method.GetOptions().Extensions[rules_pb2.rule].tenant
+            found = re.search(rf"{{{re.escape(field)}=([^}}]+)}}", _rest_path(method)) if field else None
+            if found is not None:
+                templates[f"/{service.full_name}/{method.name}"] = found[1]
+    return templates
+
+
+def _rest_path(method: MethodDescriptor) -> str:
+    http: http_pb2.HttpRule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]  # no stubs
+    kind = http.WhichOneof("pattern")
+    return str(getattr(http, kind)) if kind else ""
+
+
 def _faults(method: MethodDescriptor, rule: rules_pb2.Rule) -> Iterator[str]:
     if not method.GetOptions().HasExtension(rules_pb2.rule):
         yield "has no rule"
@@ -78,12 +107,18 @@ def _faults(method: MethodDescriptor, rule: rules_pb2.Rule) -> Iterator[str]:
         yield "must declare its isolation level"
     if rule.audit == rules_pb2.AUDIT_UNSPECIFIED:
         yield "must declare what the audit log keeps"
-    if rule.tenant and not _has_string_field(method.input_type, rule.tenant):
-        yield f"names its tenant by {rule.tenant!r}, which the request does not have"
-    if rule.isolation in {rules_pb2.ISOLATION_SERIALIZABLE, rules_pb2.ISOLATION_READ_COMMITTED} and not rule.tenant:
-        yield "opens a tenant transaction, but no field of the request names the tenant"
+    yield from _tenant_faults(method, rule)
     if rule.lease_class and not _LEASE_CLASS.fullmatch(rule.lease_class):
         yield f"has the lease class {rule.lease_class!r}, which is not like `noun.verb`"
+
+
+def _tenant_faults(method: MethodDescriptor, rule: rules_pb2.Rule) -> Iterator[str]:
+    if rule.tenant and not _has_string_field(method.input_type, rule.tenant):
+        yield f"names its tenant by {rule.tenant!r}, which the request does not have"
+    elif rule.tenant and f"{{{rule.tenant}=tenants/*" not in _rest_path(method):
+        yield f"has no REST path that says of what form {rule.tenant!r} is"
+    if rule.isolation in {rules_pb2.ISOLATION_SERIALIZABLE, rules_pb2.ISOLATION_READ_COMMITTED} and not rule.tenant:
+        yield "opens a tenant transaction, but no field of the request names the tenant"
 
 
 def _has_string_field(message: Descriptor, path: str) -> bool:

@@ -27,6 +27,8 @@ class PlatformIssuer:
     def load_or_create(cls, path: Path) -> Self:
         """Read the key, or make one that is durable on return. Blocks. Of two at once both get the same key.
 
+        The public half is put beside it, as `<path>.pub`, for those who only verify.
+
         Raises:
             ExposedKeyError: when others may read the file.
             ValueError: when it is no such key.
@@ -40,6 +42,7 @@ class PlatformIssuer:
         if not isinstance(key, Ed25519PrivateKey):
             message = f"{path} is not an Ed25519 key: put the key back from your backup of it"
             raise ValueError(message)  # noqa: TRY004 the caller gave a path, and the file has the wrong content
+        private_file.replace(_public(path), _to_public_pem(key.public_key()))
         return cls(private_key=key)
 
     @property
@@ -75,6 +78,23 @@ def platform_kid(public_key: Ed25519PublicKey) -> UUID:
     """Name the key by its own digest: no tenant's key can have that name but by chance in 2**128."""
     raw = public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     return UUID(bytes=hashlib.sha256(raw).digest()[:16])
+
+
+def load_public_key(path: Path) -> Ed25519PublicKey:
+    """Read the public half of the issuer's key at `path`. Blocks. Raises FileNotFoundError until there is an issuer."""
+    key = serialization.load_pem_public_key(private_file.read(_public(path)))
+    if not isinstance(key, Ed25519PublicKey):
+        message = f"{_public(path)} is not an Ed25519 key: remove it, and the control plane writes it anew"
+        raise ValueError(message)  # noqa: TRY004 as above
+    return key
+
+
+def _public(path: Path) -> Path:
+    return path.with_name(f"{path.name}.pub")
+
+
+def _to_public_pem(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _to_pem(key: Ed25519PrivateKey) -> bytes:

@@ -15,6 +15,7 @@ from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens, page_size
 from control_plane.serving.principal import Role
+from control_plane.serving.rules import role_number
 from control_plane.tokens import service, store
 from control_plane.tokens.model import (
     DEFAULT_LIFETIME,
@@ -28,7 +29,7 @@ from control_plane.tokens.model import (
     uuid_of,
 )
 
-_ROLES: Final = {role.wire: role.value for role in (Role.TENANT_ADMIN, Role.TENANT_MEMBER, Role.AUDITOR)}
+_ROLES: Final = {role_number(role): role.value for role in (Role.TENANT_ADMIN, Role.TENANT_MEMBER, Role.AUDITOR)}
 
 
 class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
@@ -149,7 +150,10 @@ def _answer(issued: service.Issued, parent: str) -> tokens_pb2.IssueTokenRespons
 def to_proto(token: Token, parent: str) -> tokens_pb2.Token:
     """Show a token of the tenant named `parent`, without the token itself."""
     message = tokens_pb2.Token(
-        name=f"{parent}/tokens/{token.id}", subject=token.subject, role=Role(token.role).wire, scopes=token.scopes
+        name=f"{parent}/tokens/{token.id}",
+        subject=token.subject,
+        role=role_number(Role(token.role)),
+        scopes=token.scopes,
     )
     message.create_time.FromDatetime(token.create_time)
     message.expire_time.FromDatetime(token.expire_time)

@@ -101,6 +101,10 @@ FAULTS: Final = {
         'tenant: "tenant.name" roles: [ROLE_EDGE] cost: 1 isolation: ISOLATION_NONE audit: AUDIT_EFFECTS',
         "names its tenant by 'tenant.name', which the request does not have",
     ),
+    "no form of its names": (
+        'tenant: "name" roles: [ROLE_EDGE] cost: 1 isolation: ISOLATION_NONE audit: AUDIT_EFFECTS scope: "unmapped"',
+        "has no REST path that says of what form 'name' is",
+    ),
     "a lease without a class": (
         'tenant: "name" roles: [ROLE_EDGE] cost: 1 isolation: ISOLATION_NONE audit: AUDIT_EFFECTS lease_class: "Purge"',
         "lease class",
@@ -111,7 +115,8 @@ FAULTS: Final = {
 @pytest.mark.parametrize(("rule", "fault"), FAULTS.values(), ids=FAULTS)
 @pytest.mark.behaviour("H1")
 def test_nothing_starts_with_an_rpc_that_was_added_with(rule: str, fault: str, tmp_path: Path) -> None:
-    changed = _with_added_rpc(f"option (rule) = {{{rule}}};" if rule else "", tmp_path)
+    mapped = "" if "unmapped" in rule else 'option (google.api.http) = {post: "/api/v1/{name=tenants/*}:purge"};'
+    changed = _with_added_rpc(mapped + (f"option (rule) = {{{rule}}};" if rule else ""), tmp_path)
 
     with pytest.raises(RuleError, match=fault) as raised:
         load_rules([changed])

@@ -167,3 +167,10 @@ def test_a_replaced_file_is_the_owners_alone_and_leaves_no_draft(tmp_path: Path)
 
     assert private_file.read(path) == b"second"
     assert [entry.name for entry in tmp_path.iterdir()] == ["token"]
+
+
+def test_a_file_in_the_making_beside_another_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".key.pub.0123456789abcdef.new").write_bytes(b"")
+    private_file.create(tmp_path / "key", b"secret")
+
+    assert (tmp_path / ".key.pub.0123456789abcdef.new").exists()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.audit.model import JsonValue, neutral, neutral_details
+from control_plane.audit.model import neutral, neutral_details
+from control_plane.postgres.effects import JsonValue
 
 
 @pytest.mark.behaviour("T-L5")
