@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from control_plane.private_file import ExposedKeyError
 from control_plane.tokens.claims import PLATFORM_AUDIENCE, RefusedTokenError, read_claims, read_kid
-from control_plane.tokens.platform import PlatformIssuer, platform_kid
+from control_plane.tokens.platform import PlatformIssuer, load_public_key, platform_kid
 from control_plane.tokens.signature import verified_payload
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 500_000, tzinfo=UTC)
@@ -53,7 +53,13 @@ def test_of_many_that_make_the_key_at_once_all_get_the_same(tmp_path: Path) -> N
         issuers = list(threads.map(PlatformIssuer.load_or_create, [tmp_path / "key"] * 16))
 
     assert len({platform_kid(issuer.public_key) for issuer in issuers}) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert load_public_key(tmp_path / "key") == issuers[0].public_key
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "key.pub"]
+
+
+def test_who_only_verifies_waits_for_an_issuer(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_public_key(tmp_path / "key")
 
 
 def test_a_key_of_another_kind_is_not_used(tmp_path: Path) -> None:
