@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import grpc
 import structlog
-from bulkhead.v1 import audit_pb2_grpc, certificates_pb2_grpc, tenants_pb2_grpc, tokens_pb2_grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from bulkhead.v1 import audit_pb2_grpc, certificates_pb2_grpc, tenants_pb2_grpc, tokens_pb2_grpc
 from control_plane import private_file
 from control_plane.audit.denials import Denials
 from control_plane.audit.recorder import effects_recorder

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
-from bulkhead.v1 import audit_pb2, audit_pb2_grpc
 from typing_extensions import override
 
+from bulkhead.v1 import audit_pb2, audit_pb2_grpc
 from control_plane.audit import service, store
 from control_plane.audit.model import SealedEntry
 from control_plane.serving import names

@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from typing_extensions import override
 
+from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from control_plane.certificates import store
 from control_plane.certificates.model import (
     Asked,

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from bulkhead.v1 import rules_pb2
 from google.protobuf.message import Message
 from typing_extensions import override
 
+from bulkhead.v1 import rules_pb2
 from control_plane.errors import NotFoundError, PermissionDeniedError, PreconditionError
 from control_plane.ids import TenantId
 from control_plane.postgres.directory import Directory, Entry

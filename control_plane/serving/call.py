@@ -5,7 +5,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from bulkhead.v1 import rules_pb2
-
 from control_plane.ids import new_uuid
 from control_plane.postgres.database import Database, Isolation, SystemHandle, TenantHandle
 from control_plane.postgres.effects import BeforeCommit

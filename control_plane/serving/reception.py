@@ -8,10 +8,10 @@ from typing import Final
 
 import grpc
 import structlog
-from bulkhead.v1 import rules_pb2
 from google.protobuf.message import Message
 from typing_extensions import override
 
+from bulkhead.v1 import rules_pb2
 from control_plane.errors import DomainError, PermissionDeniedError, UnauthenticatedError
 from control_plane.postgres.database import Database
 from control_plane.postgres.effects import BeforeCommit

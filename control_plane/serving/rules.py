@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from bulkhead.v1 import audit_pb2, certificates_pb2, rules_pb2, tenants_pb2, tokens_pb2
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
 
+from bulkhead.v1 import audit_pb2, certificates_pb2, rules_pb2, tenants_pb2, tokens_pb2
 from control_plane.serving.principal import Role
 
 PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (

@@ -11,8 +11,9 @@ from typing import Final
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
-from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 from grpc_health.v1 import health_pb2
+
+from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 
 _TIMEOUT_S: Final = 2.0
 

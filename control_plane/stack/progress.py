@@ -80,10 +80,11 @@ def terminal() -> Audience:
     def show(line: Line) -> None:
         nonlocal status
         if line.is_announcement:
+            awaited = Text(f"waiting until {line.text}", style="dim")
             if status is None:
-                status = console.status(Text(line.text, style="dim"))
+                status = console.status(awaited)
                 status.start()
-            status.update(Text(line.text, style="dim"))
+            status.update(awaited)
             return
         if status is not None:
             status.stop()

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from bulkhead.v1 import tenants_pb2
-
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.errors import PreconditionError
 from control_plane.keys.service import TenantKeys

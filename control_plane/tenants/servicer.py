@@ -5,11 +5,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 from google.longrunning import operations_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from typing_extensions import override
 
+from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import TenantId
 from control_plane.operations.plan import Plans

@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from bulkhead.v1 import rules_pb2, tokens_pb2, tokens_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from typing_extensions import override
 
+from bulkhead.v1 import rules_pb2, tokens_pb2, tokens_pb2_grpc
 from control_plane.errors import NotFoundError, Violations
 from control_plane.keys.service import TenantKeys
 from control_plane.serving import names

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
 from bulkhead.v1 import audit_pb2, certificates_pb2, tenants_pb2, tokens_pb2
 
 TESTS: Final = Path(__file__).parents[1]

@@ -13,14 +13,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-import bulkhead
 import pytest
-from bulkhead.v1 import rules_pb2
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
+import bulkhead
+from bulkhead.v1 import rules_pb2
 from control_plane.serving.rules import PLATFORM_FILES, RuleError, load_rules
 
 ROOT: Final = Path(__file__).parents[2]

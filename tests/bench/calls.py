@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import grpc
-from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from tests.bench.measure import Figure, Work, by_turns, figures
 from tests.bench.system import System
 from tests.isolation.rpc_requests import signing_request

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
+from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 from control_plane.settings import ListenerSettings, Settings
 
 Metadata = tuple[tuple[str, str], ...]

@@ -10,6 +10,12 @@ from typing import Final
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from google.longrunning import operations_pb2, operations_pb2_grpc
+
 from bulkhead.v1 import (
     audit_pb2,
     audit_pb2_grpc,
@@ -20,12 +26,6 @@ from bulkhead.v1 import (
     tokens_pb2,
     tokens_pb2_grpc,
 )
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from google.longrunning import operations_pb2, operations_pb2_grpc
-
 from tests.fixtures.stack import Stack, empty_stack_dir
 
 _TENANTS: Final = ("org_1", "org_2")

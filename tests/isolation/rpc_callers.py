@@ -11,6 +11,10 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
 from bulkhead.v1 import (
     certificates_pb2,
     certificates_pb2_grpc,
@@ -20,10 +24,6 @@ from bulkhead.v1 import (
     tokens_pb2,
     tokens_pb2_grpc,
 )
-from google.longrunning import operations_pb2, operations_pb2_grpc
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
-
 from control_plane.ids import TenantId
 from control_plane.serving import context as tenant_context
 from control_plane.serving.principal import Role

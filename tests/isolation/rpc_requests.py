@@ -7,7 +7,6 @@ from functools import reduce
 from typing import Any, Final
 from uuid import UUID
 
-from bulkhead.v1 import rules_pb2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from bulkhead.v1 import rules_pb2
 from control_plane.serving.rules import PLATFORM_FILES
 
 HTTP: Final[Any] = annotations_pb2.http  # typed as a plain descriptor, which is no key of an extension map

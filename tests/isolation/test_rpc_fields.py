@@ -4,12 +4,12 @@ import secrets
 from typing import Any, Final
 
 import pytest
-from bulkhead.v1 import tenants_pb2
 from google.api import field_behavior_pb2
 from google.longrunning import operations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
+from bulkhead.v1 import tenants_pb2
 from tests.isolation.rpc_callers import World
 from tests.isolation.rpc_requests import METHODS, path, request, rule
 

@@ -8,10 +8,10 @@ from typing import Final
 from uuid import uuid4
 
 import pytest
-from bulkhead.v1 import rules_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
+from bulkhead.v1 import rules_pb2
 from tests.isolation.rpc_callers import Answer, Caller, World
 from tests.isolation.rpc_requests import METHODS, Target, name_resource, path, request, resource_name, rule
 

@@ -7,12 +7,12 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from bulkhead.v1 import rules_pb2
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from bulkhead.v1 import rules_pb2
 from control_plane.serving.rules import GOOGLE_RULES
 from tests.isolation.rpc_callers import Caller, World
 from tests.isolation.rpc_requests import METHODS, path, request

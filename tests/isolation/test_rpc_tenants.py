@@ -8,10 +8,10 @@ from typing import Any, Final
 import grpc
 import psycopg
 import pytest
-from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
+from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 from control_plane.settings import Settings
 from tests.fixtures.stack import Stack
 from tests.isolation.rpc_callers import World

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from bulkhead.v1 import audit_pb2, tokens_pb2
 
+from bulkhead.v1 import audit_pb2, tokens_pb2
 from control_plane.postgres.placement import Placement
 from control_plane.serving.principal import Role
 from tests.fixtures.cell import AuditStub, Cell, Metadata, bearer, violations_of

@@ -9,9 +9,9 @@ import grpc
 import psycopg
 import pytest
 import structlog
-from bulkhead.v1 import tokens_pb2
 from psycopg.rows import DictRow
 
+from bulkhead.v1 import tokens_pb2
 from control_plane.audit.denials import Denials
 from control_plane.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
 from control_plane.ids import TenantId

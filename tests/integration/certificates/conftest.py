@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from bulkhead.v1 import certificates_pb2_grpc
 from psycopg.rows import DictRow
 
+from bulkhead.v1 import certificates_pb2_grpc
 from control_plane.audit.recorder import effects_recorder
 from control_plane.certificates.model import Asked
 from control_plane.certificates.service import Certificates, Issued

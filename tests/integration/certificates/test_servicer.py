@@ -7,11 +7,11 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from cryptography import x509
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
+from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from control_plane.postgres.placement import Placement
 from control_plane.serving.principal import Role
 from tests.fixtures.cell import Metadata, bearer

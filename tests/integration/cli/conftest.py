@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 import grpc
 import pytest
-from bulkhead.v1 import audit_pb2, certificates_pb2, tenants_pb2, tokens_pb2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,6 +24,7 @@ from google.protobuf.message import Message
 from structlog.testing import capture_logs
 from typing_extensions import override
 
+from bulkhead.v1 import audit_pb2, certificates_pb2, tenants_pb2, tokens_pb2
 from control_plane.cli.program import run
 from control_plane.serving.status import to_status
 

@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 import pytest
-from bulkhead.v1 import audit_pb2
 
+from bulkhead.v1 import audit_pb2
 from control_plane import errors
 
 

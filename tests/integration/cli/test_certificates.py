@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from bulkhead.v1 import certificates_pb2
-
 from control_plane import errors
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"

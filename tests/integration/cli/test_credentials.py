@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bulkhead.v1 import tenants_pb2, tokens_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from bulkhead.v1 import tenants_pb2, tokens_pb2
 
 TENANT = tenants_pb2.Tenant(name="tenants/org_1")
 

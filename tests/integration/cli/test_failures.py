@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
-from bulkhead.v1 import tenants_pb2
 
+from bulkhead.v1 import tenants_pb2
 from control_plane import errors
 
 TENANT = tenants_pb2.Tenant(name="tenants/org_1")

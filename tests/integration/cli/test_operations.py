@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from bulkhead.v1 import tenants_pb2
 from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
+from bulkhead.v1 import tenants_pb2
 from control_plane import errors
 
 NAME = "operations/0192"

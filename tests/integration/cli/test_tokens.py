@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from bulkhead.v1 import rules_pb2, tokens_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from bulkhead.v1 import rules_pb2, tokens_pb2
 
 KNOWN = tokens_pb2.Token(
     name="tenants/org_1/tokens/1",

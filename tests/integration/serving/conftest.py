@@ -9,13 +9,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from typing_extensions import override
 
+from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from control_plane.errors import DomainError, UnauthenticatedError
 from control_plane.postgres.database import Database
 from control_plane.postgres.directory import Directory

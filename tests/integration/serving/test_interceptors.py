@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from control_plane.errors import NotFoundError
 from control_plane.ids import TenantId
 from control_plane.postgres.placement import Placement

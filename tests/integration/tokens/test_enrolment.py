@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import psycopg
 import pytest
-from bulkhead.v1 import rules_pb2, tokens_pb2
 from psycopg.rows import DictRow
 
+from bulkhead.v1 import rules_pb2, tokens_pb2
 from control_plane.postgres.database import Isolation
 from control_plane.postgres.placement import Placement
 from control_plane.tokens import service

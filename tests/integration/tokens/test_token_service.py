@@ -8,10 +8,10 @@ from uuid import uuid4
 import grpc
 import psycopg
 import pytest
-from bulkhead.v1 import rules_pb2, tokens_pb2
 from google.protobuf.duration_pb2 import Duration
 from psycopg.rows import DictRow
 
+from bulkhead.v1 import rules_pb2, tokens_pb2
 from control_plane.postgres.placement import Placement
 from control_plane.serving.principal import Role
 from tests.fixtures.cell import Cell, Metadata, TokenStub, bearer, reason_of, violations_of

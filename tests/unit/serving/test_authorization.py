@@ -3,11 +3,11 @@
 from uuid import UUID
 
 import pytest
-from bulkhead.v1 import rules_pb2
-from control_plane.postgres.directory import Entry
 
+from bulkhead.v1 import rules_pb2
 from control_plane.errors import NotFoundError, PermissionDeniedError, PreconditionError
 from control_plane.ids import TenantId
+from control_plane.postgres.directory import Entry
 from control_plane.postgres.placement import Placement
 from control_plane.serving.authorization import check_role, check_served, check_tenant
 from control_plane.serving.principal import TENANT_BOUND, Principal, Role

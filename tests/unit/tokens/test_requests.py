@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 import pytest
-from bulkhead.v1 import rules_pb2, tokens_pb2
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkhead.v1 import rules_pb2, tokens_pb2
 from control_plane.errors import InvalidArgumentError
 from control_plane.tokens.model import Grant, scope_violations, subject_violation, uuid_of
 from control_plane.tokens.servicer import _wanted
