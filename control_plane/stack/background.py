@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from control_plane.stack.failures import AlreadyRunningError, StackError, StateDirectoryError
 from control_plane.stack.layout import StateDir
-from control_plane.stack.progress import Line, Progress, log_lines
+from control_plane.stack.progress import Kind, Line, Progress, log_lines
 from control_plane.stack.supervisor import Supervisor
 
 _ERRORS = {error.reason: error for error in (StackError, StateDirectoryError, AlreadyRunningError)}
@@ -47,7 +48,7 @@ def start_in_background(state_dir: StateDir, progress: Progress) -> Mapping[str,
                 return dict(told["endpoints"])
             if "error" in told:
                 raise _error(told)
-            progress.relay(Line(told["text"], told["seconds"]))
+            progress.relay(Line(kind=Kind(told["kind"]), text=told["text"], seconds=told["seconds"]))
     except KeyboardInterrupt:
         supervisor.send_signal(signal.SIGTERM)
         supervisor.wait()
@@ -62,15 +63,14 @@ def start_in_background(state_dir: StateDir, progress: Progress) -> Mapping[str,
 def main(directory: str) -> int:
     """Be the supervisor of a directory; tell the start on stdout, a JSON object a line."""
     state_dir = StateDir(Path(directory))
-    progress = Progress(
-        (lambda line: _tell({"text": line.text, "seconds": line.seconds}), log_lines(state_dir.log("supervisor")))
-    )
+    log = log_lines(state_dir.log("supervisor"))
+    progress = Progress((lambda line: _tell(asdict(line)), log))
     try:
         asyncio.run(Supervisor(state_dir, progress).run(_tell_ready))
     except StackError as error:
-        progress.note(f"failed: {error.message}")
-        log = str(error.log) if error.log else None
-        _tell({"error": error.reason, "message": error.message, "remedy": error.remedy, "log": log})
+        log(Line(kind=Kind.FAILED, text=error.message))
+        seen_in = str(error.log) if error.log else None
+        _tell({"error": error.reason, "message": error.message, "remedy": error.remedy, "log": seen_in})
         return 1
     return 0
 

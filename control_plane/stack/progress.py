@@ -6,32 +6,41 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from rich.status import Status
 
 
-@dataclass(frozen=True, slots=True)
+class Kind(StrEnum):
+    """What a line tells."""
+
+    NOTE = "note"
+    BEGUN = "begun"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """One thing to tell."""
 
+    kind: Kind
     text: str
-    """What is done, or happened; while `seconds` is negative, what is being done."""
-    seconds: float | None = None
-    """How long it took, for a step."""
-
-    @property
-    def is_announcement(self) -> bool:
-        """Whether it tells of a step that has only begun."""
-        return self.seconds is not None and self.seconds < 0
+    """What happened, or for a step, what is so once it is done."""
+    seconds: float = 0.0
+    """How long the step has taken."""
 
     @property
     def written(self) -> str:
         """The line as plain text."""
-        return self.text if self.seconds is None else f"{self.text} ({self.seconds:.2f} s)"
+        duration = f" ({self.seconds:.2f} s)" if self.kind in {Kind.DONE, Kind.FAILED} else ""
+        return f"{'failed: ' if self.kind is Kind.FAILED else ''}{self.text}{duration}"
 
+
+_MARKS: Final = {Kind.NOTE: ("·", "yellow"), Kind.DONE: ("✓", "green"), Kind.FAILED: ("✗", "red")}
 
 Audience = Callable[[Line], None]
 """Takes each line as it comes. Does not fail when nobody listens any more."""
@@ -45,15 +54,19 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Tell what happened."""
-        self.relay(Line(text))
+        self.relay(Line(kind=Kind.NOTE, text=text))
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
-        """Tell what is being done, and once it is done, how long it took."""
+        """Tell what is being done, and once it is done or has failed, how long it took."""
         begun = time.monotonic()
-        self.relay(Line(text, -1.0))
-        yield
-        self.relay(Line(text, time.monotonic() - begun))
+        self.relay(Line(kind=Kind.BEGUN, text=text))
+        try:
+            yield
+        except Exception:
+            self.relay(Line(kind=Kind.FAILED, text=text, seconds=time.monotonic() - begun))
+            raise
+        self.relay(Line(kind=Kind.DONE, text=text, seconds=time.monotonic() - begun))
 
     def relay(self, line: Line) -> None:
         """Tell what another process told."""
@@ -64,7 +77,7 @@ class Progress:
 
 def plain_lines(line: Line) -> None:
     """Print lines on stderr, for a pipe or a file."""
-    if not line.is_announcement:
+    if line.kind is not Kind.BEGUN:
         sys.stderr.write(f"{line.written}\n")
         sys.stderr.flush()
 
@@ -79,7 +92,7 @@ def terminal() -> Audience:
 
     def show(line: Line) -> None:
         nonlocal status
-        if line.is_announcement:
+        if line.kind is Kind.BEGUN:
             awaited = Text(f"waiting until {line.text}", style="dim")
             if status is None:
                 status = console.status(awaited)
@@ -89,9 +102,8 @@ def terminal() -> Audience:
         if status is not None:
             status.stop()
             status = None
-        mark = Text("✓ ", style="green") if line.seconds is not None else Text("· ", style="yellow")
-        duration = "" if line.seconds is None else f"  {line.seconds:.2f} s"
-        console.print(Text.assemble(mark, line.text, (duration, "dim")))
+        duration = f"  {line.seconds:.2f} s" if line.seconds else ""
+        console.print(Text.assemble(_MARKS[line.kind], " ", line.text, (duration, "dim")))
 
     return show
 
@@ -100,7 +112,7 @@ def log_lines(path: Path) -> Audience:
     """Return an audience that keeps each line in a log."""
 
     def keep(line: Line) -> None:
-        if not line.is_announcement:
+        if line.kind is not Kind.BEGUN:
             with path.open("a") as log:
                 log.write(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {line.written}\n")
 
