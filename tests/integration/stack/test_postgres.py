@@ -212,7 +212,7 @@ def test_root_runs_it_below_the_private_home_of_somebody_else(short_dir: Path) -
 
 
 def test_where_it_cannot_be_run_the_error_says_what_to_do(short_dir: Path) -> None:
-    with pytest.raises(StackError, match="cannot be run here as an ordinary user: .*no-such-program") as raised:
+    with pytest.raises(StackError, match=r"cannot be run here as an ordinary user: .*no-such-program") as raised:
         disguise_for(short_dir, Path("/no-such-program"))
 
     assert "run this command as an ordinary user" in raised.value.remedy
