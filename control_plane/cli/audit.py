@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Final
 
@@ -35,7 +36,8 @@ def tail_audit_log(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each new entry, until Ctrl-C.")] = False,
 ) -> None:
     """Print the last entries of a tenant's audit log, oldest first. With --follow --json: one object a line."""
-    entries = list(_newest(session, tenant, lines))[::-1]
+    # By when it happened: a denial is written a moment after it, so perhaps behind what came later.
+    entries = sorted(_newest(session, tenant, lines), key=_moment)
     if follow:
         _follow(session, tenant, entries)
     elif session.as_json:
@@ -104,6 +106,10 @@ def _unseen(session: Session, tenant: str, *, seen: set[str]) -> list[Message]:
         if len(fresh) < len(page["audit_entries"]):
             break
     return found[::-1]
+
+
+def _moment(entry: Message) -> datetime:
+    return datetime.fromisoformat(entry["create_time"])
 
 
 def _print_line(session: Session, entry: Message) -> None:

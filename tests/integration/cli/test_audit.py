@@ -48,6 +48,13 @@ def test_tail_prints_the_last_entries_oldest_first(api: Any, cli: Any) -> None:
     ]  # fmt: skip
 
 
+def test_tail_shows_a_denial_where_it_happened_though_it_was_written_later(api: Any, cli: Any) -> None:
+    api.answer("ListAuditEntries", log_of([1, 3, 2]))
+    done = cli("audit", "tail", "org_1")
+
+    assert [line.split()[0] for line in done.out.splitlines()[1:]] == [f"1970-01-01T00:00:0{n}Z" for n in (1, 2, 3)]
+
+
 def test_tail_reads_on_where_a_page_is_not_enough(api: Any, cli: Any) -> None:
     api.answer("ListAuditEntries", log_of(list(range(2500))))
     done = cli("audit", "tail", "org_1", "-n", "2200", "--json")
