@@ -47,6 +47,7 @@ def start_in_background(state_dir: StateDir, progress: Progress) -> Mapping[str,
             if "endpoints" in told:
                 return dict(told["endpoints"])
             if "error" in told:
+                supervisor.wait()
                 raise _error(told)
             progress.relay(Line(kind=Kind(told["kind"]), text=told["text"], seconds=told["seconds"]))
     except KeyboardInterrupt:

@@ -37,7 +37,12 @@ class StackStatus:
 
 
 def status(state_dir: StateDir) -> StackStatus:
-    """Return how the stack is, by the locks and by what its supervisor says of it."""
+    """Return how the stack is, by the locks and by what its supervisor says of it.
+
+    Raises:
+        StateDirectoryError: when the directory is somebody else's, or was made for something else.
+    """
+    state_dir.check_ours()
     pid = holder_of(state_dir.supervisor_lock)
     if pid is None:
         left = State.STOPPING if is_held(state_dir.lock) else State.STOPPED
@@ -56,8 +61,9 @@ async def down(state_dir: StateDir, progress: Progress) -> bool:
     """Stop the stack and wait until nothing of it is left. False when nothing ran.
 
     Raises:
-        StackError: when it does not end in time.
+        StackError: when it does not end in time, or the directory is not ours.
     """
+    state_dir.check_ours()
     pid = holder_of(state_dir.supervisor_lock)
     if pid is None and not is_held(state_dir.lock):
         state_dir.endpoints.unlink(missing_ok=True)

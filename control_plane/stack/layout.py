@@ -84,15 +84,37 @@ class StateDir:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
-            self._check_ours()
+            self.check_ours()
             self.root.chmod(PRIVATE)
             self.lock.touch(mode=0o600)
             for name in _FOLDERS:
                 (self.root / name).mkdir(exist_ok=True, mode=PRIVATE)
         except OSError as error:
+            raise self._unusable(error) from error
+
+    def check_ours(self) -> None:
+        """Check that the directory is a stack's and our own, or not there at all.
+
+        Raises:
+            StateDirectoryError: when it is somebody else's, or was made for something else.
+        """
+        try:
+            owner = self.root.stat().st_uid
+            is_other = owner == os.geteuid() and not self.lock.exists() and any(self.root.iterdir())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unusable(error) from error
+        if owner != os.geteuid():
             raise StateDirectoryError(
-                f"{self.root} cannot be used: {error.strerror}", remedy="name a directory of your own with --dir"
-            ) from error
+                f"{self.root} belongs to user {owner}, and this is user {os.geteuid()}",
+                remedy="run as that user, or name a directory of your own with --dir",
+            )
+        if is_other:
+            raise StateDirectoryError(
+                f"{self.root} holds other things than a stack's state",
+                remedy="name an empty directory, or one that does not exist yet, with --dir",
+            )
 
     def roll_logs(self) -> None:
         """Put logs that have grown large aside, over those that were put aside before."""
@@ -121,18 +143,10 @@ class StateDir:
         elif self.run.exists():
             shutil.rmtree(self.run)
 
-    def _check_ours(self) -> None:
-        about = self.root.stat()
-        if about.st_uid != os.geteuid():
-            raise StateDirectoryError(
-                f"{self.root} belongs to user {about.st_uid}, and this is user {os.geteuid()}",
-                remedy="run as that user, or name a directory of your own with --dir",
-            )
-        if not self.lock.exists() and any(self.root.iterdir()):
-            raise StateDirectoryError(
-                f"{self.root} holds other things than a stack's state",
-                remedy="name an empty directory, or one that does not exist yet, with --dir",
-            )
+    def _unusable(self, error: OSError) -> StateDirectoryError:
+        return StateDirectoryError(
+            f"{self.root} cannot be used: {error.strerror}", remedy="name a directory of your own with --dir"
+        )
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -150,12 +150,13 @@ def test_it_runs_in_the_private_home_of_whoever_starts_it_from_a_deep_directory(
         assert home.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_directory_of_other_things_is_not_touched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [("up",), ("up", "--detach"), ("status",), ("down",)])
+def test_a_directory_of_other_things_is_not_touched(command: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    refused = Stack(tmp_path).bulkhead("up", "--detach", "--json")
+    refused = Stack(tmp_path).bulkhead(*command, "--json")
 
     assert refused.returncode == 4
-    assert json.loads(refused.stderr.splitlines()[-1])["error"]["reason"] == "STATE_DIRECTORY"
+    assert json.loads(refused.stderr)["error"]["reason"] == "STATE_DIRECTORY"
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

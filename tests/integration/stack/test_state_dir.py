@@ -53,6 +53,16 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    # Root's is there for everybody; root itself is handed one that is nobody's.
+    root = tmp_path / "state" if os.geteuid() == 0 else Path("/proc/1")
+    if os.geteuid() == 0:
+        root.mkdir()
+        os.chown(root, 65534, 65534)
+    with pytest.raises(StateDirectoryError, match="belongs to user"):
+        StateDir(root).check_ours()
+
+
 def test_a_directory_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateDirectoryError, match="cannot be used: Not a directory") as raised:
