@@ -1,17 +1,15 @@
 """AuditService over gRPC."""
 
 from datetime import UTC, datetime
-from uuid import UUID
 
 from typing_extensions import override
 
 from bulkhead.v1 import audit_pb2, audit_pb2_grpc
 from control_plane.audit import service, store
 from control_plane.audit.model import SealedEntry
-from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
-from control_plane.serving.paging import PageTokens, page_size
+from control_plane.serving.paging import PageTokens
 
 
 class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
@@ -25,25 +23,19 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
     async def ListAuditEntries(
         self, request: audit_pb2.ListAuditEntriesRequest, context: Context
     ) -> audit_pb2.ListAuditEntriesResponse:
-        call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
-        names.parse(names.TENANT, request.parent, field="parent")
-        position = self._page_tokens.decode(request.page_token, method=call.method, parent=call.tenant_name, now=now)
-        before = UUID(position) if position else store.LAST_ID
-        entries = await call.tenant().run(lambda tx: store.list_page(tx, before, limit=limit + 1))
-        response = audit_pb2.ListAuditEntriesResponse(
-            audit_entries=[to_proto(entry, call.tenant_name) for entry in entries[:limit]]
+        call = current_call()
+        parent = call.tenant_name
+        page = self._page_tokens.page(request, method=call.method, parent=parent, now=datetime.now(UTC))
+        entries = await call.tenant().run(lambda tx: store.list_page(tx, page.before, limit=page.limit))
+        shown, next_page_token = page.cut(entries, lambda sealed: sealed.entry.id)
+        return audit_pb2.ListAuditEntriesResponse(
+            audit_entries=[to_proto(entry, parent) for entry in shown], next_page_token=next_page_token
         )
-        if len(entries) > limit:
-            response.next_page_token = self._page_tokens.encode(
-                str(entries[limit - 1].entry.id), method=call.method, parent=call.tenant_name, now=now
-            )
-        return response
 
     @override
     async def VerifyAuditLog(
         self, request: audit_pb2.VerifyAuditLogRequest, context: Context
     ) -> audit_pb2.VerifyAuditLogResponse:
-        names.parse(names.TENANT, request.parent, field="parent")
         found = await current_call().tenant().run(service.verify_log)
         return audit_pb2.VerifyAuditLogResponse(
             sealed_entries=found.sealed,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -11,9 +11,6 @@ from control_plane.audit.model import Entry, Outcome, Position, Record, Seal, Se
 from control_plane.audit.tally import Tally
 from control_plane.errors import ConflictError
 from control_plane.postgres.database import SystemTransaction, TenantTransaction
-
-LAST_ID: Final = UUID(int=(1 << 128) - 1)
-"""After every id."""
 
 
 async def insert(tx: TenantTransaction | SystemTransaction, entry: Entry) -> None:

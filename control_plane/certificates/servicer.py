@@ -28,7 +28,7 @@ from control_plane.postgres.placement import Placement
 from control_plane.serving import names
 from control_plane.serving.call import Call, current_call
 from control_plane.serving.interception import Context
-from control_plane.serving.paging import PageTokens, page_size
+from control_plane.serving.paging import PageTokens
 
 # What a Duration may hold at most (protobuf's own limit); beyond it there is no timedelta either.
 _MOST_SECONDS: Final = 315_576_000_000
@@ -74,20 +74,14 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
     async def ListCertificates(
         self, request: certificates_pb2.ListCertificatesRequest, context: Context
     ) -> certificates_pb2.ListCertificatesResponse:
-        call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
-        names.parse(names.TENANT, request.parent, field="parent")
-        position = self._page_tokens.decode(request.page_token, method=call.method, parent=request.parent, now=now)
-        before = UUID(position) if position else None
-        page = await call.tenant().run(lambda tx: store.list_page(tx, before=before, limit=limit + 1))
+        call = current_call()
+        page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
+        certificates = await call.tenant().run(lambda tx: store.list_page(tx, before=page.before, limit=page.limit))
+        shown, next_page_token = page.cut(certificates, lambda certificate: certificate.id)
         tenant_id = _placement(call).tenant_id
-        response = certificates_pb2.ListCertificatesResponse(
-            certificates=[to_proto(certificate, tenant_id) for certificate in page[:limit]]
+        return certificates_pb2.ListCertificatesResponse(
+            certificates=[to_proto(certificate, tenant_id) for certificate in shown], next_page_token=next_page_token
         )
-        if len(page) > limit:
-            response.next_page_token = self._page_tokens.encode(
-                str(page[limit - 1].id), method=call.method, parent=request.parent, now=now
-            )
-        return response
 
     @override
     async def RevokeCertificate(

@@ -7,13 +7,11 @@ that outlive a transaction and without a clock.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from control_plane.certificates.model import Certificate, Profile, State
 from control_plane.postgres.database import TenantTransaction
-
-_BEYOND_ALL_IDS: Final = UUID(int=2**128 - 1)
 
 
 async def find_profile(tx: TenantTransaction, name: str) -> Profile | None:
@@ -127,7 +125,7 @@ async def find_by_request(tx: TenantTransaction, request_id: UUID) -> Certificat
     return None if row is None else _certificate(row)
 
 
-async def list_page(tx: TenantTransaction, *, before: UUID | None, limit: int) -> list[Certificate]:
+async def list_page(tx: TenantTransaction, *, before: UUID, limit: int) -> list[Certificate]:
     """Return certificates, newest first, from after `before` on."""
     rows = await tx.fetch_all(
         """
@@ -135,8 +133,7 @@ async def list_page(tx: TenantTransaction, *, before: UUID | None, limit: int) -
         WHERE state <> 'PENDING' AND id < %(before)s
         ORDER BY id DESC LIMIT %(limit)s
         """,
-        # Always a bound, for `%(before)s IS NULL OR …` is no condition that an index can serve once the plan is reused.
-        {"before": before or _BEYOND_ALL_IDS, "limit": limit},
+        {"before": before, "limit": limit},
     )
     return [_certificate(row) for row in rows]
 

@@ -17,14 +17,13 @@ from control_plane.operations.plan import Plans
 from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
-from control_plane.serving.paging import PageTokens, page_size
+from control_plane.serving.paging import PageTokens
 from control_plane.serving.status import DOMAIN
 
 # WaitOperation looks this often: no one waits for a fraction of a step.
 _POLL: Final = timedelta(milliseconds=50)
 _LONGEST_WAIT: Final = timedelta(seconds=25)
 _PARENT: Final = "operations"
-_AFTER_ALL: Final = UUID(int=2**128 - 1)
 
 
 class OperationsServicer(operations_pb2_grpc.OperationsServicer):
@@ -47,18 +46,13 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
     ) -> operations_pb2.ListOperationsResponse:
         if request.name not in {"", _PARENT}:
             raise InvalidArgumentError(FieldViolation(field="name", description=f"must be {_PARENT}"))
-        call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
-        position = self._page_tokens.decode(request.page_token, method=call.method, parent=_PARENT, now=now)
-        before = UUID(position) if position else _AFTER_ALL
-        page = await call.system().run(lambda tx: store.list_page(tx, before=before, limit=limit + 1))
-        response = operations_pb2.ListOperationsResponse(
-            operations=[await to_proto(operation, self._plans) for operation in page[:limit]]
+        call = current_call()
+        page = self._page_tokens.page(request, method=call.method, parent=_PARENT, now=datetime.now(UTC))
+        operations = await call.system().run(lambda tx: store.list_page(tx, before=page.before, limit=page.limit))
+        shown, next_page_token = page.cut(operations, lambda operation: operation.id)
+        return operations_pb2.ListOperationsResponse(
+            operations=[await to_proto(operation, self._plans) for operation in shown], next_page_token=next_page_token
         )
-        if len(page) > limit:
-            response.next_page_token = self._page_tokens.encode(
-                str(page[limit - 1].id), method=call.method, parent=_PARENT, now=now
-            )
-        return response
 
     @override
     async def WaitOperation(

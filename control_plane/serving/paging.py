@@ -3,16 +3,23 @@
 import base64
 import json
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from functools import partial
+from typing import Final, Protocol, TypeVar
+from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from control_plane.errors import FieldViolation, InvalidArgumentError
 
+Row = TypeVar("Row")
+
 DEFAULT_PAGE_SIZE: Final = 50
 LARGEST_PAGE_SIZE: Final = 1000
+BEYOND_ALL_IDS: Final = UUID(int=2**128 - 1)
 _LIFETIME: Final = timedelta(hours=24)
 _NONCE_SIZE: Final = 12
 
@@ -28,6 +35,39 @@ def page_size(requested: int) -> int:
     return min(requested or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE)
 
 
+class ListRequest(Protocol):
+    """What every List request has (AIP-158)."""
+
+    page_size: int
+    page_token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """The page that a request asks for."""
+
+    size: int
+    after: str
+    """What the page before ended with; empty for the first page."""
+    token: Callable[[str], str] = field(repr=False)
+    """Makes the token of the page that follows a position."""
+
+    @property
+    def limit(self) -> int:
+        """How many rows to read: one more than are shown, which tells whether there is another page."""
+        return self.size + 1
+
+    @property
+    def before(self) -> UUID:
+        """Where lists of UUIDv7 that show the newest first go on: a bound in any case, so that an index serves it."""
+        return UUID(self.after) if self.after else BEYOND_ALL_IDS
+
+    def cut(self, rows: Sequence[Row], key: Callable[[Row], object]) -> tuple[Sequence[Row], str]:
+        """Return the rows to show, and the token of the next page; `key` is a row's position."""
+        shown = rows[: self.size]
+        return shown, self.token(str(key(shown[-1]))) if len(rows) > self.size else ""
+
+
 class PageTokens:
     """Makes page tokens: opaque, and good for one method of one parent, for a day.
 
@@ -38,6 +78,18 @@ class PageTokens:
     def __init__(self, key: bytes) -> None:
         """Take a key of 32 bytes, the same in every replica."""
         self._cipher = AESGCM(key)
+
+    def page(self, request: ListRequest, *, method: str, parent: str, now: datetime) -> Page:
+        """Return the page of the list `method` of `parent` that is asked for.
+
+        Raises:
+            InvalidArgumentError: for a negative size, or a token that is not of this list.
+        """
+        return Page(
+            size=page_size(request.page_size),
+            after=self.decode(request.page_token, method=method, parent=parent, now=now) or "",
+            token=partial(self.encode, method=method, parent=parent, now=now),
+        )
 
     def encode(self, position: str, *, method: str, parent: str, now: datetime) -> str:
         """Make the token that continues after `position`."""

@@ -18,7 +18,7 @@ from control_plane.postgres.directory import Directory
 from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
-from control_plane.serving.paging import PageTokens, page_size
+from control_plane.serving.paging import PageTokens
 from control_plane.tenants import service, store
 from control_plane.tenants.model import UPDATABLE, Action, Settings, Tenant, check_new, check_settings, reason_violation
 
@@ -60,17 +60,13 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     async def ListTenants(
         self, request: tenants_pb2.ListTenantsRequest, context: Context
     ) -> tenants_pb2.ListTenantsResponse:
-        call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
-        after = self._page_tokens.decode(request.page_token, method=call.method, parent="", now=now) or ""
-        page = await call.system().run(lambda tx: store.list_page(tx, after=after, limit=limit + 1))
-        response = tenants_pb2.ListTenantsResponse(
-            tenants=[to_proto(tenant, hsm_backed=self._hsm_backed) for tenant in page[:limit]]
+        call = current_call()
+        page = self._page_tokens.page(request, method=call.method, parent="", now=datetime.now(UTC))
+        tenants = await call.system().run(lambda tx: store.list_page(tx, after=page.after, limit=page.limit))
+        shown, next_page_token = page.cut(tenants, lambda tenant: tenant.id)
+        return tenants_pb2.ListTenantsResponse(
+            tenants=[to_proto(tenant, hsm_backed=self._hsm_backed) for tenant in shown], next_page_token=next_page_token
         )
-        if len(page) > limit:
-            response.next_page_token = self._page_tokens.encode(
-                page[limit - 1].id, method=call.method, parent="", now=now
-            )
-        return response
 
     @override
     async def UpdateTenant(self, request: tenants_pb2.UpdateTenantRequest, context: Context) -> tenants_pb2.Tenant:

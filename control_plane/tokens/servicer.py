@@ -13,7 +13,7 @@ from control_plane.keys.service import TenantKeys
 from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
-from control_plane.serving.paging import PageTokens, page_size
+from control_plane.serving.paging import PageTokens
 from control_plane.serving.principal import Role
 from control_plane.serving.rules import role_number
 from control_plane.tokens import service, store
@@ -66,18 +66,14 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
     async def ListTokens(
         self, request: tokens_pb2.ListTokensRequest, context: Context
     ) -> tokens_pb2.ListTokensResponse:
-        call, now, limit = current_call(), datetime.now(UTC), page_size(request.page_size)
-        names.parse(names.TENANT, request.parent, field="parent")
+        call = current_call()
         parent = call.tenant_name
-        position = self._page_tokens.decode(request.page_token, method=call.method, parent=parent, now=now)
-        before = UUID(position) if position else store.LAST_ID
-        tokens = await call.tenant().run(lambda tx: store.list_page(tx, before, limit=limit + 1))
-        response = tokens_pb2.ListTokensResponse(tokens=[to_proto(token, parent) for token in tokens[:limit]])
-        if len(tokens) > limit:
-            response.next_page_token = self._page_tokens.encode(
-                str(tokens[limit - 1].id), method=call.method, parent=parent, now=now
-            )
-        return response
+        page = self._page_tokens.page(request, method=call.method, parent=parent, now=datetime.now(UTC))
+        tokens = await call.tenant().run(lambda tx: store.list_page(tx, page.before, limit=page.limit))
+        shown, next_page_token = page.cut(tokens, lambda token: token.id)
+        return tokens_pb2.ListTokensResponse(
+            tokens=[to_proto(token, parent) for token in shown], next_page_token=next_page_token
+        )
 
     @override
     async def RevokeToken(self, request: tokens_pb2.RevokeTokenRequest, context: Context) -> tokens_pb2.Token:

@@ -3,14 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from control_plane.postgres.database import TenantTransaction
 from control_plane.tokens.model import Enrolment, Token
-
-LAST_ID: Final = UUID(int=(1 << 128) - 1)
-"""After every id."""
 
 
 async def find(tx: TenantTransaction, token_id: UUID) -> Token | None:

@@ -18,6 +18,7 @@ from control_plane.certificates.service import Certificates
 from control_plane.errors import ConflictError, UnavailableError
 from control_plane.postgres.database import PostgresSettings
 from control_plane.postgres.placement import Placement
+from control_plane.serving.paging import BEYOND_ALL_IDS
 from tests.integration.certificates.conftest import Bench
 from tests.integration.certificates.dying_issuer import POINTS
 from tests.unit.certificates.signing_requests import signing_request
@@ -31,7 +32,7 @@ def later(bench: Bench, by: timedelta) -> Certificates:
 
 
 async def visible(bench: Bench, tenant: Placement) -> list[Certificate]:
-    return await bench.drafts(tenant).run(lambda tx: store.list_page(tx, before=None, limit=100))
+    return await bench.drafts(tenant).run(lambda tx: store.list_page(tx, before=BEYOND_ALL_IDS, limit=100))
 
 
 async def test_a_killed_issue_leaves_a_whole_certificate_or_nothing(

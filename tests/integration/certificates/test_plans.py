@@ -13,6 +13,7 @@ from control_plane.certificates import store
 from control_plane.certificates.model import first_id
 from control_plane.postgres.database import TenantTransaction
 from control_plane.postgres.placement import Placement
+from control_plane.serving.paging import BEYOND_ALL_IDS
 from tests.integration.certificates.conftest import Bench
 
 MANY: Final = 20_000
@@ -22,7 +23,7 @@ NOBODY: Final = UUID(int=1)
 Query = Callable[[TenantTransaction], Awaitable[object]]
 QUERIES: Final[Mapping[str, Query]] = {
     "a page": lambda tx: store.list_page(tx, before=NOBODY, limit=51),
-    "the first page": lambda tx: store.list_page(tx, before=None, limit=51),
+    "the first page": lambda tx: store.list_page(tx, before=BEYOND_ALL_IDS, limit=51),
     "one certificate": lambda tx: store.find(tx, NOBODY),
     "a repeated request": lambda tx: store.find_by_request(tx, NOBODY),
     "leftovers": lambda tx: store.give_up_between(tx, after=NOBODY, before=NOBODY, limit=20),

@@ -2,13 +2,15 @@
 
 import base64
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkhead.v1 import tenants_pb2
 from control_plane.errors import InvalidArgumentError
-from control_plane.serving.paging import PageTokens, page_size
+from control_plane.serving.paging import BEYOND_ALL_IDS, Page, PageTokens, page_size
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _TOKENS = PageTokens(b"k" * 32)
@@ -72,3 +74,30 @@ def test_the_page_size_has_a_default_and_a_limit(requested: int, granted: int) -
 def test_a_negative_page_size_is_refused() -> None:
     with pytest.raises(InvalidArgumentError):
         page_size(-1)
+
+
+def _page(size: int = 0, token: str = "") -> Page:
+    request = tenants_pb2.ListTenantsRequest(page_size=size, page_token=token)
+    return _TOKENS.page(request, method="/List", parent="tenants/org_1", now=_NOW)
+
+
+@given(st.integers(0, 30), st.integers(1, 10))
+def test_pages_show_each_row_once_and_end(rows: int, size: int) -> None:
+    seen: list[str] = []
+    token = ""
+    while True:
+        page = _page(size, token)
+        found = [f"{row:02}" for row in range(rows) if f"{row:02}" > page.after][: page.limit]
+        shown, token = page.cut(found, lambda row: row)
+        seen += shown
+        if not token:
+            break
+
+    assert seen == [f"{row:02}" for row in range(rows)]
+
+
+def test_a_list_of_the_newest_begins_beyond_all_ids_and_goes_on_before_the_last() -> None:
+    _, token = _page(1).cut([UUID(int=7), UUID(int=6)], lambda row: row)
+
+    assert _page().before == BEYOND_ALL_IDS
+    assert _page(1, token).before == UUID(int=7)
