@@ -1,5 +1,7 @@
 """How arguments are read: names with and without their collection, lengths of time, labels."""
 
+import base64
+import json
 import re
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +24,19 @@ def tenant_name(text: str) -> str:
 def operation_name(text: str) -> str:
     """Return the resource name of an operation, which may be given by its id alone."""
     return text if "/" in text else f"operations/{text}"
+
+
+def token_name(text: str) -> str:
+    """Return the resource name of a token, which may be given by the token itself: its claims say what it is called."""
+    if "/" in text:
+        return text
+    try:
+        payload = text.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return f"tenants/{claims['tid']}/tokens/{claims['jti']}"
+    except (IndexError, KeyError, TypeError, ValueError):
+        # Not repeated: it may be a secret all the same.
+        raise typer.BadParameter("is neither like tenants/TENANT/tokens/TOKEN nor a tenant's token") from None
 
 
 def time_span(text: str | timedelta) -> timedelta:
@@ -54,7 +69,9 @@ Operation = Annotated[
     str, typer.Argument(metavar="OPERATION", parser=operation_name, help="The operation: operations/ID, or its id.")
 ]
 Certificate = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/certificates/CERTIFICATE")]
-Token = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/tokens/TOKEN")]
+Token = Annotated[
+    str, typer.Argument(metavar="NAME", parser=token_name, help="tenants/TENANT/tokens/TOKEN, or the token itself.")
+]
 RequestId = Annotated[
     str, typer.Option(metavar="UUID", help="Repeat a call with the same id, and it is carried out once.")
 ]

@@ -1,5 +1,7 @@
 """How the command line reads names, lengths of time and labels."""
 
+import base64
+import json
 from datetime import timedelta
 
 import pytest
@@ -51,3 +53,21 @@ def test_a_label_may_hold_an_equals_sign_in_its_value() -> None:
 def test_a_label_without_a_value_is_a_usage_error() -> None:
     with pytest.raises(typer.BadParameter, match="key=value"):
         arguments.labels(["a=1", "b"])
+
+
+def _token(**claims: str) -> str:
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"e30.{payload}.c2ln"
+
+
+def test_a_token_is_named_by_its_name_or_by_itself() -> None:
+    assert arguments.token_name("tenants/org_1/tokens/7") == "tenants/org_1/tokens/7"
+    assert arguments.token_name(_token(tid="org_1", jti="7")) == "tenants/org_1/tokens/7"
+
+
+@pytest.mark.parametrize("text", ["", "x", "a.b", "a.!!.c", "a.W10.c", _token(sub="root")])
+def test_what_is_neither_a_tokens_name_nor_a_token_is_not_repeated(text: str) -> None:
+    with pytest.raises(typer.BadParameter) as refused:
+        arguments.token_name(text)
+
+    assert "neither" in str(refused.value)
