@@ -1,8 +1,6 @@
 """What `make setup` reads before anything is installed."""
 
 import re
-import subprocess
-import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -42,21 +40,3 @@ def test_a_python_that_is_too_old_is_told_what_is_needed(
     monkeypatch.setattr(make_venv, "OLDEST", (99, 0))
     with pytest.raises(SystemExit, match="is needed: make setup PYTHON="):
         make_venv.main()
-
-
-def test_an_environment_gets_pip_out_of_a_wheel_alone(make_venv: ModuleType, tmp_path: Path) -> None:
-    """As on a Debian whose python3 has no ensurepip."""
-    bundled = subprocess.run(
-        [sys.executable, "-c", "import ensurepip; print(ensurepip.__path__[0])"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    wheel = make_venv.pip_wheel(Path(bundled.stdout.strip(), "_bundled")) or make_venv.pip_wheel(
-        make_venv.DEBIAN_WHEELS
-    )
-    make_venv.venv.create(tmp_path, symlinks=True)
-    python = tmp_path / "bin" / "python"
-    make_venv.install_wheel(python, wheel)
-
-    assert make_venv.works(python, "-m", "pip", "--version")
