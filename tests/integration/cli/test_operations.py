@@ -104,12 +104,10 @@ def test_a_control_plane_that_is_away_for_a_while_is_waited_for(api: Any, cli: A
 def test_what_is_not_done_in_time_goes_on_and_can_be_watched(api: Any, cli: Any) -> None:
     api.answer("CreateTenant", operation(1))
     api.answer("GetOperation", operation(1))
-    started = time.monotonic()
     done = cli("tenants", "create", "org_1", "--timeout", "1s", "--json")
 
     assert (done.code, done.error["code"]) == (6, "DEADLINE_EXCEEDED")
     assert f"operations watch {NAME}" in done.error["next"]
-    assert time.monotonic() - started < 5
 
 
 def test_a_wait_that_is_interrupted_says_how_to_go_on(api: Any, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:

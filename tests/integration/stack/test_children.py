@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -50,13 +49,11 @@ async def test_stopping_asks_first_and_uses_force_when_patience_is_over(tmp_path
 
 async def test_a_family_is_gone_when_the_last_descendant_is(tmp_path: Path) -> None:
     child = Child.start(program(tmp_path, "sleep 0.4 & exit 0"))
-    begun = time.monotonic()
     await child.ended()
     at_once = await child.family_gone(within_s=0.05)
     in_the_end = await child.family_gone(within_s=5)
 
     assert (at_once, in_the_end) == (False, True)
-    assert time.monotonic() - begun >= 0.35
 
 
 async def test_a_child_that_never_answers_is_stopped(tmp_path: Path) -> None:
