@@ -100,7 +100,8 @@ class StateDir:
         """
         try:
             owner = self.root.stat().st_uid
-            is_other = owner == os.geteuid() and not self.lock.exists() and any(self.root.iterdir())
+            # One look: an `up` of this moment makes the lock first, and all else after it.
+            names = {path.name for path in self.root.iterdir()} if owner == os.geteuid() else set()
         except FileNotFoundError:
             return
         except OSError as error:
@@ -110,7 +111,7 @@ class StateDir:
                 f"{self.root} belongs to user {owner}, and this is user {os.geteuid()}",
                 remedy="run as that user, or name a directory of your own with --dir",
             )
-        if is_other:
+        if names and self.lock.name not in names:
             raise StateDirectoryError(
                 f"{self.root} holds other things than a stack's state",
                 remedy="name an empty directory, or one that does not exist yet, with --dir",
