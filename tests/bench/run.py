@@ -19,6 +19,7 @@ from tests.bench.system import System
 ROOT: Final = Path(__file__).parents[2]
 # Stable names, for --cases. Each takes the running system and yields its figures.
 CASES: Final[dict[str, Callable[[System], AsyncIterator[Figure]]]] = {
+    "command_line": starting.command_line,
     "start_up": starting.start_up,
     "create_tenant": calls.create_tenant,
     "tenant_switch": switching.tenant_switch,
