@@ -230,6 +230,20 @@ async def test_a_service_without_one_good_context_is_refused(rig: "Rig", make_te
     assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def test_a_service_has_no_more_scopes_than_its_own_whatever_its_context_says(
+    rig: "Rig", make_tenant: MakeTenant
+) -> None:
+    await make_tenant("org_1")
+    async with rig.service_channel(rig.issue("spiffe://bulkhead/service/billing")) as channel:
+        stub = certificates_pb2_grpc.CertificateServiceStub(channel)
+        request = certificates_pb2.RevokeCertificateRequest(name="tenants/org_1/certificates/c")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.RevokeCertificate(request, metadata=_signed(rig), timeout=10)
+
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert [error.code for _, error in rig.denied] == ["SCOPE_MISSING"]
+
+
 async def test_a_service_cannot_reach_past_its_contexts_tenant(rig: "Rig", make_tenant: MakeTenant) -> None:
     await make_tenant("org_1")
     await make_tenant("org_2")
