@@ -145,7 +145,7 @@ class QuotaExceededError(DomainError):
 
 
 class UnavailableError(DomainError):
-    """Something that the call needs is away; nothing was done."""
+    """Something that the call needs is away. It may be done all the same, where the answer to a COMMIT was lost."""
 
     reason = "UNAVAILABLE"
 

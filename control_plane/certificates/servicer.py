@@ -48,7 +48,6 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
         self, request: certificates_pb2.IssueCertificateRequest, context: Context
     ) -> certificates_pb2.Certificate:
         call = current_call()
-        names.parse(names.TENANT, request.parent, field="parent")
         asked = Asked(
             csr_pem=request.csr_pem,
             validity=_timedelta(request.validity) if request.HasField("validity") else None,
@@ -98,7 +97,6 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
     async def GetCertificateAuthority(
         self, request: certificates_pb2.GetCertificateAuthorityRequest, context: Context
     ) -> certificates_pb2.CertificateAuthority:
-        names.parse(names.AUTHORITY, request.name)
         placement = _placement(current_call())
         authority = await self._keys.authority(placement)
         return certificates_pb2.CertificateAuthority(

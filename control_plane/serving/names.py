@@ -9,10 +9,7 @@ from control_plane.ids import TenantId, tenant_id_violation
 
 TENANT: Final = "tenants/{tenant}"
 TOKEN: Final = "tenants/{tenant}/tokens/{token}"  # noqa: S105 a pattern of names, not a secret
-ENROLMENT: Final = "tenants/{tenant}/enrolment"
 CERTIFICATE: Final = "tenants/{tenant}/certificates/{certificate}"
-AUTHORITY: Final = "tenants/{tenant}/certificateAuthority"
-AUDIT_ENTRY: Final = "tenants/{tenant}/auditEntries/{audit_entry}"
 OPERATION: Final = "operations/{operation}"
 
 

@@ -50,7 +50,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
 
     @override
     async def GetTenant(self, request: tenants_pb2.GetTenantRequest, context: Context) -> tenants_pb2.Tenant:
-        tenant_id = _tenant_id(request.name)
+        tenant_id = names.tenant_of(request.name)
         tenant = await current_call().system().run(lambda tx: store.find(tx, tenant_id))
         if tenant is None:
             raise NotFoundError(request.name)
@@ -77,7 +77,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
             tenant.check_etag(request.tenant.etag)
             return tenant.updated(_merged(tenant.settings, request.tenant, request.update_mask), now)
 
-        tenant_id = _tenant_id(request.tenant.name, field="tenant.name")
+        tenant_id = names.tenant_of(request.tenant.name, field="tenant.name")
         tenant = await service.change_tenant(
             current_call().system(), tenant_id, change, validate_only=request.validate_only
         )
@@ -103,14 +103,10 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
             tenant.check_etag(etag)
             return tenant.after(action, now, reason=reason)
 
-        tenant_id = _tenant_id(name)
+        tenant_id = names.tenant_of(name)
         tenant = await service.change_tenant(current_call().system(), tenant_id, change)
         self._directory.forget(tenant_id)
         return to_proto(tenant, hsm_backed=self._hsm_backed)
-
-
-def _tenant_id(name: str, *, field: str = "name") -> TenantId:
-    return TenantId(names.parse(names.TENANT, name, field=field)["tenant"])
 
 
 def _creation(request: tenants_pb2.CreateTenantRequest, *, actor: str, call_request_id: str) -> service.Creation:

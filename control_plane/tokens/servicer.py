@@ -45,7 +45,6 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         self, request: tokens_pb2.IssueTokenRequest, context: Context
     ) -> tokens_pb2.IssueTokenResponse:
         call, now = current_call(), datetime.now(UTC)
-        names.parse(names.TENANT, request.parent, field="parent")
         wanted = _wanted(request, actor=call.actor)
         if request.validate_only:
             token = await service.check_request(call.tenant(), wanted, now=now)
@@ -85,7 +84,6 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
     async def GetEnrolmentToken(
         self, request: tokens_pb2.GetEnrolmentTokenRequest, context: Context
     ) -> tokens_pb2.EnrolmentToken:
-        names.parse(names.ENROLMENT, request.name)
         call = current_call()
         enrolment, token = await service.show_enrolment(call.tenant(), keys=self._keys, now=datetime.now(UTC))
         message = tokens_pb2.EnrolmentToken(name=request.name, enrolment_token=token)
@@ -96,7 +94,6 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
     async def RedeemEnrolmentToken(
         self, request: tokens_pb2.RedeemEnrolmentTokenRequest, context: Context
     ) -> tokens_pb2.IssueTokenResponse:
-        names.parse(names.ENROLMENT, request.name)
         call = current_call()
         issued = await service.redeem_enrolment(
             call.tenant(), request.enrolment_token, keys=self._keys, now=datetime.now(UTC)
