@@ -5,6 +5,7 @@ Tenants and their lifecycle."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -108,6 +109,10 @@ class Tenant(_message.Message):
     SUSPEND_REASON_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    DOMAINS_FIELD_NUMBER: _builtins.int
+    MAX_POLICY_AGE_FIELD_NUMBER: _builtins.int
+    EDGE_REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`. The id is 3 to 41 characters: lower-case words of letters and digits, joined by single
@@ -135,6 +140,12 @@ class Tenant(_message.Message):
     """Whether the tenant's keys are held by a hardware security module."""
     suspend_reason: _builtins.str
     """Why it is suspended, as the caller of SuspendTenant said."""
+    requests_per_minute: _builtins.int
+    """How many requests the edge admits in a minute: 1 to 1,000,000. Zero takes what the tier has: 600 for `standard`,
+    3,000 for `business`, 12,000 for `enterprise`.
+    """
+    edge_revision: _builtins.int
+    """The revision of the last change that has an effect at the edge: what WaitApplied waits for."""
     etag: _builtins.str
     """Changes with every update; send it back to refuse to overwrite another's change (AIP-154)."""
     @_builtins.property
@@ -148,6 +159,16 @@ class Tenant(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
+
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tenant's own host names, at most 16, each in lower case; no other tenant has any of them."""
+
+    @_builtins.property
+    def max_policy_age(self) -> _duration_pb2.Duration:
+        """For how long the edge serves the tenant without news from the control plane: 1 second to 24 hours, 15 minutes when
+        unset. After that its requests are refused until there is news.
+        """
 
     def __init__(
         self,
@@ -167,11 +188,15 @@ class Tenant(_message.Message):
         suspend_reason: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        requests_per_minute: _builtins.int = ...,
+        domains: _abc.Iterable[_builtins.str] | None = ...,
+        max_policy_age: _duration_pb2.Duration | None = ...,
+        edge_revision: _builtins.int = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "cell", b"cell", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "name", b"name", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "cell", b"cell", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,7 +438,9 @@ class UpdateTenantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: `display_name`, `tier`, `labels`, `admin_email`."""
+        """The fields to change: `display_name`, `tier`, `labels`, `admin_email`, `requests_per_minute`, `domains`,
+        `max_policy_age`.
+        """
 
     def __init__(
         self,

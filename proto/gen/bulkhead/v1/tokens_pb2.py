@@ -31,7 +31,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62ulkhead/v1/tokens.proto\x12\x0b\x62ulkhead.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x02\n\x05Token\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.bulkhead.v1.Role\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:F\xea\x41\x43\n\x11\x62ulkhead.v1/Token\x12\x1ftenants/{tenant}/tokens/{token}*\x06tokens2\x05token\"\xf9\x01\n\x11IssueTokenRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x15\n\x07subject\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x11.bulkhead.v1.RoleB\x04\xe2\x41\x01\x01\x12\x14\n\x06scopes\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12,\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\"I\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12$\n\x08metadata\x18\x02 \x01(\x0b\x32\x12.bulkhead.v1.Token\";\n\x0fGetTokenRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11\x62ulkhead.v1/Token\"r\n\x11ListTokensRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11\x62ulkhead.v1/Token\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"Q\n\x12ListTokensResponse\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.bulkhead.v1.Token\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x12RevokeTokenRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11\x62ulkhead.v1/Token\"\xcc\x01\n\x0e\x45nrolmentToken\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x17\n\x0f\x65nrolment_token\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\\\xea\x41Y\n\x1a\x62ulkhead.v1/EnrolmentToken\x12\x1atenants/{tenant}/enrolment*\x0f\x65nrolmentTokens2\x0e\x65nrolmentToken\"M\n\x18GetEnrolmentTokenRequest\x12\x31\n\x04name\x18\x01 \x01(\tB#\xe2\x41\x01\x02\xfa\x41\x1c\n\x1a\x62ulkhead.v1/EnrolmentToken\"o\n\x1bRedeemEnrolmentTokenRequest\x12\x31\n\x04name\x18\x01 \x01(\tB#\xe2\x41\x01\x02\xfa\x41\x1c\n\x1a\x62ulkhead.v1/EnrolmentToken\x12\x1d\n\x0f\x65nrolment_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x32\xae\x07\n\x0cTokenService\x12\x97\x01\n\nIssueToken\x12\x1e.bulkhead.v1.IssueTokenRequest\x1a\x1f.bulkhead.v1.IssueTokenResponse\"H\x8a\xcf\x18\x12\n\x06parent\x12\x02\x01\x03 \x05(\x03\x30\x02\x82\xd3\xe4\x93\x02,\"\'/api/v1/{parent=tenants/*}/tokens:issue:\x01*\x12\x84\x01\n\x08GetToken\x12\x1c.bulkhead.v1.GetTokenRequest\x1a\x12.bulkhead.v1.Token\"F\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x01(\x02\x30\x01@\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{name=tenants/*/tokens/*}\x12\x99\x01\n\nListTokens\x12\x1e.bulkhead.v1.ListTokensRequest\x1a\x1f.bulkhead.v1.ListTokensResponse\"J\xda\x41\x06parent\x8a\xcf\x18\x14\n\x06parent\x12\x02\x01\x03 \x01(\x02\x30\x01@\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{parent=tenants/*}/tokens\x12\x94\x01\n\x0bRevokeToken\x12\x1f.bulkhead.v1.RevokeTokenRequest\x1a\x12.bulkhead.v1.Token\"P\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x01(\x03\x30\x02@\x01\x82\xd3\xe4\x93\x02-\"(/api/v1/{name=tenants/*/tokens/*}:revoke:\x01*\x12\x9d\x01\n\x11GetEnrolmentToken\x12%.bulkhead.v1.GetEnrolmentTokenRequest\x1a\x1b.bulkhead.v1.EnrolmentToken\"D\xda\x41\x04name\x8a\xcf\x18\x0f\n\x04name\x12\x01\x01 \x05(\x03\x30\x02\x82\xd3\xe4\x93\x02$\x12\"/api/v1/{name=tenants/*/enrolment}\x12\xa9\x01\n\x14RedeemEnrolmentToken\x12(.bulkhead.v1.RedeemEnrolmentTokenRequest\x1a\x1f.bulkhead.v1.IssueTokenResponse\"F\x8a\xcf\x18\x0e\n\x04name \x05(\x03\x30\x02H\x01\x82\xd3\xe4\x93\x02.\")/api/v1/{name=tenants/*/enrolment}:redeem:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62ulkhead/v1/tokens.proto\x12\x0b\x62ulkhead.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n\x05Token\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.bulkhead.v1.Role\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1b\n\redge_revision\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03:F\xea\x41\x43\n\x11\x62ulkhead.v1/Token\x12\x1ftenants/{tenant}/tokens/{token}*\x06tokens2\x05token\"\xf9\x01\n\x11IssueTokenRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x15\n\x07subject\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x11.bulkhead.v1.RoleB\x04\xe2\x41\x01\x01\x12\x14\n\x06scopes\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12,\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\"I\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12$\n\x08metadata\x18\x02 \x01(\x0b\x32\x12.bulkhead.v1.Token\";\n\x0fGetTokenRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11\x62ulkhead.v1/Token\"r\n\x11ListTokensRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11\x62ulkhead.v1/Token\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"Q\n\x12ListTokensResponse\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.bulkhead.v1.Token\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x12RevokeTokenRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11\x62ulkhead.v1/Token\"\xcc\x01\n\x0e\x45nrolmentToken\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x17\n\x0f\x65nrolment_token\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\\\xea\x41Y\n\x1a\x62ulkhead.v1/EnrolmentToken\x12\x1atenants/{tenant}/enrolment*\x0f\x65nrolmentTokens2\x0e\x65nrolmentToken\"M\n\x18GetEnrolmentTokenRequest\x12\x31\n\x04name\x18\x01 \x01(\tB#\xe2\x41\x01\x02\xfa\x41\x1c\n\x1a\x62ulkhead.v1/EnrolmentToken\"o\n\x1bRedeemEnrolmentTokenRequest\x12\x31\n\x04name\x18\x01 \x01(\tB#\xe2\x41\x01\x02\xfa\x41\x1c\n\x1a\x62ulkhead.v1/EnrolmentToken\x12\x1d\n\x0f\x65nrolment_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x32\xae\x07\n\x0cTokenService\x12\x97\x01\n\nIssueToken\x12\x1e.bulkhead.v1.IssueTokenRequest\x1a\x1f.bulkhead.v1.IssueTokenResponse\"H\x8a\xcf\x18\x12\n\x06parent\x12\x02\x01\x03 \x05(\x03\x30\x02\x82\xd3\xe4\x93\x02,\"\'/api/v1/{parent=tenants/*}/tokens:issue:\x01*\x12\x84\x01\n\x08GetToken\x12\x1c.bulkhead.v1.GetTokenRequest\x1a\x12.bulkhead.v1.Token\"F\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x01(\x02\x30\x01@\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{name=tenants/*/tokens/*}\x12\x99\x01\n\nListTokens\x12\x1e.bulkhead.v1.ListTokensRequest\x1a\x1f.bulkhead.v1.ListTokensResponse\"J\xda\x41\x06parent\x8a\xcf\x18\x14\n\x06parent\x12\x02\x01\x03 \x01(\x02\x30\x01@\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{parent=tenants/*}/tokens\x12\x94\x01\n\x0bRevokeToken\x12\x1f.bulkhead.v1.RevokeTokenRequest\x1a\x12.bulkhead.v1.Token\"P\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x01(\x03\x30\x02@\x01\x82\xd3\xe4\x93\x02-\"(/api/v1/{name=tenants/*/tokens/*}:revoke:\x01*\x12\x9d\x01\n\x11GetEnrolmentToken\x12%.bulkhead.v1.GetEnrolmentTokenRequest\x1a\x1b.bulkhead.v1.EnrolmentToken\"D\xda\x41\x04name\x8a\xcf\x18\x0f\n\x04name\x12\x01\x01 \x05(\x03\x30\x02\x82\xd3\xe4\x93\x02$\x12\"/api/v1/{name=tenants/*/enrolment}\x12\xa9\x01\n\x14RedeemEnrolmentToken\x12(.bulkhead.v1.RedeemEnrolmentTokenRequest\x1a\x1f.bulkhead.v1.IssueTokenResponse\"F\x8a\xcf\x18\x0e\n\x04name \x05(\x03\x30\x02H\x01\x82\xd3\xe4\x93\x02.\")/api/v1/{name=tenants/*/enrolment}:redeem:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKEN'].fields_by_name['expire_time']._serialized_options = b'\342A\001\003'
   _globals['_TOKEN'].fields_by_name['revoke_time']._loaded_options = None
   _globals['_TOKEN'].fields_by_name['revoke_time']._serialized_options = b'\342A\001\003'
+  _globals['_TOKEN'].fields_by_name['edge_revision']._loaded_options = None
+  _globals['_TOKEN'].fields_by_name['edge_revision']._serialized_options = b'\342A\001\003'
   _globals['_TOKEN']._loaded_options = None
   _globals['_TOKEN']._serialized_options = b'\352AC\n\021bulkhead.v1/Token\022\037tenants/{tenant}/tokens/{token}*\006tokens2\005token'
   _globals['_ISSUETOKENREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -95,25 +97,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENSERVICE'].methods_by_name['RedeemEnrolmentToken']._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['RedeemEnrolmentToken']._serialized_options = b'\212\317\030\016\n\004name \005(\0030\002H\001\202\323\344\223\002.\")/api/v1/{name=tenants/*/enrolment}:redeem:\001*'
   _globals['_TOKEN']._serialized_start=247
-  _globals['_TOKEN']._serialized_end=577
-  _globals['_ISSUETOKENREQUEST']._serialized_start=580
-  _globals['_ISSUETOKENREQUEST']._serialized_end=829
-  _globals['_ISSUETOKENRESPONSE']._serialized_start=831
-  _globals['_ISSUETOKENRESPONSE']._serialized_end=904
-  _globals['_GETTOKENREQUEST']._serialized_start=906
-  _globals['_GETTOKENREQUEST']._serialized_end=965
-  _globals['_LISTTOKENSREQUEST']._serialized_start=967
-  _globals['_LISTTOKENSREQUEST']._serialized_end=1081
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=1083
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=1164
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1166
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1228
-  _globals['_ENROLMENTTOKEN']._serialized_start=1231
-  _globals['_ENROLMENTTOKEN']._serialized_end=1435
-  _globals['_GETENROLMENTTOKENREQUEST']._serialized_start=1437
-  _globals['_GETENROLMENTTOKENREQUEST']._serialized_end=1514
-  _globals['_REDEEMENROLMENTTOKENREQUEST']._serialized_start=1516
-  _globals['_REDEEMENROLMENTTOKENREQUEST']._serialized_end=1627
-  _globals['_TOKENSERVICE']._serialized_start=1630
-  _globals['_TOKENSERVICE']._serialized_end=2572
+  _globals['_TOKEN']._serialized_end=606
+  _globals['_ISSUETOKENREQUEST']._serialized_start=609
+  _globals['_ISSUETOKENREQUEST']._serialized_end=858
+  _globals['_ISSUETOKENRESPONSE']._serialized_start=860
+  _globals['_ISSUETOKENRESPONSE']._serialized_end=933
+  _globals['_GETTOKENREQUEST']._serialized_start=935
+  _globals['_GETTOKENREQUEST']._serialized_end=994
+  _globals['_LISTTOKENSREQUEST']._serialized_start=996
+  _globals['_LISTTOKENSREQUEST']._serialized_end=1110
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=1112
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=1193
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1195
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1257
+  _globals['_ENROLMENTTOKEN']._serialized_start=1260
+  _globals['_ENROLMENTTOKEN']._serialized_end=1464
+  _globals['_GETENROLMENTTOKENREQUEST']._serialized_start=1466
+  _globals['_GETENROLMENTTOKENREQUEST']._serialized_end=1543
+  _globals['_REDEEMENROLMENTTOKENREQUEST']._serialized_start=1545
+  _globals['_REDEEMENROLMENTTOKENREQUEST']._serialized_end=1656
+  _globals['_TOKENSERVICE']._serialized_start=1659
+  _globals['_TOKENSERVICE']._serialized_end=2601
 # @@protoc_insertion_point(module_scope)

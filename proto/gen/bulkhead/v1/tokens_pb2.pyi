@@ -34,12 +34,15 @@ class Token(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    EDGE_REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/tokens/{token}`; the last part is the token's `jti`."""
     subject: _builtins.str
     """Whom it stands for."""
     role: _rules_pb2.Role.ValueType
     """What its bearer is: `ROLE_TENANT_ADMIN`, `ROLE_TENANT_MEMBER` or `ROLE_AUDITOR`."""
+    edge_revision: _builtins.int
+    """The revision of its revocation, in the answer to RevokeToken: what WaitApplied waits for."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What its bearer may do."""
@@ -66,10 +69,11 @@ class Token(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        edge_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "name", b"name", "revoke_time", b"revoke_time", "role", b"role", "scopes", b"scopes", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "edge_revision", b"edge_revision", "expire_time", b"expire_time", "name", b"name", "revoke_time", b"revoke_time", "role", b"role", "scopes", b"scopes", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,105 @@
+"""The policies of all tenants at one revision. Pure: a change makes a new index; whoever holds one sees no other."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TypeVar
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+Key = TypeVar("Key")
+
+
+class State(StrEnum):
+    """Whether a tenant's requests are served."""
+
+    ACTIVE = "ACTIVE"
+    SUSPENDED = "SUSPENDED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantPolicy:
+    """What is enforced for one tenant."""
+
+    tenant_id: str
+    uid: UUID
+    # The epoch of its routes.
+    revision: int
+    state: State
+    tier: str
+    isolation_level: str
+    dns_label: str
+    # In lower case.
+    domains: tuple[str, ...]
+    requests_per_minute: int
+    # By the `kid` of the tokens that they verify.
+    token_keys: Mapping[UUID, Ed25519PublicKey] = field(repr=False)
+    # For how long it is served without news.
+    max_age: timedelta
+
+    def hosts(self, domain: str) -> tuple[str, ...]:
+        """Its own host names under the platform's `domain` and elsewhere, in lower case."""
+        return (f"{self.dns_label}.{domain}", *self.domains)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What leads from one index to the next, or to the first."""
+
+    feed: str
+    revision: int
+    # Whether what was there before is forgotten.
+    snapshot: bool
+    tenants: tuple[TenantPolicy, ...]
+    # When each revoked token, by its `jti`, expires by itself.
+    revocations: Mapping[UUID, datetime]
+    as_of: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """All policies. Never changed: `after` makes another one, at the cost of copying three dictionaries."""
+
+    domain: str
+    feed: str = ""
+    revision: int = 0
+    # When the control plane last vouched that there was nothing newer; None before the first news.
+    as_of: datetime | None = None
+    by_id: Mapping[str, TenantPolicy] = field(default_factory=dict, repr=False)
+    by_host: Mapping[str, TenantPolicy] = field(default_factory=dict, repr=False)
+    by_kid: Mapping[UUID, TenantPolicy] = field(default_factory=dict, repr=False)
+    revoked: Mapping[UUID, datetime] = field(default_factory=dict, repr=False)
+
+    def after(self, change: Change) -> "Index":
+        """Return the index with the change applied. Revocations that have expired by themselves are dropped."""
+        if not (change.snapshot or change.tenants or change.revocations):
+            return replace(self, feed=change.feed, revision=change.revision, as_of=change.as_of)
+        before = Index(domain=self.domain) if change.snapshot else self
+        by_id, by_host, by_kid = dict(before.by_id), dict(before.by_host), dict(before.by_kid)
+        for gone in filter(None, map(by_id.get, (policy.tenant_id for policy in change.tenants))):
+            _remove(gone, gone.hosts(self.domain), by_host)
+            _remove(gone, gone.token_keys, by_kid)
+        for policy in change.tenants:
+            by_id[policy.tenant_id] = policy
+            by_host.update(dict.fromkeys(policy.hosts(self.domain), policy))
+            by_kid.update(dict.fromkeys(policy.token_keys, policy))
+        revoked = {**before.revoked, **change.revocations}
+        return Index(
+            domain=self.domain,
+            feed=change.feed,
+            revision=change.revision,
+            as_of=change.as_of,
+            by_id=by_id,
+            by_host=by_host,
+            by_kid=by_kid,
+            revoked={token: until for token, until in revoked.items() if until > change.as_of},
+        )
+
+
+def _remove(policy: TenantPolicy, keys: Iterable[Key], index: dict[Key, TenantPolicy]) -> None:
+    """Drop the keys that still lead to this policy: one that moved may lead to its new tenant already."""
+    for key in keys:
+        if index.get(key) is policy:
+            del index[key]
