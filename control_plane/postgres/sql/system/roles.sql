@@ -6,6 +6,7 @@
 --   csm_control     the control plane: the registry; of a tenant's schema only INSERT into its audit log
 --   csm_directory   the certificate service: finds tenants and their keys
 --   csm_sealer      reads the tenants' audit logs and seals them
+--   csm_publisher   owns the functions that publish to the edge in others' names; nobody logs in as it
 --   csm_t_<n>       one a tenant: rights on its schema only; nobody logs in as it
 --   csm_pool_<k>    log in, have no rights, and may become the csm_t of up to 200 tenants
 --   csm_platform, csm_login, csm_tenant     groups, so that a new role is one membership and not many grants
@@ -15,7 +16,8 @@ DECLARE
   name text;
 BEGIN
   FOREACH name IN ARRAY ARRAY[
-    'csm_platform', 'csm_login', 'csm_tenant', 'csm_owner', 'csm_ddl', 'csm_control', 'csm_directory', 'csm_sealer'
+    'csm_platform', 'csm_login', 'csm_tenant', 'csm_owner', 'csm_ddl', 'csm_control', 'csm_directory', 'csm_sealer',
+    'csm_publisher'
   ] LOOP
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = name) THEN
       EXECUTE format('CREATE ROLE %I', name);
