@@ -19,6 +19,22 @@ _COLUMNS: Final = ("name", "state", "tier", "display_name", "create_time")
 # After these nobody knows whether the call arrived.
 _UNCERTAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
+Rate = Annotated[
+    int | None,
+    typer.Option("--requests-per-minute", metavar="N", help="How many the edge admits; 0 is what the tier has."),
+]
+PolicyAge = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--max-policy-age",
+        metavar="SPAN",
+        parser=arguments.time_span,
+        help="For how long the edge serves it without news: 15m if not said, 24h at most.",
+    ),
+]
+Domains = Annotated[
+    list[str], typer.Option("--domain", metavar="NAME", help="A host name of its own; may be given again.")
+]
 Labels = Annotated[list[str], typer.Option("--label", metavar="KEY=VALUE", help="A label; may be given again.")]
 
 
@@ -30,6 +46,9 @@ class CreateOptions:
     tier: Annotated[str, typer.Option(help="standard (if not said), business or enterprise.")] = ""
     label: Labels = field(default_factory=list)
     admin_email: Annotated[str, typer.Option(metavar="ADDRESS", help="Of its first administrator.")] = ""
+    requests_per_minute: Rate = None
+    domain: Domains = field(default_factory=list)
+    max_policy_age: PolicyAge = None
     request_id: arguments.RequestId = ""
     validate_only: arguments.ValidateOnly = False
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the tenant can be used.")] = True
@@ -47,6 +66,13 @@ class UpdateOptions:
     ] = field(default_factory=list)
     clear_labels: Annotated[bool, typer.Option("--clear-labels", help="Remove all labels.")] = False
     admin_email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of its first administrator.")] = None
+    requests_per_minute: Rate = None
+    domain: Annotated[
+        list[str],
+        typer.Option("--domain", metavar="NAME", help="All host names of its own from now on; may be given again."),
+    ] = field(default_factory=list)
+    clear_domains: Annotated[bool, typer.Option("--clear-domains", help="Remove all host names of its own.")] = False
+    max_policy_age: PolicyAge = None
     etag: arguments.Etag = ""
     validate_only: arguments.ValidateOnly = False
 
@@ -61,6 +87,9 @@ def create_tenant(session: Session, tenant: arguments.Tenant, *, options: Create
             "tier": options.tier,
             "labels": arguments.labels(options.label),
             "admin_email": options.admin_email,
+            "requests_per_minute": options.requests_per_minute,
+            "domains": options.domain,
+            "max_policy_age": arguments.duration(options.max_policy_age),
         }
     )
     request = {
@@ -102,6 +131,9 @@ def update_tenant(session: Session, tenant: arguments.Tenant, *, options: Update
             ("tier", options.tier),
             ("admin_email", options.admin_email),
             ("labels", arguments.labels(options.label) if options.label or options.clear_labels else None),
+            ("requests_per_minute", options.requests_per_minute),
+            ("domains", options.domain if options.domain or options.clear_domains else None),
+            ("max_policy_age", arguments.duration(options.max_policy_age)),
         )
         if value is not None
     }

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 from typing import Final
 from uuid import UUID
@@ -34,10 +34,20 @@ class Action(Enum):
         self.after = after
 
 
-TIERS: Final = ("standard", "business", "enterprise")
+PLATFORM_DOMAIN: Final = "csm.example.com"
+"""Every tenant has a host name under it; none has one as its own. An edge may be set up for another domain."""
+
+# Requests per minute that the edge admits.
+_RATES: Final = {"standard": 600, "business": 3_000, "enterprise": 12_000}
+TIERS: Final = tuple(_RATES)
 CELLS: Final = ("local",)
 ISOLATION_LEVELS: Final = ("POOLED",)
-UPDATABLE: Final = ("display_name", "tier", "labels", "admin_email")
+UPDATABLE: Final = (
+    "display_name", "tier", "labels", "admin_email", "requests_per_minute", "domains", "max_policy_age",
+)  # fmt: skip
+DEFAULT_POLICY_AGE: Final = timedelta(minutes=15)
+SHORTEST_POLICY_AGE: Final = timedelta(seconds=1)
+LONGEST_POLICY_AGE: Final = timedelta(hours=24)
 
 _LONGEST_NAME: Final = 200
 _LONGEST_REASON: Final = 500
@@ -48,6 +58,13 @@ _LONGEST_LABEL_VALUE: Final = 255
 _EMAIL: Final = re.compile(
     r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+", re.ASCII
 )
+
+_HIGHEST_RATE: Final = 1_000_000
+_MOST_DOMAINS: Final = 16
+_LONGEST_DOMAIN: Final = 253
+# The last label begins with a letter, or the name could be read as an address: 192.0.2.1, and 0x7f.1 as well.
+_DOMAIN: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_RESERVED_DOMAINS: Final = (PLATFORM_DOMAIN, "localhost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +77,12 @@ class Settings:
     cell: str = "local"
     labels: Mapping[str, str] = field(default_factory=dict)
     admin_email: str = ""
+    requests_per_minute: int = 0
+    """0 is what the tier has."""
+    domains: tuple[str, ...] = ()
+    """Its own host names, beside the one under the platform's domain."""
+    max_policy_age: timedelta = DEFAULT_POLICY_AGE
+    """For how long the edge serves it without news from the control plane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +99,8 @@ class Tenant:
     create_time: datetime
     update_time: datetime
     suspend_reason: str = ""
+    edge_revision: int = 0
+    """Of its last change that has an effect at the edge, given by the database; 0 while the edge does not know it."""
 
     @property
     def name(self) -> str:
@@ -136,6 +161,7 @@ def check_settings(settings: Settings, violations: Violations, *, prefix: str) -
             violations.add(f"{prefix}{name}", f"must be one of {', '.join(known)}", reason="UNKNOWN")
     if settings.admin_email and not _EMAIL.fullmatch(settings.admin_email):
         violations.add(f"{prefix}admin_email", "must be an e-mail address", reason="EMAIL")
+    _check_edge_settings(settings, violations, prefix=prefix)
     if len(settings.labels) > _MOST_LABELS:
         violations.add(f"{prefix}labels", f"must have at most {_MOST_LABELS} entries")
         return
@@ -143,6 +169,33 @@ def check_settings(settings: Settings, violations: Violations, *, prefix: str) -
         if not _LABEL_KEY.fullmatch(key):
             violations.add(f"{prefix}labels", "keys must be 1 to 63 characters of a-z, 0-9, _ and -", reason="LABEL")
         violations.add(f"{prefix}labels", text_violation(value, longest=_LONGEST_LABEL_VALUE), reason="LABEL")
+
+
+def _check_edge_settings(settings: Settings, violations: Violations, *, prefix: str) -> None:
+    if not 0 <= settings.requests_per_minute <= _HIGHEST_RATE:
+        rates = f"must be 1 to {_HIGHEST_RATE}, or 0 for what the tier has"
+        violations.add(f"{prefix}requests_per_minute", rates, reason="RATE")
+    if len(settings.domains) > _MOST_DOMAINS:
+        violations.add(f"{prefix}domains", f"must be {_MOST_DOMAINS} at most", reason="DOMAIN")
+    for index, domain in enumerate(settings.domains[:_MOST_DOMAINS]):
+        description = "is there twice" if domain in settings.domains[:index] else domain_violation(domain)
+        violations.add(f"{prefix}domains[{index}]", description, reason="DOMAIN")
+    if not SHORTEST_POLICY_AGE <= settings.max_policy_age <= LONGEST_POLICY_AGE:
+        violations.add(f"{prefix}max_policy_age", "must be 1 second to 24 hours", reason="POLICY_AGE")
+
+
+def requests_per_minute(tier: str, override: int) -> int:
+    """Say how many requests the edge admits in a minute: what the tenant has of its own, or else what its tier has."""
+    return override or _RATES[tier]
+
+
+def domain_violation(domain: str) -> str | None:
+    """Say why no tenant can have `domain` as its own host name."""
+    if len(domain) > _LONGEST_DOMAIN or not _DOMAIN.fullmatch(domain):
+        return "must be a DNS name of two labels at least, in lower case, without a wildcard, a port or a final dot"
+    if any(f".{domain}".endswith(f".{reserved}") for reserved in _RESERVED_DOMAINS):
+        return "is the platform's own"
+    return None
 
 
 def reason_violation(reason: str) -> str | None:

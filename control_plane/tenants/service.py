@@ -39,7 +39,7 @@ async def create_tenant(system: SystemHandle, creation: Creation, *, defer: Defe
     """Register the tenant and begin its provisioning, or return the operation that the same request began.
 
     Raises:
-        AlreadyExistsError: when the id is taken, or the request id was used for another request.
+        AlreadyExistsError: when the id or a domain is taken, or the request id was used for another request.
     """
     tenant = _new_tenant(creation, now)
     wanted = _new_operation(creation, tenant, now)
@@ -49,6 +49,7 @@ async def create_tenant(system: SystemHandle, creation: Creation, *, defer: Defe
         tx.unchanged()
         operation = await operations.begin(tx, wanted)
         if operation.id == wanted.id:
+            await _check_domains(tx, tenant)
             if not await store.insert(tx, tenant):
                 raise AlreadyExistsError(tenant.name)
             await defer(operation.id, tx)
@@ -57,13 +58,14 @@ async def create_tenant(system: SystemHandle, creation: Creation, *, defer: Defe
     return await system.run(work)
 
 
-async def check_available(system: SystemHandle, tenant_id: TenantId) -> None:
-    """Raise AlreadyExistsError when the id is taken. Changes nothing."""
+async def check_available(system: SystemHandle, creation: Creation, *, now: datetime) -> None:
+    """Raise AlreadyExistsError when the id or a domain is taken. Changes nothing."""
 
     async def work(tx: SystemTransaction) -> None:
         tx.unchanged()
-        if (tenant := await store.find(tx, tenant_id)) is not None:
+        if (tenant := await store.find(tx, creation.tenant_id)) is not None:
             raise AlreadyExistsError(tenant.name)
+        await _check_domains(tx, _new_tenant(creation, now))
 
     await system.run(work)
 
@@ -75,6 +77,7 @@ async def change_tenant(
 
     Raises:
         NotFoundError: when there is no such tenant.
+        AlreadyExistsError: when another tenant has one of its domains.
     """
 
     async def work(tx: SystemTransaction) -> Tenant:
@@ -83,14 +86,22 @@ async def change_tenant(
         if before is None or placement is None:
             raise NotFoundError(f"tenants/{tenant_id}")
         after = change(before)
+        await _check_domains(tx, after)
         if after == before or validate_only:
             tx.unchanged()
             return after
-        await store.update(tx, after)
+        after = await store.update(tx, after)
         tx.record(Effect(resource=after.name, placement=placement, details=_differences(before, after)))
         return after
 
     return await system.run(work)
+
+
+async def _check_domains(tx: SystemTransaction, tenant: Tenant) -> None:
+    """Raise AlreadyExistsError when another tenant has one of the domains. Who takes it later, the database refuses."""
+    taken = await store.find_taken_domain(tx, tenant) if tenant.settings.domains else None
+    if taken is not None:
+        raise AlreadyExistsError(tenant.name, f"{taken} is another tenant's", reason="DOMAIN_TAKEN")
 
 
 def _new_tenant(creation: Creation, now: datetime) -> Tenant:
@@ -135,5 +146,8 @@ def _differences(before: Tenant, after: Tenant) -> dict[str, str]:
         "labels": (str(dict(before.settings.labels)), str(dict(after.settings.labels))),
         "admin_email": (before.settings.admin_email, after.settings.admin_email),
         "suspend_reason": (before.suspend_reason, after.suspend_reason),
+        "requests_per_minute": (before.settings.requests_per_minute, after.settings.requests_per_minute),
+        "domains": (", ".join(before.settings.domains), ", ".join(after.settings.domains)),
+        "max_policy_age": (before.settings.max_policy_age, after.settings.max_policy_age),
     }
     return {name: str(new) for name, (old, new) in pairs.items() if old != new}

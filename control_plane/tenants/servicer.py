@@ -2,10 +2,11 @@
 
 import hashlib
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from google.longrunning import operations_pb2
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from typing_extensions import override
 
@@ -20,7 +21,17 @@ from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
 from control_plane.tenants import service, store
-from control_plane.tenants.model import UPDATABLE, Action, Settings, Tenant, check_new, check_settings, reason_violation
+from control_plane.tenants.model import (
+    DEFAULT_POLICY_AGE,
+    LONGEST_POLICY_AGE,
+    UPDATABLE,
+    Action,
+    Settings,
+    Tenant,
+    check_new,
+    check_settings,
+    reason_violation,
+)
 
 
 class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
@@ -43,7 +54,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         call = current_call()
         creation = _creation(request, actor=call.actor, call_request_id=call.request_id)
         if request.validate_only:
-            await service.check_available(call.system(), creation.tenant_id)
+            await service.check_available(call.system(), creation, now=datetime.now(UTC))
             return operations_pb2.Operation(done=True)
         operation = await service.create_tenant(call.system(), creation, defer=self._defer, now=datetime.now(UTC))
         return await operation_to_proto(operation, self._plans)
@@ -163,7 +174,17 @@ def _settings(message: tenants_pb2.Tenant, *, default_name: str) -> Settings:
         cell=message.cell or "local",
         labels=dict(message.labels),
         admin_email=message.admin_email,
+        requests_per_minute=message.requests_per_minute,
+        domains=tuple(message.domains),
+        max_policy_age=_span(message.max_policy_age) or DEFAULT_POLICY_AGE,
     )
+
+
+def _span(duration: Duration) -> timedelta:
+    # A Duration holds more than Python's: whatever is far too long is too long by a second.
+    longest = LONGEST_POLICY_AGE + timedelta(seconds=1)
+    seconds = max(-1, min(duration.seconds, longest // timedelta(seconds=1)))
+    return timedelta(seconds=seconds, microseconds=duration.nanos // 1000)
 
 
 def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
@@ -183,8 +204,12 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
         admin_email=settings.admin_email,
         hsm_backed=hsm_backed,
         suspend_reason=tenant.suspend_reason,
+        requests_per_minute=settings.requests_per_minute,
+        domains=settings.domains,
+        edge_revision=tenant.edge_revision,
         etag=tenant.etag,
     )
+    message.max_policy_age.FromTimedelta(settings.max_policy_age)
     message.create_time.FromDatetime(tenant.create_time)
     message.update_time.FromDatetime(tenant.update_time)
     return message

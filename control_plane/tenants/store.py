@@ -1,6 +1,7 @@
 """csm_system.tenants."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -18,9 +19,10 @@ async def insert(tx: SystemTransaction, tenant: Tenant) -> bool:
             """
             INSERT INTO csm_system.tenants
                 (id, uid, display_name, state, tier, isolation, cell, schema_name, dns_label, labels, admin_email,
-                 revision, create_time, update_time)
+                 requests_per_minute, domains, max_policy_age, revision, create_time, update_time)
             VALUES (%(id)s, %(uid)s, %(display_name)s, %(state)s, %(tier)s, %(isolation)s, %(cell)s, %(schema_name)s,
-                    %(dns_label)s, %(labels)s, %(admin_email)s, %(revision)s, %(create_time)s, %(update_time)s)
+                    %(dns_label)s, %(labels)s, %(admin_email)s, %(requests_per_minute)s, %(domains)s::text[],
+                    %(max_policy_age)s, %(revision)s, %(create_time)s, %(update_time)s)
             ON CONFLICT DO NOTHING
             """,
             {
@@ -79,15 +81,32 @@ async def list_page(tx: SystemTransaction, *, after: str, limit: int) -> list[Te
     return [_tenant(row) for row in rows]
 
 
-async def update(tx: SystemTransaction, tenant: Tenant) -> None:
-    """Write what may change. The caller holds the row."""
-    await tx.execute(
+async def find_taken_domain(tx: SystemTransaction, tenant: Tenant) -> str | None:
+    """Return one of the tenant's domains that another tenant has, or None."""
+    row = await tx.fetch_one(
+        """
+        SELECT min(domain) AS domain FROM csm_system.tenant_domains
+        WHERE domain = ANY (%(domains)s) AND tenant_uid <> %(uid)s
+        """,
+        {"domains": list(tenant.settings.domains), "uid": tenant.uid},
+    )
+    return None if row is None else row["domain"]
+
+
+async def update(tx: SystemTransaction, tenant: Tenant) -> Tenant:
+    """Write what may change, and return the tenant with the revision that the change has at the edge.
+
+    The caller holds the row.
+    """
+    row = await tx.fetch_one(
         """
         UPDATE csm_system.tenants
         SET display_name = %(display_name)s, tier = %(tier)s, labels = %(labels)s, admin_email = %(admin_email)s,
-            state = %(state)s, suspend_reason = %(suspend_reason)s, revision = %(revision)s,
-            update_time = %(update_time)s
+            requests_per_minute = %(requests_per_minute)s, domains = %(domains)s::text[],
+            max_policy_age = %(max_policy_age)s, state = %(state)s, suspend_reason = %(suspend_reason)s,
+            revision = %(revision)s, update_time = %(update_time)s
         WHERE id = %(id)s
+        RETURNING edge_revision
         """,
         {
             **_settings(tenant),
@@ -98,6 +117,10 @@ async def update(tx: SystemTransaction, tenant: Tenant) -> None:
             "update_time": tenant.update_time,
         },
     )
+    if row is None:
+        message = f"{tenant.name} is gone, although its row was held"
+        raise RuntimeError(message)
+    return replace(tenant, edge_revision=row["edge_revision"])
 
 
 async def delete_unfinished(tx: SystemTransaction, tenant_id: TenantId) -> None:
@@ -118,6 +141,9 @@ def _settings(tenant: Tenant) -> dict[str, object]:
         "tier": settings.tier,
         "labels": Jsonb(dict(settings.labels)),
         "admin_email": settings.admin_email or None,
+        "requests_per_minute": settings.requests_per_minute,
+        "domains": list(settings.domains),
+        "max_policy_age": settings.max_policy_age,
     }
 
 
@@ -133,6 +159,9 @@ def _tenant(row: Mapping[str, Any]) -> Tenant:
             cell=row["cell"],
             labels=row["labels"],
             admin_email=row["admin_email"] or "",
+            requests_per_minute=row["requests_per_minute"],
+            domains=tuple(row["domains"]),
+            max_policy_age=row["max_policy_age"],
         ),
         schema=row["schema_name"],
         dns_label=row["dns_label"],
@@ -140,4 +169,5 @@ def _tenant(row: Mapping[str, Any]) -> Tenant:
         create_time=row["create_time"],
         update_time=row["update_time"],
         suspend_reason=row["suspend_reason"],
+        edge_revision=row["edge_revision"],
     )

@@ -48,6 +48,15 @@ class Issued:
     jwt: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """A token that is revoked."""
+
+    token: Token
+    edge_revision: int
+    """What the edge refuses it from; 0 where it had expired by itself before."""
+
+
 async def issue_token(tenant: TenantHandle, request: Request, *, keys: TenantKeys, now: datetime) -> Issued:
     """Issue a token, or return the one that the same request was answered with: it is made of its row.
 
@@ -85,24 +94,26 @@ async def check_request(tenant: TenantHandle, request: Request, *, now: datetime
     return await tenant.run(work) or new_token(request.grant, token_id=nobody, kid=nobody, now=now)
 
 
-async def revoke_token(tenant: TenantHandle, token_id: UUID, *, now: datetime) -> Token:
+async def revoke_token(tenant: TenantHandle, token_id: UUID, *, now: datetime) -> Revocation:
     """Revoke a token for ever; a revoked one stays as it is.
 
     Raises:
         NotFoundError: when the tenant has no such token.
     """
 
-    async def work(tx: TenantTransaction) -> Token:
+    async def work(tx: TenantTransaction) -> Revocation:
         name = _token_name(tx.placement, token_id)
         revoked = await store.revoke(tx, token_id, now=now)
         if revoked is not None:
-            tx.record(Effect(resource=name, details={"subject": revoked.subject}))
-            return revoked
+            token, edge_revision = revoked
+            tx.record(Effect(resource=name, details={"subject": token.subject}))
+            return Revocation(token=token, edge_revision=edge_revision)
         tx.unchanged()
-        token = await store.find(tx, token_id)
-        if token is None:
+        earlier = await store.find_revoked(tx, token_id)
+        if earlier is None:
             raise NotFoundError(name)
-        return token
+        token, edge_revision = earlier
+        return Revocation(token=token, edge_revision=edge_revision)
 
     return await tenant.run(work)
 

@@ -77,8 +77,10 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
     @override
     async def RevokeToken(self, request: tokens_pb2.RevokeTokenRequest, context: Context) -> tokens_pb2.Token:
         call = current_call()
-        token = await service.revoke_token(call.tenant(), _token_id(request.name), now=datetime.now(UTC))
-        return to_proto(token, call.tenant_name)
+        revocation = await service.revoke_token(call.tenant(), _token_id(request.name), now=datetime.now(UTC))
+        message = to_proto(revocation.token, call.tenant_name)
+        message.edge_revision = revocation.edge_revision
+        return message
 
     @override
     async def GetEnrolmentToken(

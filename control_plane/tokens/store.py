@@ -48,18 +48,38 @@ async def insert(tx: TenantTransaction, token: Token) -> None:
     )
 
 
-async def revoke(tx: TenantTransaction, token_id: UUID, *, now: datetime) -> Token | None:
-    """Revoke a token that is not revoked yet; None where there is none such."""
+async def revoke(tx: TenantTransaction, token_id: UUID, *, now: datetime) -> tuple[Token, int] | None:
+    """Revoke a token that is not revoked yet, here and at the edge, in one statement; None where there is none such.
+
+    Return the revision of its revocation, too.
+    """
     row = await tx.fetch_one(
         """
-        UPDATE tokens
-           SET revoke_time = %(now)s
-         WHERE id = %(id)s AND revoke_time IS NULL
-        RETURNING id, subject, role, scopes, kid, create_time, expire_time, revoke_time, request_id, request_hash
+        WITH revoked AS (
+            UPDATE tokens
+               SET revoke_time = %(now)s
+             WHERE id = %(id)s AND revoke_time IS NULL
+            RETURNING id, subject, role, scopes, kid, create_time, expire_time, revoke_time, request_id, request_hash
+        )
+        SELECT revoked.*, csm_edge.publish_revocation(id, expire_time) AS edge_revision FROM revoked
         """,
         {"id": token_id, "now": now},
     )
-    return None if row is None else _token(row)
+    return None if row is None else _revoked(row)
+
+
+async def find_revoked(tx: TenantTransaction, token_id: UUID) -> tuple[Token, int] | None:
+    """Find a token that is revoked, and the revision of its revocation, as `revoke` returns them."""
+    row = await tx.fetch_one(
+        """
+        SELECT id, subject, role, scopes, kid, create_time, expire_time, revoke_time, request_id, request_hash,
+               csm_edge.publish_revocation(id, expire_time) AS edge_revision
+          FROM tokens
+         WHERE id = %(id)s AND revoke_time IS NOT NULL
+        """,
+        {"id": token_id},
+    )
+    return None if row is None else _revoked(row)
 
 
 async def list_page(tx: TenantTransaction, before: UUID, *, limit: int) -> list[Token]:
@@ -133,6 +153,11 @@ async def redeem_enrolment(tx: TenantTransaction, enrolment_id: UUID, *, now: da
         {"id": enrolment_id, "now": now},
     )
     return found == 1
+
+
+def _revoked(row: dict[str, Any]) -> tuple[Token, int]:
+    revision = int(row.pop("edge_revision"))
+    return _token(row), revision
 
 
 def _token(row: Mapping[str, Any]) -> Token:
