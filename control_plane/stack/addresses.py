@@ -9,6 +9,8 @@ from typing import Any, Final, Self
 
 from control_plane.settings import CONFIG_FILE
 from control_plane.stack.authority import CERTIFICATE
+from control_plane.stack.edge import settings as edge
+from control_plane.stack.edge.identities import PLATFORM_HOST
 from control_plane.stack.failures import StackError
 from control_plane.stack.layout import StateDir, read_json, write_json
 from control_plane.stack.postgres import DATABASE, Postgres
@@ -19,6 +21,9 @@ _DEFAULT_PORTS: Final = {
     ("control_plane", "internal_listen"): 7444,
     ("certificates", "listen"): 7445,
     ("certificates", "internal_listen"): 7446,
+    ("edge", "https_listen"): 7447,
+    ("edge", "http_listen"): 7448,
+    ("edge", "admin_listen"): 7449,
 }
 # The next candidates; below the range from which the kernel lends ports to outgoing connections.
 _STEP: Final = 10
@@ -26,6 +31,7 @@ _HIGHEST: Final = 32_000
 _SERVICES: Final = {
     "control-plane": ["audit.read", "certificates.read", "certificates.write"],
     "certificates": ["certificates.read", "certificates.write"],
+    edge.SERVICE: list(edge.SCOPES),
 }
 
 
@@ -41,6 +47,12 @@ class Addresses:
     """The certificate service, for bearer tokens."""
     certificates_internal: str
     """The certificate service, for client certificates."""
+    edge_https: str
+    """Envoy, for tenants' requests over TLS."""
+    edge_http: str
+    """Envoy, for tenants' requests in the clear."""
+    envoy_admin: str
+    """Envoy's administration."""
     claims: tuple[socket.socket, ...]
     """What keeps other stacks off the ports, also while a process is away."""
 
@@ -59,6 +71,9 @@ class Addresses:
             control_plane_internal=chosen["control_plane", "internal_listen"],
             certificates=chosen["certificates", "listen"],
             certificates_internal=chosen["certificates", "internal_listen"],
+            edge_https=chosen["edge", "https_listen"],
+            edge_http=chosen["edge", "http_listen"],
+            envoy_admin=chosen["edge", "admin_listen"],
         )
 
     def release(self) -> None:
@@ -68,12 +83,18 @@ class Addresses:
 
     def are_free(self) -> bool:
         """Whether nobody listens on any of them."""
-        each = (self.admin, self.control_plane_internal, self.certificates, self.certificates_internal)
+        services = (self.admin, self.control_plane_internal, self.certificates, self.certificates_internal)
+        each = (*services, self.edge_https, self.edge_http, self.envoy_admin)
         return all(_is_free(int(address.rpartition(":")[2])) for address in each)
 
 
-def write_config(state_dir: StateDir, addresses: Addresses, *, postgres: Postgres, valkey_socket: Path) -> None:
-    """Write what the stack's processes read at their start: `control_plane.settings` says what each part means."""
+def write_config(
+    state_dir: StateDir, addresses: Addresses, *, postgres: Postgres, valkey_socket: Path, size: edge.EdgeSize
+) -> None:
+    """Write what the stack's processes read at their start.
+
+    `control_plane.settings` says what each part means, and `ext_authz.settings` what the edge's does.
+    """
     config = {
         "postgres": {"socket_dir": str(postgres.socket_dir), "port": postgres.port, "dbname": DATABASE},
         "valkey": {"socket": str(valkey_socket)},
@@ -95,6 +116,13 @@ def write_config(state_dir: StateDir, addresses: Addresses, *, postgres: Postgre
         "vault_dir": "vault",
         "objects": "objects",
         "services": _SERVICES,
+        "edge": edge.edge_settings(
+            size,
+            sockets=postgres.socket_dir,
+            http_listen=addresses.edge_http,
+            https_listen=addresses.edge_https,
+            admin_listen=addresses.envoy_admin,
+        ),
     }
     write_json(state_dir.root / CONFIG_FILE, config)
 
@@ -109,6 +137,11 @@ def endpoints(state_dir: StateDir, addresses: Addresses) -> dict[str, str]:
         "state_dir": str(state_dir.root),
         "control_plane_internal_grpc": addresses.control_plane_internal,
         "certificates_internal_grpc": addresses.certificates_internal,
+        "edge_http": addresses.edge_http,
+        "edge_https": addresses.edge_https,
+        "edge_authority": PLATFORM_HOST,
+        "edge_ca_file": str(state_dir.authority / CERTIFICATE),
+        "envoy_admin": addresses.envoy_admin,
     }
 
 

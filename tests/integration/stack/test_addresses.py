@@ -9,13 +9,15 @@ import pytest
 
 from control_plane.settings import Settings
 from control_plane.stack.addresses import Addresses, endpoints, write_config
+from control_plane.stack.edge.settings import EdgeSize
 from control_plane.stack.layout import StateDir
 from control_plane.stack.postgres import Postgres
+from ext_authz.settings import EdgeSettings
 
 
 def write(state_dir: StateDir, addresses: Addresses) -> Settings:
     postgres = Postgres(data_dir=state_dir.postgres, socket_dir=state_dir.run, log=state_dir.log("postgres"))
-    write_config(state_dir, addresses, postgres=postgres, valkey_socket=state_dir.run / "valkey.sock")
+    write_config(state_dir, addresses, postgres=postgres, valkey_socket=state_dir.run / "valkey.sock", size=EdgeSize())
     return Settings.from_dir(state_dir.root)
 
 
@@ -38,9 +40,24 @@ Choose = Callable[[], Addresses]
 
 def test_every_listener_has_a_port_of_its_own(tmp_path: Path, choose: Choose) -> None:
     settings = write(StateDir(tmp_path), choose())
+    edge = EdgeSettings.from_dir(tmp_path)
     listeners = [settings.control_plane, settings.certificates]
+    services = {address for listener in listeners for address in (listener.listen, listener.internal_listen)}
 
-    assert len({address for listener in listeners for address in (listener.listen, listener.internal_listen)}) == 4
+    assert len(services | {edge.http_listen, edge.https_listen, edge.admin_listen}) == 7
+
+
+def test_the_edge_is_told_where_the_others_are_and_who_it_is(tmp_path: Path, choose: Choose) -> None:
+    settings = write(StateDir(tmp_path), choose())
+    edge = EdgeSettings.from_dir(tmp_path)
+
+    assert (edge.control_plane, edge.upstream) == (
+        settings.control_plane.internal_listen,
+        settings.certificates.internal_listen,
+    )
+    assert (edge.name, edge.shared_hosts[0]) == ("local", f"api.{edge.domain}")
+    assert edge.valkey_socket == settings.valkey_socket
+    assert settings.services["edge"] == {"certificates.read", "certificates.write"}
 
 
 def test_a_directory_keeps_its_ports_while_they_are_free(tmp_path: Path, choose: Choose) -> None:
@@ -81,4 +98,6 @@ def test_endpoints_have_absolute_paths_and_the_names_that_scripts_rely_on(tmp_pa
     told = endpoints(StateDir(tmp_path), choose())
 
     assert list(told)[:5] == ["admin_grpc", "certificates_grpc", "ca_file", "admin_token_file", "state_dir"]
-    assert all(Path(told[name]).is_absolute() for name in ("ca_file", "admin_token_file", "state_dir"))
+    assert list(told)[-5:] == ["edge_http", "edge_https", "edge_authority", "edge_ca_file", "envoy_admin"]
+    assert told["edge_authority"] == "api.csm.example.com"
+    assert all(Path(told[name]).is_absolute() for name in ("ca_file", "admin_token_file", "state_dir", "edge_ca_file"))

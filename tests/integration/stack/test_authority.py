@@ -5,15 +5,29 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
-from control_plane.stack.authority import Authority
+from control_plane.stack.authority import Authority, Identity, keep_authority, service
+from control_plane.stack.edge.identities import AGENT, keep_edge_identities
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+SERVER = Identity(name="edge", hosts=("api.example.com", "*.example.com"))
+
+
 def keep(folder: Path, now: datetime, name: str = "control-plane") -> bytes:
-    Authority.open(folder, now).keep_certificate(name, now)
+    Authority.open(folder, now).keep_certificate(service(name), now)
     return (folder / f"{name}.pem").read_bytes()
+
+
+def keep_replaceable(folder: Path, now: datetime) -> bytes:
+    Authority.open(folder, now).keep_replaceable_certificate(SERVER, now)
+    return (folder / "edge.pem").read_bytes()
+
+
+def usage(certificate: x509.Certificate) -> set[ObjectIdentifier]:
+    return set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
 
 
 def test_a_certificate_is_kept_until_thirty_days_are_left(tmp_path: Path) -> None:
@@ -70,3 +84,48 @@ def test_every_file_is_for_our_eyes_only(tmp_path: Path) -> None:
     assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
         ["ca.pem", "ca.key", "control-plane.pem", "control-plane.key"], 0o600
     )
+
+
+def test_a_certificate_that_names_others_than_it_should_is_replaced(tmp_path: Path) -> None:
+    first = keep_replaceable(tmp_path, NOW)
+    Authority.open(tmp_path, NOW).keep_certificate(Identity(name="edge", hosts=("api.example.org",)), NOW)
+
+    assert (tmp_path / "edge.pem").read_bytes() != first
+
+
+def test_who_only_serves_is_nobodys_client_and_who_only_calls_is_no_server(tmp_path: Path) -> None:
+    server = x509.load_pem_x509_certificate(keep_replaceable(tmp_path, NOW))
+    Authority.open(tmp_path, NOW).keep_certificate(AGENT, NOW)
+    client = x509.load_pem_x509_certificate((tmp_path / "edge-agent.pem").read_bytes())
+
+    assert usage(server) == {ExtendedKeyUsageOID.SERVER_AUTH}
+    assert usage(client) == {ExtendedKeyUsageOID.CLIENT_AUTH}
+
+
+def test_what_an_operator_puts_in_place_of_the_edges_certificate_stays(tmp_path: Path) -> None:
+    ours = keep_replaceable(tmp_path, NOW)
+    (tmp_path / "elsewhere").mkdir()
+    keep_authority(tmp_path / "elsewhere", "theirs", title="An authority that browsers trust", now=NOW)
+    theirs = (tmp_path / "elsewhere" / "theirs.pem").read_bytes()
+    (tmp_path / "edge.pem").write_bytes(theirs)
+
+    assert keep_replaceable(tmp_path, NOW) == theirs != ours
+
+
+def test_the_edges_own_certificate_follows_a_new_internal_authority(tmp_path: Path) -> None:
+    first = keep_replaceable(tmp_path, NOW)
+    (tmp_path / "ca.key").unlink()
+
+    assert keep_replaceable(tmp_path, NOW) != first
+
+
+def test_the_authority_of_tenants_clients_is_no_part_of_the_internal_one_and_stays(tmp_path: Path) -> None:
+    authority = Authority.open(tmp_path, NOW)
+    keep_edge_identities(authority, NOW)
+    clients = (tmp_path / "edge-clients.pem").read_bytes()
+    keep_edge_identities(authority, NOW + timedelta(days=3000))
+    certificate = x509.load_pem_x509_certificate(clients)
+
+    assert (tmp_path / "edge-clients.pem").read_bytes() == clients
+    assert certificate.issuer == certificate.subject != authority.certificate.subject
+    assert certificate.public_key() != authority.certificate.public_key()
