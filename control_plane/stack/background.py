@@ -1,6 +1,6 @@
 """A stack in the background: its supervisor in a session of its own, and the pipe through which it tells its start.
 
-Run as `python -m control_plane.stack.background DIR` this module is that supervisor.
+Run as `python -m control_plane.stack.background DIR SIZE` this module is that supervisor.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from control_plane.stack.edge.settings import EdgeSize
 from control_plane.stack.failures import AlreadyRunningError, StackError, StateDirectoryError
 from control_plane.stack.layout import StateDir
 from control_plane.stack.progress import Kind, Line, Progress, log_lines
@@ -22,7 +23,7 @@ from control_plane.stack.supervisor import Supervisor
 _ERRORS = {error.reason: error for error in (StackError, StateDirectoryError, AlreadyRunningError)}
 
 
-def start_in_background(state_dir: StateDir, progress: Progress) -> Mapping[str, str]:
+def start_in_background(state_dir: StateDir, progress: Progress, *, size: EdgeSize) -> Mapping[str, str]:
     """Start a supervisor that outlives us, and return the endpoints once everything answers.
 
     Interrupted by Ctrl-C it stops what it has started.
@@ -34,7 +35,7 @@ def start_in_background(state_dir: StateDir, progress: Progress) -> Mapping[str,
     log = state_dir.log("supervisor")
     with log.open("ab") as errors:
         supervisor = subprocess.Popen(  # noqa: S603 ourselves
-            [sys.executable, "-P", "-m", __name__, str(state_dir.root)],
+            [sys.executable, "-P", "-m", __name__, str(state_dir.root), json.dumps(asdict(size))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -61,13 +62,13 @@ def start_in_background(state_dir: StateDir, progress: Progress) -> Mapping[str,
     )
 
 
-def main(directory: str) -> int:
+def main(directory: str, size: str) -> int:
     """Be the supervisor of a directory; tell the start on stdout, a JSON object a line."""
     state_dir = StateDir(Path(directory))
     log = log_lines(state_dir.log("supervisor"))
     progress = Progress((lambda line: _tell(asdict(line)), log))
     try:
-        asyncio.run(Supervisor(state_dir, progress).run(_tell_ready))
+        asyncio.run(Supervisor(state_dir, progress, size=EdgeSize(**json.loads(size))).run(_tell_ready))
     except StackError as error:
         log(Line(kind=Kind.FAILED, text=error.message))
         seen_in = str(error.log) if error.log else None
@@ -99,4 +100,4 @@ def _tell(value: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -15,9 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from control_plane.stack.addresses import Addresses, endpoints, write_config
-from control_plane.stack.authority import Authority
+from control_plane.stack.authority import Authority, service
 from control_plane.stack.components import Component, State
 from control_plane.stack.control import already_running
+from control_plane.stack.edge.identities import keep_edge_identities
+from control_plane.stack.edge.programs import agent_program, envoy_program
+from control_plane.stack.edge.settings import EdgeSize
 from control_plane.stack.failures import StackError
 from control_plane.stack.layout import StateDir, write_json
 from control_plane.stack.postgres import Postgres
@@ -30,9 +33,11 @@ if TYPE_CHECKING:
     from control_plane.stack.probes import Probes
 
 _ORPHANS_LEAVE_S: Final = 15.0
-_SERVICE_ANSWERS_S: Final = 60.0
+_ANSWERS_WITHIN_S: Final = 60.0
 _POLL_S: Final = 0.03
 _PORTS_TRIED: Final = 3
+# Whoever asks goes before whoever answers.
+_STOPPING_ORDER: Final = (("envoy",), ("agent",), ("control-plane", "certificates"), ("valkey",), ("postgres",))
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Ready = Callable[[Mapping[str, str]], None]
@@ -42,9 +47,10 @@ Ready = Callable[[Mapping[str, str]], None]
 class Supervisor:
     """The stack of one state directory. `run` is its whole life."""
 
-    def __init__(self, state_dir: StateDir, progress: Progress) -> None:
+    def __init__(self, state_dir: StateDir, progress: Progress, *, size: EdgeSize) -> None:
         """Make ready to run; nothing is touched yet."""
         self._dir = state_dir
+        self._size = size
         self._progress = progress
         self._state = State.STARTING
         self._components: list[Component] = []
@@ -141,25 +147,24 @@ class Supervisor:
         def keep(now: datetime) -> None:
             authority = Authority.open(self._dir.authority, now)
             for name in ("control-plane", "certificates"):
-                authority.keep_certificate(name, now)
+                authority.keep_certificate(service(name), now)
+            keep_edge_identities(authority, now)
 
-        with self._progress.step("the internal authority has certified both services"):
+        with self._progress.step("the internal authority has certified the services and the edge"):
             await asyncio.to_thread(keep, datetime.now(UTC))
 
     async def _start_services(self, postgres: Postgres, valkey: Valkey, *, needs: tuple[Component, ...]) -> None:
-        """Start both services. Ports that somebody took since they were found free are chosen again."""
+        """Start what listens on ports. Ports that somebody took since they were found free are chosen again."""
         for attempt in range(_PORTS_TRIED):
             self._addresses = addresses = Addresses.choose(self._dir)
-            write_config(self._dir, addresses, postgres=postgres, valkey_socket=valkey.socket)
+            write_config(self._dir, addresses, postgres=postgres, valkey_socket=valkey.socket, size=self._size)
             self._endpoints = endpoints(self._dir, addresses)
-            self._probes = _load_probes()(endpoints=self._endpoints)
-            services = self._services(needs)
+            socket = postgres.socket_dir / "xds.sock"
+            self._probes = _load_probes()(endpoints=self._endpoints, agent_socket=socket)
             try:
-                async with asyncio.TaskGroup() as group:
-                    for service, address in zip(services, (addresses.admin, addresses.certificates), strict=True):
-                        group.create_task(self._start_service(service, address))
+                await self._start_listeners(addresses, needs)
             except* StackError:
-                await asyncio.gather(*(service.stop() for service in services))
+                await asyncio.gather(*(part.stop() for part in self._components[len(needs) :]))
                 if attempt == _PORTS_TRIED - 1 or addresses.are_free():
                     raise
                 self._progress.note("a port was taken in the meantime; others are chosen")
@@ -168,31 +173,50 @@ class Supervisor:
             else:
                 return
 
-    def _services(self, needs: tuple[Component, ...]) -> list[Component]:
-        return [
-            self._component(name, title, launch=partial(self._launch_service, name, answers), needs=needs)
+    async def _start_listeners(self, addresses: Addresses, needs: tuple[Component, ...]) -> None:
+        services = [
+            self._component(name, title, launch=partial(self._launch, self._service(name), answers), needs=needs)
             for name, title, answers in (
                 ("control-plane", "the control plane", self._probes.control_plane),
                 ("certificates", "the certificate service", self._probes.certificates),
             )
         ]
+        # Once they have run, these need nothing to be started again: they know the tenants by themselves.
+        agent = self._component("agent", "the agent", launch=self._launch_agent)
+        envoy = self._component("envoy", "Envoy", launch=self._launch_envoy)
+        async with asyncio.TaskGroup() as group:
+            for service, address in zip(services, (addresses.admin, addresses.certificates), strict=True):
+                group.create_task(self._start(service, f"answers on {address}"))
+            group.create_task(self._start(agent, "knows the tenants"))
+        await self._start(envoy, f"refuses strangers on {addresses.edge_http} and {addresses.edge_https}")
 
-    async def _start_service(self, service: Component, address: str) -> None:
-        with self._progress.step(f"{service.title} answers on {address}"):
-            await service.start()
+    async def _start(self, part: Component, fact: str) -> None:
+        with self._progress.step(f"{part.title} {fact}"):
+            await part.start()
 
-    async def _launch_service(self, name: str, answers: Callable[[], Awaitable[bool]]) -> Child:
-        # -P: a module in the directory of some user must not stand in for one of ours.
-        command = (sys.executable, "-P", "-m", "control_plane", "serve", name, "--dir", str(self._dir.root))
-        log = self._dir.log(name)
-        child = Child.start(Program(arguments=command, log=log, inherited=self._inherited))
-        if await child.answers(answers, within_s=_SERVICE_ANSWERS_S, every_s=_POLL_S):
+    async def _launch(self, program: Program, answers: Callable[[], Awaitable[bool]]) -> Child:
+        child = Child.start(program)
+        if await child.answers(answers, within_s=_ANSWERS_WITHIN_S, every_s=_POLL_S):
             return child
         raise StackError(
-            f"{name} did not start",
+            f"{program.log.stem} did not start",
             remedy="mend what the log names",
-            log=log,
+            log=program.log,
         )
+
+    async def _launch_agent(self) -> Child:
+        program = agent_program(self._dir.root, log=self._dir.log("agent"), inherited=self._inherited)
+        return await self._launch(program, self._probes.agent)
+
+    async def _launch_envoy(self) -> Child:
+        log = self._dir.log("envoy")
+        program = envoy_program(self._dir.root, self._size, log=log, inherited=self._inherited)
+        return await self._launch(program, self._probes.envoy)
+
+    def _service(self, name: str) -> Program:
+        # -P: a module in the directory of some user must not stand in for one of ours.
+        command = (sys.executable, "-P", "-m", "control_plane", "serve", name, "--dir", str(self._dir.root))
+        return Program(arguments=command, log=self._dir.log(name), inherited=self._inherited)
 
     async def _watch(self, component: Component) -> None:
         """Start it again whenever it dies."""
@@ -217,16 +241,16 @@ class Supervisor:
 
     async def _answers(self) -> bool:
         parts = all(part.state is State.READY for part in self._components)
-        return parts and await self._probes.control_plane() and await self._probes.certificates()
+        return parts and await self._probes.everything()
 
     async def _shut_down(self) -> None:
         self._become(State.STOPPING)
-        order = [self._components[2:], self._components[1:2], self._components[:1]]
-        for components in order:
-            running = [component for component in components if component.state is not State.STOPPED]
+        for names in _STOPPING_ORDER:
+            parts = [component for component in self._components if component.name in names]
+            running = [part for part in parts if part.state is not State.STOPPED]
             if running:
                 with self._progress.step(f"{' and '.join(part.title for part in running)} stopped"):
-                    await asyncio.gather(*(component.stop() for component in running))
+                    await asyncio.gather(*(part.stop() for part in running))
         self._dir.state.unlink(missing_ok=True)
         if self._addresses:
             self._addresses.release()
