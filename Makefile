@@ -24,8 +24,8 @@ $(STAMP): requirements.lock pyproject.toml deploy/make_venv.py
 	@$(PYTHON) deploy/make_venv.py $(VENV)
 	@touch $@
 
-up: setup ## start the embedded stack in DIR (.bulkhead); Ctrl-C stops it
-	@bulkhead --dir $(DIR) up
+up: setup ## start the embedded stack in DIR (.bulkhead), with two demo tenants; Ctrl-C stops it
+	@bulkhead --dir $(DIR) up --demo
 
 down: setup ## stop it from elsewhere
 	@bulkhead --dir $(DIR) down

@@ -9,6 +9,7 @@ import typer
 
 from control_plane.cli import audit, certificates, operations, output, serve, stack, tenants, tokens
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
+from control_plane.cli.edge import demo, xds
 from control_plane.cli.session import DEFAULT_DIRECTORY
 
 _INTERRUPTED: Final = 130
@@ -24,11 +25,13 @@ app = typer.Typer(
 app.command("up")(stack.up)
 app.command("down")(stack.down)
 app.command("status")(stack.status)
+app.command("demo")(demo.demo)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(certificates.app, name="certificates")
 app.add_typer(operations.app, name="operations")
 app.add_typer(audit.app, name="audit")
+app.add_typer(xds.app, name="xds")
 app.add_typer(serve.app, name="serve")
 
 

@@ -3,15 +3,18 @@
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from control_plane.cli import output
-from control_plane.cli.calls.failures import OK, UNAVAILABLE, Failure
+from control_plane.cli.calls.failures import OK, UNAVAILABLE, CallFailedError, Failure
 from control_plane.cli.session import Session
 
 if TYPE_CHECKING:
+    from control_plane.stack.edge.settings import EdgeSize
     from control_plane.stack.failures import StackError
     from control_plane.stack.layout import StateDir
     from control_plane.stack.progress import Progress
@@ -23,21 +26,38 @@ _INTERRUPTED: Final = 130
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """How `up` is to go about it."""
+
+    demo: bool
+    as_json: bool
+
+
 def up(
     context: typer.Context,
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready, and leave it running.")] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Make two demo tenants if need be, and print how to call the edge as each.")
+    ] = False,
+    proxy_workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Envoy's threads.")] = 2,
+    check_workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Processes that decide.")] = 2,
     as_json: AsJson = False,
 ) -> None:
     """Start the embedded stack in the state directory, which is made if need be. Ctrl-C stops it."""
     with _reporting(context, as_json=as_json):
+        from control_plane.stack.edge.settings import EdgeSize  # noqa: PLC0415 a client needs no stack
+
         state_dir, progress = _state_dir(context), _progress()
+        size = EdgeSize(proxy_workers=proxy_workers, check_workers=check_workers)
+        asked = _Asked(demo=demo, as_json=as_json)
         if detach:
             from control_plane.stack.background import start_in_background  # noqa: PLC0415 a client needs no stack
 
-            _put_endpoints(start_in_background(state_dir, progress), as_json=as_json)
+            _put_ready(state_dir, start_in_background(state_dir, progress, size=size), asked=asked)
             return
-        _supervise(state_dir, progress, as_json=as_json)
+        _supervise(state_dir, progress, size=size, asked=asked)
 
 
 def down(context: typer.Context, *, as_json: AsJson = False) -> None:
@@ -73,24 +93,47 @@ def status(context: typer.Context, *, as_json: AsJson = False) -> None:
         raise typer.Exit(OK if now.state is State.READY else UNAVAILABLE)
 
 
-def _supervise(state_dir: "StateDir", progress: "Progress", *, as_json: bool) -> None:
+def _supervise(state_dir: "StateDir", progress: "Progress", *, size: "EdgeSize", asked: _Asked) -> None:
+    import threading  # noqa: PLC0415 a client needs no thread
+
     from control_plane.stack.progress import Progress, log_lines  # noqa: PLC0415 a client needs no stack
     from control_plane.stack.supervisor import Supervisor  # noqa: PLC0415 the same
 
-    def ready(endpoints: Mapping[str, str]) -> None:
-        _put_endpoints(endpoints, as_json=as_json)
+    def tell(endpoints: Mapping[str, str]) -> None:
+        _put_ready(state_dir, endpoints, asked=asked)
         output.say("Ctrl-C stops it")
 
+    def ready(endpoints: Mapping[str, str]) -> None:
+        # Not here, where the stack is watched: making tenants takes a while. Whoever stops the stack does not wait.
+        threading.Thread(target=tell, args=(endpoints,), daemon=True).start()
+
     audiences = (*progress.audiences, log_lines(state_dir.log("supervisor")))
-    _run(Supervisor(state_dir, Progress(audiences)).run(ready))
+    _run(Supervisor(state_dir, Progress(audiences), size=size).run(ready if asked.demo else tell))
 
 
-def _put_endpoints(endpoints: Mapping[str, str], *, as_json: bool) -> None:
-    if as_json:
-        output.put_json(dict(endpoints))
-        return
-    for name, value in endpoints.items():
-        output.put(f"{name:30}{output.plain(value)}")
+def _put_ready(state_dir: "StateDir", endpoints: Mapping[str, str], *, asked: _Asked) -> None:
+    """Print where the stack answers and, where that was asked for, how each demo tenant calls the edge."""
+    if not asked.as_json:
+        for name, value in endpoints.items():
+            output.put(f"{name:30}{output.plain(value)}")
+    curls = _demo_curls(state_dir.root, as_json=asked.as_json) if asked.demo else {}
+    if asked.as_json:
+        output.put_json({**endpoints, **({"demo": curls} if asked.demo else {})})
+    for line in [] if asked.as_json else curls.values():
+        output.put(output.plain(line))
+
+
+def _demo_curls(directory: Path, *, as_json: bool) -> dict[str, str]:
+    """Prepare the demo tenants; return a command for each. What goes wrong is told, and the stack stays up."""
+    from control_plane.cli.edge.demo_tenants import prepare  # noqa: PLC0415 only the demo waits for it
+
+    try:
+        return {tenant.tenant_id: tenant.curl for tenant in prepare(directory)}
+    except CallFailedError as error:
+        with Session(directory, as_json=as_json) as session:
+            session.say("the stack is up, but not its demo tenants")
+            session.report(error.failure)
+        return {}
 
 
 def _state_dir(context: typer.Context) -> "StateDir":

@@ -20,6 +20,8 @@ class Endpoints:
     certificates_grpc: str
     ca_file: Path
     admin_token_file: Path
+    edge_http: str = ""
+    """Where tenants' requests go in the clear; empty where there is no edge."""
 
     @classmethod
     def from_dir(cls, directory: Path) -> "Endpoints":
@@ -36,6 +38,7 @@ class Endpoints:
                 certificates_grpc=str(content["certificates_grpc"]),
                 ca_file=directory / content["ca_file"],
                 admin_token_file=directory / content["admin_token_file"],
+                edge_http=str(content.get("edge_http", "")),
             )
         except FileNotFoundError:
             hint = "`{bulkhead} up` starts one there; --dir or BULKHEAD_DIR names another directory"

@@ -14,8 +14,8 @@ from control_plane.cli.program import app, run
 HEAVY = ("grpc", "google.protobuf", "bulkhead", "psycopg", "cryptography", "rich", "structlog", "asyncio")
 SERVERS = ("app", "audit", "certificates", "keys", "objects", "operations", "postgres", "serving", "settings",
            "stack", "tenants", "tokens")  # fmt: skip
-# Commands that call no RPC.
-LOCAL = {"version", "up", "down", "status", "serve control-plane", "serve certificates"}
+# Commands that stand for no RPC.
+LOCAL = {"version", "up", "down", "status", "demo", "xds render", "serve control-plane", "serve certificates"}
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
