@@ -78,10 +78,11 @@ class Index:
             return replace(self, feed=change.feed, revision=change.revision, as_of=change.as_of)
         before = Index(domain=self.domain) if change.snapshot else self
         by_id, by_host, by_kid = dict(before.by_id), dict(before.by_host), dict(before.by_kid)
-        for gone in filter(None, map(by_id.get, (policy.tenant_id for policy in change.tenants))):
-            _remove(gone, gone.hosts(self.domain), by_host)
-            _remove(gone, gone.token_keys, by_kid)
+        # One after the other: a change may hold a tenant twice, and a host may have moved between two of its tenants.
         for policy in change.tenants:
+            if gone := by_id.get(policy.tenant_id):
+                _remove(gone, gone.hosts(self.domain), by_host)
+                _remove(gone, gone.token_keys, by_kid)
             by_id[policy.tenant_id] = policy
             by_host.update(dict.fromkeys(policy.hosts(self.domain), policy))
             by_kid.update(dict.fromkeys(policy.token_keys, policy))
@@ -96,6 +97,16 @@ class Index:
             by_kid=by_kid,
             revoked={token: until for token, until in revoked.items() if until > change.as_of},
         )
+
+    def refusal(self, change: Change) -> str | None:
+        """Say why the change must not be applied, or return None where it may: no history is ever walked backwards."""
+        if not change.feed:
+            return "it belongs to no feed"
+        if change.feed != self.feed:
+            return None if change.snapshot else "it continues a feed that is not held"
+        if change.revision < self.revision:
+            return f"it goes back from revision {self.revision} to {change.revision}"
+        return None
 
 
 def _remove(policy: TenantPolicy, keys: Iterable[Key], index: dict[Key, TenantPolicy]) -> None:

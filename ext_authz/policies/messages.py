@@ -1,0 +1,154 @@
+"""Policies as they are sent, read into the model and written from it.
+
+What comes in is trusted to come from the control plane, and still checked: its names end up in routes and in headers.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from bulkhead.edge.v1 import policies_pb2
+from ext_authz.policies.model import Change, State, TenantPolicy
+
+_TENANT_ID: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DNS_LABEL: Final = re.compile(_LABEL)
+_HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_LONGEST_HOST: Final = 253
+_STATES: Final = {
+    policies_pb2.TenantPolicy.State.ACTIVE: State.ACTIVE,
+    policies_pb2.TenantPolicy.State.SUSPENDED: State.SUSPENDED,
+}
+
+_log: Final = structlog.get_logger("policies")
+
+
+class MalformedError(Exception):
+    """A message that cannot be what it says it is."""
+
+
+class Parts:
+    """Gathers the parts of a change, and reads each as it comes, so that a large one never holds the loop for long."""
+
+    def __init__(self) -> None:
+        self._feed = ""
+        self._snapshot = False
+        self._tenants: list[TenantPolicy] = []
+        self._revocations: dict[UUID, datetime] = {}
+
+    def add(self, message: policies_pb2.FollowPoliciesResponse) -> Change | None:
+        """Return the change when this was its last part. A server that has nothing yet itself sends no feed: None.
+
+        A tenant or a revocation that cannot be read is left out, loudly: one must not keep the others from theirs.
+
+        Raises:
+            MalformedError: when the parts do not belong together, or one does not say of when it is.
+        """
+        if self._feed and message.feed != self._feed:
+            raise MalformedError(f"a change of feed {self._feed!r} goes on in feed {message.feed!r}")
+        if not message.feed:
+            return None
+        self._feed = message.feed
+        self._snapshot |= message.snapshot
+        self._tenants += _policies(message)
+        self._revocations.update(_revocations(message))
+        if message.continues:
+            return None
+        if not message.HasField("as_of_time"):
+            raise MalformedError("a change does not say of when it is")
+        change = Change(
+            feed=message.feed,
+            revision=message.revision,
+            snapshot=self._snapshot,
+            tenants=tuple(self._tenants),
+            revocations=self._revocations,
+            as_of=message.as_of_time.ToDatetime(tzinfo=UTC),
+        )
+        self.__init__()  # type: ignore[misc]  # begins anew, as a new one would
+        return change
+
+
+def policy_from(message: policies_pb2.TenantPolicy) -> TenantPolicy:
+    """Read one tenant's policy.
+
+    Raises:
+        MalformedError: when it cannot be enforced as it stands.
+    """
+    _demand(message.state in _STATES, "its state is unknown")
+    _demand(_TENANT_ID.fullmatch(message.tenant_id), "its id is none")
+    _demand(_DNS_LABEL.fullmatch(message.dns_label), "its DNS label is none")
+    _demand(message.HasField("max_policy_age"), "it may grow old without end")
+    for domain in message.domains:
+        _demand(len(domain) <= _LONGEST_HOST and _HOST.fullmatch(domain), "one of its domains is no lower-case host")
+    try:
+        return TenantPolicy(
+            tenant_id=message.tenant_id,
+            uid=UUID(message.uid),
+            revision=message.revision,
+            state=_STATES[message.state],
+            tier=message.tier,
+            isolation_level=message.isolation_level,
+            dns_label=message.dns_label,
+            domains=tuple(message.domains),
+            requests_per_minute=message.requests_per_minute,
+            token_keys={
+                UUID(key.kid): Ed25519PublicKey.from_public_bytes(key.public_key) for key in message.token_keys
+            },
+            max_age=message.max_policy_age.ToTimedelta(),
+        )
+    except ValueError as error:
+        raise MalformedError(str(error)) from error
+
+
+def policy_to(policy: TenantPolicy) -> policies_pb2.TenantPolicy:
+    """Write one tenant's policy."""
+    message = policies_pb2.TenantPolicy(
+        tenant_id=policy.tenant_id,
+        uid=str(policy.uid),
+        revision=policy.revision,
+        state=policies_pb2.TenantPolicy.State.Value(policy.state.value),
+        tier=policy.tier,
+        isolation_level=policy.isolation_level,
+        dns_label=policy.dns_label,
+        domains=policy.domains,
+        requests_per_minute=policy.requests_per_minute,
+        token_keys=[
+            policies_pb2.TokenKey(kid=str(kid), public_key=key.public_bytes_raw())
+            for kid, key in policy.token_keys.items()
+        ],
+    )
+    message.max_policy_age.FromTimedelta(policy.max_age)
+    return message
+
+
+def revocation_to(token: UUID, until: datetime) -> policies_pb2.TokenRevocation:
+    """Write a revocation; whose token it was does not matter, since no two have the same id."""
+    message = policies_pb2.TokenRevocation(token_id=str(token))
+    message.expire_time.FromDatetime(until)
+    return message
+
+
+def _policies(message: policies_pb2.FollowPoliciesResponse) -> Iterator[TenantPolicy]:
+    for tenant in message.tenants:
+        try:
+            yield policy_from(tenant)
+        except MalformedError as error:
+            _log.error("policy_refused", tenant=tenant.tenant_id, revision=tenant.revision, reason=str(error))
+
+
+def _revocations(message: policies_pb2.FollowPoliciesResponse) -> Iterator[tuple[UUID, datetime]]:
+    for revocation in message.revocations:
+        try:
+            yield UUID(revocation.token_id), revocation.expire_time.ToDatetime(tzinfo=UTC)
+        except ValueError:
+            _log.exception("revocation_refused", tenant_uid=revocation.tenant_uid, revision=message.revision)
+
+
+def _demand(fact: object, otherwise: str) -> None:
+    if not fact:
+        raise MalformedError(otherwise)
