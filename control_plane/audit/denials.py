@@ -8,7 +8,7 @@ joined by commas, of those to be told.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -70,37 +70,56 @@ class Denials:
             self._unwritten |= {new_uuid(): tally for tally in self._tallies.take_all()}
             await self._write()
 
+    async def write(self, tallies: Mapping[UUID, Tally]) -> None:
+        """Write what somebody else has counted: each once, however often it comes under the same id.
+
+        Raises:
+            UnavailableError, ConflictError: not all is written; it is to come again.
+        """
+        for tenant, log in _logs(tallies).items():
+            await self._write_log(tenant, log)
+
     async def _write(self) -> None:
-        logs: dict[TenantId | None, list[UUID]] = defaultdict(list)
-        for tally_id, tally in self._unwritten.items():
-            logs[tally.kind.tenant].append(tally_id)
-        for tenant, ids in logs.items():
+        for tenant, log in _logs(self._unwritten).items():
             try:
-                await self._write_log(tenant, ids)
+                await self._write_log(tenant, log)
             except (UnavailableError, ConflictError) as error:
                 _log.warning("denials_kept", tenant=tenant, reason=error.code)
                 continue
-            except Exception:  # noqa: BLE001 one tenant's broken log must neither stop the others' nor fill the memory
-                _log.exception("denials_lost", tenant=tenant, count=sum(self._unwritten[i].count for i in ids))
-            for tally_id in ids:
+            for tally_id in log:
                 del self._unwritten[tally_id]
 
-    async def _write_log(self, tenant: TenantId | None, ids: Sequence[UUID]) -> None:
-        entry = None if tenant is None else await self._directory.find(tenant)
-        if entry is None:
-            await self._database.system().run(lambda tx: self._write_platform(tx, ids))
-            return
-        handle = self._database.tenant(entry.placement, isolation=Isolation.READ_COMMITTED)
-        await handle.run(lambda tx: self._write_tenant(tx, ids))
-        self._touched(entry.placement)
+    async def _write_log(self, tenant: TenantId | None, log: Mapping[UUID, Tally]) -> None:
+        """Write into one log. One that is broken must neither stop the others' nor fill the memory: it loses them."""
+        try:
+            entry = None if tenant is None else await self._directory.find(tenant)
+            if entry is None:
+                await self._database.system().run(lambda tx: _write_platform(tx, log))
+                return
+            handle = self._database.tenant(entry.placement, isolation=Isolation.READ_COMMITTED)
+            await handle.run(lambda tx: _write_tenant(tx, log))
+            self._touched(entry.placement)
+        except (UnavailableError, ConflictError):
+            raise
+        except Exception:  # noqa: BLE001 whatever it is
+            _log.exception("denials_lost", tenant=tenant, count=sum(tally.count for tally in log.values()))
 
-    async def _write_tenant(self, tx: TenantTransaction, ids: Sequence[UUID]) -> None:
-        for tally_id in ids:
-            await store.insert_once(tx, _entry(tally_id, self._unwritten[tally_id]))
 
-    async def _write_platform(self, tx: SystemTransaction, ids: Sequence[UUID]) -> None:
-        for tally_id in ids:
-            await store.insert_denied_call(tx, tally_id, tally=self._unwritten[tally_id])
+def _logs(tallies: Mapping[UUID, Tally]) -> dict[TenantId | None, dict[UUID, Tally]]:
+    logs: dict[TenantId | None, dict[UUID, Tally]] = defaultdict(dict)
+    for tally_id, tally in tallies.items():
+        logs[tally.kind.tenant][tally_id] = tally
+    return logs
+
+
+async def _write_tenant(tx: TenantTransaction, log: Mapping[UUID, Tally]) -> None:
+    for tally_id, tally in log.items():
+        await store.insert_once(tx, _entry(tally_id, tally))
+
+
+async def _write_platform(tx: SystemTransaction, log: Mapping[UUID, Tally]) -> None:
+    for tally_id, tally in log.items():
+        await store.insert_denied_call(tx, tally_id, tally=tally)
 
 
 def _kinds(call: Call, error: DomainError) -> Iterator[Kind]:

@@ -17,6 +17,7 @@ from control_plane.postgres.handles import (
     SystemHandle,
     TenantHandle,
     sealer_entrance,
+    snapshot_entrance,
     system_entrance,
     tenant_entrance,
     unavailability_told,
@@ -82,6 +83,17 @@ class Database:
                 pool=self._platform,
                 entrance=system_entrance(self._settings.system_role),
                 before_commit=before_commit,
+                retries=self._retries,
+            )
+        )
+
+    def snapshot(self) -> SystemHandle:
+        """Give a handle that reads the registry as it is at one moment, and changes nothing."""
+        return SystemHandle(
+            _runner=Runner(
+                pool=self._platform,
+                entrance=snapshot_entrance(self._settings.system_role),
+                before_commit=None,
                 retries=self._retries,
             )
         )

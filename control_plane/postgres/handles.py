@@ -181,6 +181,11 @@ def system_entrance(role: str) -> Entrance:
     return Entrance(login=role, statements=(b"BEGIN ISOLATION LEVEL READ COMMITTED",))
 
 
+def snapshot_entrance(role: str) -> Entrance:
+    """Enter the registry to read it as it is at one moment, however many queries that takes."""
+    return Entrance(login=role, statements=(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",))
+
+
 @contextmanager
 def unavailability_told() -> Iterator[None]:
     """Turn the loss of the database, and its time-outs, into UnavailableError; leave what a retry may mend."""

@@ -1,0 +1,142 @@
+"""What edges are told, and what they tell. Pure."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from control_plane.audit.tally import Tally
+
+_TAIL_BITS: Final = 80
+_VERSION_AND_VARIANT: Final = (0b0111 << 76) | (0b10 << 62)
+_FREE_BITS: Final = ((1 << 76) - 1) ^ (0b11 << 62)
+_MILLISECONDS: Final = (1 << 48) - 1
+_EPOCH: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantPolicy:
+    """What is enforced for one tenant."""
+
+    tenant_id: str
+    uid: UUID
+    revision: int
+    state: str
+    tier: str
+    isolation_level: str
+    dns_label: str
+    domains: tuple[str, ...]
+    requests_per_minute: int
+    # Ed25519 public keys, by the `kid` of the tokens that they verify.
+    token_keys: Mapping[UUID, bytes] = field(repr=False)
+    max_policy_age: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """A token that is refused although it has not expired."""
+
+    token_id: UUID
+    tenant_uid: UUID
+    expire_time: datetime
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """A moment in a feed's history."""
+
+    feed: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What leads from an earlier position to `head`, or to it from nothing."""
+
+    head: Position
+    # Whether it is everything, and what was known before is to be forgotten.
+    is_snapshot: bool
+    policies: Sequence[TenantPolicy]
+    revocations: Sequence[Revocation]
+    # When there was nothing newer.
+    as_of: datetime
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether it tells the time and nothing else."""
+        return not (self.is_snapshot or self.policies or self.revocations)
+
+    def beyond(self, revision: int) -> "Changes":
+        """Leave out what whoever is at `revision` has."""
+        return replace(
+            self,
+            policies=[policy for policy in self.policies if policy.revision > revision],
+            revocations=[revocation for revocation in self.revocations if revocation.revision > revision],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """An edge, as it was last heard of."""
+
+    name: str
+    position: Position
+    is_live: bool
+    last_seen: datetime
+    # As the servicer wrote them.
+    proxies: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far all edges are, at one moment."""
+
+    head: Position
+    edges: Sequence[Edge]
+
+    @property
+    def live_edges(self) -> int:
+        """Count those that are waited for."""
+        return sum(edge.is_live for edge in self.edges)
+
+    def applied(self, edge: Edge) -> int:
+        """Return the revision that the edge has applied; 0 where it follows another history."""
+        return edge.position.revision if edge.position.feed == self.head.feed else 0
+
+    def lagging(self, revision: int) -> list[str]:
+        """Name the live edges that have not applied the revision."""
+        return [edge.name for edge in self.edges if edge.is_live and self.applied(edge) < revision]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a tenant has used in one minute, by one method."""
+
+    tenant_uid: UUID
+    method: str
+    minute: datetime
+    admitted: int
+    limited: int
+    cost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a reporter counted since its report before. Reporters send one after the other, each until it is taken."""
+
+    reporter: UUID
+    sequence: int
+    # By ids that are the same when the report comes again.
+    denials: Mapping[UUID, Tally]
+    usage: Sequence[Usage]
+
+
+def denial_id(reporter: UUID, sequence: int, index: int, *, moment: datetime) -> UUID:
+    """Give an id to a report's denial: the same each time, and in the order of time as all ids of an audit log."""
+    digest = hashlib.sha256(f"{reporter}/{sequence}/{index}".encode()).digest()
+    tail = int.from_bytes(digest[: _TAIL_BITS // 8], "big") & _FREE_BITS
+    milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1) & _MILLISECONDS
+    return UUID(int=milliseconds << _TAIL_BITS | _VERSION_AND_VARIANT | tail)

@@ -1,0 +1,33 @@
+"""What edges have decided: counted once, however often it is reported."""
+
+from control_plane.audit.denials import Denials
+from control_plane.policies import store
+from control_plane.policies.model import Report
+from control_plane.postgres.database import Database, SystemTransaction
+
+
+class Reports:
+    """Takes reports."""
+
+    def __init__(self, database: Database, denials: Denials) -> None:
+        """Have `denials` write those that the edges tell."""
+        self._database = database
+        self._denials = denials
+
+    async def take(self, report: Report) -> None:
+        """Count the report, unless it was counted before.
+
+        Raises:
+            UnavailableError, ConflictError: it may be counted or not; it is to come again.
+        """
+        if await self._database.system().run(lambda tx: store.is_counted(tx, report)):
+            return
+        # Each log has a transaction of its own, so these come first: what is cut short here is done again, under the
+        # same ids. The usage and the note that the report is counted are one transaction.
+        await self._denials.write(report.denials)
+        await self._database.system().run(lambda tx: _count(tx, report))
+
+
+async def _count(tx: SystemTransaction, report: Report) -> None:
+    if await store.begin_count(tx, report) and report.usage:
+        await store.add_usage(tx, report.usage)
