@@ -25,13 +25,15 @@ SCOPE: Final = TypeUrl(f"{_PREFIX}config.route.v3.ScopedRouteConfiguration")
 ROUTES: Final = TypeUrl(f"{_PREFIX}config.route.v3.RouteConfiguration")
 STATIC_TYPES: Final = (CLUSTER, SECRET, LISTENER)
 TENANT_TYPES: Final = (SCOPE, ROUTES)
+# What refers comes after what it refers to.
+ORDER: Final = (*STATIC_TYPES, *TENANT_TYPES)
 
 # Several Envoys are told of a change at about the same time.
 _MOST_RENDERED: Final = 1024
 
 
 class ResourceSource(Protocol):
-    """Makes the resources. Every method MUST be pure of side effects and MUST NOT block; the bytes are deterministic."""
+    """Makes the resources. Its methods MUST NOT block; their bytes are deterministic."""
 
     def statics(self) -> Mapping[str, Mapping[str, bytes]]:
         """Return all listeners, clusters and secrets: by type URL, then by name, each serialized.
