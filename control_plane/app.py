@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from bulkhead.v1 import audit_pb2_grpc, certificates_pb2_grpc, tenants_pb2_grpc, tokens_pb2_grpc
+from bulkhead.edge.v1 import policies_pb2_grpc
+from bulkhead.v1 import audit_pb2_grpc, certificates_pb2_grpc, edges_pb2_grpc, tenants_pb2_grpc, tokens_pb2_grpc
 from control_plane import private_file
 from control_plane.audit.denials import Denials
 from control_plane.audit.recorder import effects_recorder
@@ -32,6 +33,11 @@ from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
 from control_plane.operations.service import OperationRunner
 from control_plane.operations.servicer import OperationsServicer
+from control_plane.policies import store as policies_store
+from control_plane.policies.feed import Publisher
+from control_plane.policies.reports import Reports
+from control_plane.policies.service import Edges
+from control_plane.policies.servicer import EdgeServicer, PolicyServicer
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
 from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
@@ -63,6 +69,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.TenantService",
     "bulkhead.v1.TokenService",
     "bulkhead.v1.AuditService",
+    "bulkhead.v1.EdgeService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -97,13 +104,27 @@ async def run_control_plane(settings: Settings) -> None:
                 common.database, common.directory, common.keys, touched=common.sealer.touch
             ),
         }
-        queue = JobQueue(common.database, _postgres(settings, "csm_control"))
+        postgres = _postgres(settings, "csm_control")
+        queue = JobQueue(common.database, postgres)
         await stack.enter_async_context(queue.open())
-        add = partial(_add_control_plane, common=common, plans=plans, queue=queue)
+        publisher = Publisher(common.database, partial(policies_store.notified, postgres))
+        edges = Edges(common.database)
+
+        def add(server: grpc.aio.Server) -> None:
+            _add_control_plane(server, common=common, plans=plans, queue=queue)
+            _add_edges(server, common=common, publisher=publisher, edges=edges)
+
         await _serve(
             common,
             _listeners(common, settings.control_plane, add, reflected=_REFLECTED),
-            [queue.work(OperationRunner(common.database, plans)), _keep_admin_token(settings, issuer)],
+            [
+                queue.work(OperationRunner(common.database, plans)),
+                _keep_admin_token(settings, issuer),
+                publisher.run(),
+                edges.run(),
+                edges.prune(),
+            ],
+            draining=publisher.close,
         )
 
 
@@ -189,6 +210,13 @@ def _add_control_plane(server: grpc.aio.Server, *, common: _Common, plans: Plans
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
 
 
+def _add_edges(server: grpc.aio.Server, *, common: _Common, publisher: Publisher, edges: Edges) -> None:
+    # On the listener for tokens, too, where it serves nobody: no token is an edge's.
+    policies = PolicyServicer(publisher, edges, Reports(common.database, common.denials))
+    policies_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
+    edges_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(edges), server)
+
+
 def _listeners(
     common: _Common, settings: ListenerSettings, add: AddServicers, *, reflected: Sequence[str] = ()
 ) -> list[grpc.aio.Server]:
@@ -218,9 +246,16 @@ def _listeners(
 
 
 async def _serve(
-    common: _Common, listeners: Sequence[grpc.aio.Server], background: Sequence[Coroutine[Any, Any, None]]
+    common: _Common,
+    listeners: Sequence[grpc.aio.Server],
+    background: Sequence[Coroutine[Any, Any, None]],
+    *,
+    draining: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until a signal, then drain. A background task that fails takes the process down, to be started anew."""
+    """Serve until a signal, then drain. A background task that fails takes the process down, to be started anew.
+
+    `draining` ends the calls that would not end by themselves.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -237,6 +272,7 @@ async def _serve(
         _log.info("serving")
         await stop.wait()
         _log.info("draining")
+        draining()
         await common.health.enter_graceful_shutdown()
         await asyncio.gather(*(listener.stop(_GRACE.total_seconds()) for listener in listeners))
         for task in tasks:

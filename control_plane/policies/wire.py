@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import zip_longest
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -47,17 +46,17 @@ Entry = TypeVar("Entry")
 
 def to_responses(changes: Changes) -> Iterator[policies_pb2.FollowPoliciesResponse]:
     """Cut the changes into messages; all but the last say that they go on."""
-    tenants = _cut(changes.policies, _TENANTS)
-    revocations = _cut(changes.revocations, _REVOCATIONS)
-    parts = list(zip_longest(tenants, revocations, fillvalue=())) or [((), ())]
-    for number, (policies, revoked) in enumerate(parts, start=1):
+    tenants = list(_cut(changes.policies, _TENANTS))
+    revocations = list(_cut(changes.revocations, _REVOCATIONS))
+    last = max(len(tenants), len(revocations), 1)
+    for number in range(1, last + 1):
         message = policies_pb2.FollowPoliciesResponse(
             feed=changes.head.feed,
             revision=changes.head.revision,
             snapshot=changes.is_snapshot and number == 1,
-            continues=number < len(parts),
-            tenants=[_policy(policy) for policy in policies],
-            revocations=[_revocation(revocation) for revocation in revoked],
+            continues=number < last,
+            tenants=[_policy(policy) for part in tenants[number - 1 : number] for policy in part],
+            revocations=[_revocation(revoked) for part in revocations[number - 1 : number] for revoked in part],
         )
         message.as_of_time.FromDatetime(changes.as_of)
         yield message

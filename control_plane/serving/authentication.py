@@ -1,5 +1,9 @@
-"""Who calls: a bearer token, or a SPIFFE identity of mutual TLS with a signed tenant context. One, never both."""
+"""Who calls: a bearer token, or a SPIFFE identity of mutual TLS. One, never both.
 
+A service shows a signed tenant context beside its identity; an edge speaks for itself, and for no tenant.
+"""
+
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,7 +21,9 @@ from control_plane.serving.principal import Principal, Role
 VerifyToken = Callable[[str], Awaitable[Principal]]
 """Returns whom a token stands for. Raises UnauthenticatedError."""
 
-_SPIFFE: Final = "spiffe://bulkhead/service/"
+_IDENTITY: Final = re.compile(
+    r"spiffe://bulkhead/(?:service/(?P<service>[^/]+)|edge/(?P<edge>[a-z0-9-]{1,63}))", re.ASCII
+)
 
 
 class BearerAuthentication(Interceptor):
@@ -40,9 +46,10 @@ class BearerAuthentication(Interceptor):
 
 
 class ServiceAuthentication(Interceptor):
-    """For listeners that demand a client certificate: an internal service acts for the tenant of a signed context.
+    """For listeners that demand a client certificate.
 
-    Its scopes are its own, intersected with those of the context.
+    An internal service acts for the tenant of a signed context; its scopes are its own, intersected with those of the
+    context. An edge has no tenant, and calls what names its role.
     """
 
     def __init__(self, scopes: Mapping[str, frozenset[str]], context_key: bytes) -> None:
@@ -62,10 +69,14 @@ class ServiceAuthentication(Interceptor):
     def _principal(self, context: Context) -> Principal:
         if _values(context, "authorization"):
             raise UnauthenticatedError("a service shows a certificate, and no token beside it", cause="TWO_CREDENTIALS")
-        service = _service_name(context) or ""
+        service, edge = _identity(context)
+        headers = _values(context, tenant_context.HEADER)
+        if edge:
+            if headers:
+                raise UnauthenticatedError("an edge acts for no tenant", cause="CONTEXT_OF_AN_EDGE")
+            return Principal(subject=edge, role=Role.EDGE)
         if service not in self._scopes:
             raise UnauthenticatedError("the certificate's service is not known here", cause="SERVICE_UNKNOWN")
-        headers = _values(context, tenant_context.HEADER)
         if len(headers) != 1:
             raise UnauthenticatedError("exactly one signed context is needed", cause="NOT_ONE_CONTEXT")
         signed = tenant_context.decode(headers[0], self._context_key, now=datetime.now(UTC))
@@ -88,11 +99,13 @@ def _bearer_token(context: Context) -> str:
     return token
 
 
-def _service_name(context: Context) -> str | None:
+def _identity(context: Context) -> tuple[str, str]:
+    """Return the name of the service or of the edge that the certificate is for; the other is empty."""
     # gRPC gives every SAN, URIs among them; an identity is exactly one of ours.
     names = [value.decode(errors="replace") for value in context.peer_identities() or ()]
     ours = [name for name in names if name.startswith("spiffe://")]
-    return ours[0].removeprefix(_SPIFFE) if len(ours) == 1 and ours[0].startswith(_SPIFFE) else None
+    found = _IDENTITY.fullmatch(ours[0]) if len(ours) == 1 else None
+    return (found["service"] or "", found["edge"] or "") if found else ("", "")
 
 
 def _values(context: Context, key: str) -> list[str]:

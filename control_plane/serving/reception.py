@@ -16,7 +16,7 @@ from control_plane.errors import DomainError, PermissionDeniedError, Unauthentic
 from control_plane.postgres.database import Database
 from control_plane.postgres.effects import BeforeCommit
 from control_plane.serving.call import Call, begin_call
-from control_plane.serving.interception import Context, Interceptor
+from control_plane.serving.interception import Context, Handler, Interceptor
 from control_plane.serving.status import to_status
 
 # For callers that set no deadline of their own.
@@ -46,6 +46,14 @@ class Reception(Interceptor):
         self._recorder = recorder
         self._denied = denied
         self._deadline_s = deadline.total_seconds()
+        # These live as long as their clients, whichever side it is that streams.
+        self._streams: set[str] = set()
+
+    @override
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        if handler.request_streaming or handler.response_streaming:
+            self._streams.add(method)
+        return super()._wrap(method, handler)
 
     @override
     @asynccontextmanager
@@ -60,9 +68,8 @@ class Reception(Interceptor):
         structlog.contextvars.bind_contextvars(request_id=call.request_id, method=method)
         failure: Exception | None = None
         try:
-            # Streams live as long as their clients; health and reflection are the only ones.
-            unary = request is not None and context.time_remaining() is None
-            async with asyncio.timeout(self._deadline_s if unary else None):
+            is_left_alone = method in self._streams or context.time_remaining() is not None
+            async with asyncio.timeout(None if is_left_alone else self._deadline_s):
                 yield
         except grpc.aio.AbortError:
             raise
