@@ -1,6 +1,7 @@
 """What a request may not set: fields that are the server's to say, fields that nobody knows, fields beside the mask."""
 
 import secrets
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
@@ -24,6 +25,8 @@ CREATE: Final = "/bulkhead.v1.TenantService/CreateTenant"
 WAIT: Final = "/google.longrunning.Operations/WaitOperation"
 GET: Final = "/bulkhead.v1.TenantService/GetTenant"
 UPDATE: Final = "/bulkhead.v1.TenantService/UpdateTenant"
+
+_CLAIMS: Final[Mapping[int, Any]] = {FieldDescriptor.TYPE_BOOL: True, FieldDescriptor.TYPE_INT64: 2**62}
 
 
 def _servers_own(*behaviours: int) -> list[FieldDescriptor]:
@@ -50,7 +53,7 @@ def _claim(message: Any, field: FieldDescriptor) -> None:
     elif field.enum_type is not None:
         setattr(message, field.name, max(field.enum_type.values_by_number))
     else:
-        setattr(message, field.name, {FieldDescriptor.TYPE_BOOL: True}.get(field.type, "claimed"))
+        setattr(message, field.name, _CLAIMS.get(field.type, "claimed"))
 
 
 @pytest.mark.parametrize("field", [field.name for field in _servers_own(*SERVERS_OWN)] + ["etag", "nothing"])

@@ -8,11 +8,13 @@ from typing import Any, Final
 import grpc
 import psycopg
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
 from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
 from control_plane.settings import Settings
+from control_plane.tenants.model import UPDATABLE
 from tests.fixtures.stack import Stack
 from tests.isolation.rpc_callers import World
 
@@ -42,7 +44,7 @@ def tenant(world: World, service: Any, metadata: Any) -> Iterator[tenants_pb2.Te
     name = f"tenants/{world.own.tenant}"
     before = service.GetTenant(tenants_pb2.GetTenantRequest(name=name), metadata=metadata)
     yield before
-    mask = FieldMask(paths=["display_name", "tier", "labels", "admin_email"])
+    mask = FieldMask(paths=UPDATABLE)
     service.ReactivateTenant(tenants_pb2.ReactivateTenantRequest(name=name), metadata=metadata)
     before.ClearField("etag")
     service.UpdateTenant(tenants_pb2.UpdateTenantRequest(tenant=before, update_mask=mask), metadata=metadata)
@@ -131,12 +133,66 @@ def test_a_suspension_says_why_and_a_reactivation_gives_everything_back(
     reactivated = service.ReactivateTenant(reactivate, metadata=metadata)
 
     assert (suspended.state, suspended.suspend_reason) == (tenants_pb2.Tenant.SUSPENDED, "unpaid")
+    assert 0 < tenant.edge_revision < suspended.edge_revision < reactivated.edge_revision
     assert again == suspended
     assert service.ReactivateTenant(reactivate, metadata=metadata) == reactivated
     for answer in (tenant, reactivated):
         answer.ClearField("update_time")
+        answer.ClearField("edge_revision")
         answer.ClearField("etag")
     assert reactivated == tenant
+
+
+def test_an_update_of_what_the_edge_enforces_says_from_which_revision_on(
+    tenant: tenants_pb2.Tenant, service: Any, metadata: Any
+) -> None:
+    wanted = tenants_pb2.Tenant(
+        name=tenant.name,
+        requests_per_minute=7,
+        domains=[f"{secrets.token_hex(4)}.example.org", f"{secrets.token_hex(4)}.example.org"],
+        max_policy_age=Duration(seconds=90),
+    )
+
+    def update(*paths: str, validate_only: bool = False) -> tenants_pb2.Tenant:
+        asked = tenants_pb2.UpdateTenantRequest(
+            tenant=wanted, update_mask=FieldMask(paths=paths), validate_only=validate_only
+        )
+        answer: tenants_pb2.Tenant = service.UpdateTenant(asked, metadata=metadata)
+        return answer
+
+    checked = update("domains", validate_only=True)
+    all_three = update("requests_per_minute", "domains", "max_policy_age")
+    again = update("requests_per_minute", "domains", "max_policy_age")
+    wanted = tenants_pb2.Tenant(name=tenant.name, display_name="another")
+    name_alone = update("display_name")
+    cleared = update("requests_per_minute", "domains", "max_policy_age")
+
+    assert (checked.domains, checked.edge_revision) == (all_three.domains, tenant.edge_revision)
+    assert (all_three.requests_per_minute, all_three.max_policy_age.seconds) == (7, 90)
+    assert again == all_three
+    assert tenant.edge_revision < all_three.edge_revision == name_alone.edge_revision < cleared.edge_revision
+    assert (cleared.requests_per_minute, [*cleared.domains], cleared.max_policy_age.seconds) == (0, [], 900)
+
+
+def test_a_domain_of_another_tenant_is_refused_also_when_it_is_only_validated(
+    world: World, tenant: tenants_pb2.Tenant, service: Any, metadata: Any
+) -> None:
+    domain = f"{secrets.token_hex(4)}.example.org"
+    mask = FieldMask(paths=["domains"])
+    ours = tenants_pb2.Tenant(name=tenant.name, domains=[domain])
+    service.UpdateTenant(tenants_pb2.UpdateTenantRequest(tenant=ours, update_mask=mask), metadata=metadata)
+    theirs = tenants_pb2.Tenant(name=f"tenants/{world.foreign.tenant}", domains=[domain])
+    for only in (True, False):
+        update = tenants_pb2.UpdateTenantRequest(tenant=theirs, update_mask=mask, validate_only=only)
+        created = tenants_pb2.CreateTenantRequest(
+            tenant_id=f"taker_{secrets.token_hex(4)}", tenant=tenants_pb2.Tenant(domains=[domain]), validate_only=only
+        )
+
+        assert _refused(partial(service.UpdateTenant, update, metadata=metadata)) == (
+            "ALREADY_EXISTS",
+            {"": "DOMAIN_TAKEN"},
+        )
+        assert _refused(partial(service.CreateTenant, created, metadata=metadata))[0] == "ALREADY_EXISTS"
 
 
 def _everything(stack: Stack) -> list[Any]:
@@ -181,13 +237,19 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_made(
         cell="atlantis",
         admin_email="nobody",
         labels={"UPPER": "x", "right": "\u202eleft"},
+        requests_per_minute=-1,
+        domains=["localhost", "good.example.org", "good.example.org"],
+        max_policy_age=Duration(seconds=315_576_000_000),
     )
     wrong.isolation_level = 7  # type: ignore[assignment]  # an enum of proto3 is open
     asked = tenants_pb2.CreateTenantRequest(tenant_id="csm_system", tenant=wrong, request_id="not a UUID")
 
     code, found = _refused(lambda: service.CreateTenant(asked, metadata=metadata))
 
-    fields = {"display_name", "tier", "cell", "admin_email", "labels", "isolation_level"}
+    fields = {
+        "display_name", "tier", "cell", "admin_email", "labels", "isolation_level", "requests_per_minute",
+        "domains[0]", "domains[2]", "max_policy_age",
+    }  # fmt: skip
     assert code == "INVALID_ARGUMENT"
     assert found.keys() == {"", "tenant_id", "request_id", *(f"tenant.{field}" for field in fields)}
     assert _everything(stack) == before
