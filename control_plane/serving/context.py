@@ -9,6 +9,7 @@ One header, `x-bulkhead-context`, format 1; every character is safe in a header:
 
     tid   tenant           iso   its isolation level    role  the caller's role      sid  session or token, or null
     tier  its tier         sub   the caller             scp   its scopes, sorted     exp  expiry, Unix milliseconds
+    qr    what its rate has left, and                                                qa   as of when; neither, or both
 
 The signature covers the text as it was sent, not what it decodes to, so that no second spelling of a context exists. It
 is checked before anything is decoded. Members that a reader does not know are signed like the others and ignored: the
@@ -39,6 +40,17 @@ _SHORTEST_KEY: Final = 32
 _LIFETIME_MS: Final = LONGEST_LIFETIME // timedelta(milliseconds=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+# JSON's own end of exact numbers.
+_LARGEST_NUMBER: Final = 2**53 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What a tenant's rate had left."""
+
+    remaining: int
+    # Kept in whole milliseconds; the rest is cut off.
+    as_of: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +67,8 @@ class TenantContext:
     session: str | None
     # Kept in whole milliseconds; the rest is cut off.
     expire_time: datetime
+    # None where the edge does not say.
+    quota: Quota | None = None
 
 
 def encode(context: TenantContext, key: bytes) -> str:
@@ -86,7 +100,7 @@ def decode(value: str, key: bytes, *, now: datetime) -> TenantContext:
 
 
 def _payload(context: TenantContext) -> dict[str, object]:
-    return {
+    payload: dict[str, object] = {
         "tid": context.tenant,
         "tier": context.tier,
         "iso": context.isolation_level,
@@ -96,6 +110,10 @@ def _payload(context: TenantContext) -> dict[str, object]:
         "sid": context.session,
         "exp": (context.expire_time - _EPOCH) // _MILLISECOND,
     }
+    if context.quota is not None:
+        payload["qr"] = context.quota.remaining
+        payload["qa"] = (context.quota.as_of - _EPOCH) // _MILLISECOND
+    return payload
 
 
 def _context(payload: Mapping[str, Any], expires: int) -> TenantContext:
@@ -121,7 +139,25 @@ def _context(payload: Mapping[str, Any], expires: int) -> TenantContext:
         scopes=frozenset(scopes),
         session=session,
         expire_time=_EPOCH + timedelta(milliseconds=expires),
+        quota=_quota(payload),
     )
+
+
+def _quota(payload: Mapping[str, Any]) -> Quota | None:
+    remaining, as_of_ms = payload.get("qr"), payload.get("qa")
+    if remaining is None and as_of_ms is None:
+        return None
+    try:
+        return Quota(remaining=_number(remaining), as_of=_EPOCH + timedelta(milliseconds=_number(as_of_ms)))
+    except (OverflowError, ValueError):
+        raise _refused("has no quota that can be") from None
+
+
+def _number(value: object) -> int:
+    # True is an int to Python.
+    if type(value) is not int or not 0 <= value <= _LARGEST_NUMBER:
+        raise ValueError(value)
+    return value
 
 
 def _text(payload: Mapping[str, Any], member: str) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from control_plane.errors import UnauthenticatedError
 from control_plane.ids import TenantId, tenant_id_violation
 from control_plane.serving import context as signed
-from control_plane.serving.context import LONGEST, LONGEST_LIFETIME, TenantContext, decode, encode
+from control_plane.serving.context import LONGEST, LONGEST_LIFETIME, Quota, TenantContext, decode, encode
 from control_plane.serving.principal import Role
 
 KEY: Final = bytes(range(32))
@@ -28,6 +28,7 @@ CONTEXT: Final = TenantContext(
     session="0198c5d2-7e1a-7000-8000-000000000001",
     expire_time=NOW + timedelta(seconds=30),
 )
+QUOTA: Final = Quota(remaining=17, as_of=NOW - timedelta(milliseconds=3))
 PAYLOAD: Final = signed._payload(CONTEXT)
 
 contexts = st.builds(
@@ -43,6 +44,12 @@ contexts = st.builds(
     session=st.none() | st.text(max_size=40),
     expire_time=st.integers(1, LONGEST_LIFETIME // timedelta(milliseconds=1)).map(
         lambda ms: NOW + timedelta(milliseconds=ms)
+    ),
+    quota=st.none()
+    | st.builds(
+        Quota,
+        remaining=st.integers(0, 2**32),
+        as_of=st.integers(0, 10**10).map(lambda ms: NOW + timedelta(milliseconds=ms)),
     ),
 )
 
@@ -137,6 +144,21 @@ def test_a_signed_member_of_a_wrong_type_is_refused(member: str, wrong: object) 
     else:
         with pytest.raises(UnauthenticatedError):
             decode(value, KEY, now=NOW)
+
+
+def test_a_context_of_which_no_quota_is_known_does_not_speak_of_one() -> None:
+    assert not PAYLOAD.keys() & {"qr", "qa"}
+    assert decode(signed._sign({**PAYLOAD, "qr": None, "qa": None}, KEY), KEY, now=NOW).quota is None
+
+
+@pytest.mark.parametrize("member", ["qr", "qa"])
+@pytest.mark.parametrize("wrong", [None, 1.5, True, "1", [1], {}, -1, 2**53, 10**400])
+def test_a_signed_quota_that_cannot_be_is_refused(member: str, wrong: object) -> None:
+    payload = signed._payload(replace(CONTEXT, quota=QUOTA))
+
+    assert decode(signed._sign(payload, KEY), KEY, now=NOW).quota == QUOTA
+    with pytest.raises(UnauthenticatedError, match="quota"):
+        decode(signed._sign({**payload, member: wrong}, KEY), KEY, now=NOW)
 
 
 @pytest.mark.parametrize("member", [name for name in PAYLOAD if name != "sid"])
