@@ -1,0 +1,231 @@
+"""The HTTP filters, in the order that a request meets them; an answer meets them in the opposite order.
+
+The order is the security: what comes first may not need what comes later, and strangers are stopped before they cost.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
+from envoy_data_plane.envoy.config.core.v3 import (
+    ApiVersion,
+    DataSource,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+    RetryPolicy,
+    RetryPolicyRetryHostPredicate,
+    RuntimeFractionalPercent,
+)
+from envoy_data_plane.envoy.config.route.v3 import RateLimit, RateLimitAction, RateLimitActionMaskedRemoteAddress
+from envoy_data_plane.envoy.extensions.common.ratelimit.v3 import LocalRateLimitDescriptor, RateLimitDescriptorEntry
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthz
+from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
+    GrpcJsonTranscoder,
+    GrpcJsonTranscoderPrintOptions,
+    GrpcJsonTranscoderRequestValidationOptions,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation as HeaderMutationFilter
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import Mutations
+from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.http.on_demand.v3 import OnDemand
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.envoy.type.v3 import (
+    FractionalPercent,
+    FractionalPercentDenominatorType,
+    HttpStatus,
+    StatusCode,
+    TokenBucket,
+)
+from envoy_data_plane.google.protobuf import Any
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.rpc import error_details_pb2, status_pb2
+
+from bulkhead.v1 import certificates_pb2
+from ext_authz.xds.resources import clusters
+from ext_authz.xds.resources.limits import Limits
+
+EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
+SERVICES: Final = (certificates_pb2.DESCRIPTOR.services_by_name["CertificateService"],)
+OURS: Final = "x-bulkhead-"
+ENVOYS: Final = "x-envoy-"
+
+_HEADER_MUTATION: Final = "envoy.filters.http.header_mutation"
+_CHECK_TIMEOUT: Final = timedelta(milliseconds=250)
+_ANSWERS: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+
+
+def http_filters(lua: str, limits: Limits) -> list[HttpFilter]:
+    """Return the chain; `lua` is the text of `tenant.lua`."""
+    return [
+        HttpFilter(name=_HEADER_MUTATION, typed_config=Any.pack(_every_answer())),
+        HttpFilter(
+            name="envoy.filters.http.lua",
+            typed_config=Any.pack(Lua(default_source_code=DataSource(inline_string=lua))),
+        ),
+        HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Any.pack(_source_limit(limits))),
+        HttpFilter(name="envoy.filters.http.on_demand", typed_config=Any.pack(OnDemand())),
+        HttpFilter(name=EXT_AUTHZ, typed_config=Any.pack(_ext_authz())),
+        HttpFilter(name="envoy.filters.http.grpc_json_transcoder", typed_config=Any.pack(_transcoder(limits))),
+        HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(_router())),
+    ]
+
+
+def removal(*prefixes: str) -> list[HeaderMutation]:
+    """Return the removal of every header whose name starts so."""
+    return [_removal(StringMatcher(prefix=prefix)) for prefix in prefixes]
+
+
+def _removal(name: StringMatcher) -> HeaderMutation:
+    return HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=name))
+
+
+def _every_answer() -> HeaderMutationFilter:
+    """Set what every answer carries. First in the chain, and so the last to touch an answer, wherever it comes from."""
+    overwrite = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+    headers = [
+        HeaderMutation(append=HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=overwrite))
+        for key, value in _ANSWERS.items()
+    ]
+    return HeaderMutationFilter(mutations=Mutations(response_mutations=headers))
+
+
+def _source_limit(limits: Limits) -> LocalRateLimit:
+    """Bound each source address, before anything is looked up for it. It needs no route."""
+    bucket = TokenBucket(
+        max_tokens=limits.request_burst,
+        tokens_per_fill=limits.requests_per_second,
+        fill_interval=timedelta(seconds=1),
+    )
+    address = RateLimitActionMaskedRemoteAddress(v4_prefix_mask_len=32, v6_prefix_mask_len=64)
+    return LocalRateLimit(
+        stat_prefix="source",
+        filter_enabled=_always("source_limit.enabled"),
+        filter_enforced=_always("source_limit.enforced"),
+        rate_limits=[RateLimit(actions=[RateLimitAction(masked_remote_address=address)])],
+        # An entry without a value has a bucket for each value.
+        descriptors=[
+            LocalRateLimitDescriptor(
+                entries=[RateLimitDescriptorEntry(key="masked_remote_address")], token_bucket=bucket
+            )
+        ],
+        max_dynamic_descriptors=limits.source_addresses,
+        always_consume_default_token_bucket=False,
+        rate_limited_as_resource_exhausted=True,
+    )
+
+
+def _always(key: str) -> RuntimeFractionalPercent:
+    hundred = FractionalPercent(numerator=100, denominator=FractionalPercentDenominatorType.HUNDRED)
+    return RuntimeFractionalPercent(default_value=hundred, runtime_key=f"bulkhead.{key}")
+
+
+def _ext_authz() -> ExtAuthz:
+    """Ask the agent. What it does not answer in time, or at all, is closed, and says so: 503, not a denial."""
+    return ExtAuthz(
+        stat_prefix="agent",
+        transport_api_version=ApiVersion.V3,
+        grpc_service=GrpcService(
+            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=clusters.EXT_AUTHZ),
+            timeout=_CHECK_TIMEOUT,
+            retry_policy=_another_worker(),
+        ),
+        failure_mode_allow=False,
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+        validate_mutations=True,
+        # Else a header that was sent twice arrives as one, and what is not UTF-8 as something else.
+        encode_raw_headers=True,
+        include_peer_certificate=True,
+        include_tls_session=True,
+        clear_route_cache=False,
+    )
+
+
+def _another_worker() -> RetryPolicy:
+    """Ask another worker where one is lost, within the same 250 ms."""
+    elsewhere = RetryPolicyRetryHostPredicate(
+        name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
+    )
+    return RetryPolicy(
+        retry_on="connect-failure,refused-stream,reset,unavailable",
+        num_retries=1,
+        retry_host_predicate=[elsewhere],
+        host_selection_retry_max_attempts=3,
+    )
+
+
+def _transcoder(limits: Limits) -> GrpcJsonTranscoder:
+    """Turn REST into gRPC. The route stays the one that was authorised: it is not chosen again by the gRPC path."""
+    return GrpcJsonTranscoder(
+        proto_descriptor_bin=_descriptors(),
+        services=[service.full_name for service in SERVICES],
+        match_incoming_request_route=True,
+        convert_grpc_status=True,
+        print_options=GrpcJsonTranscoderPrintOptions(always_print_primitive_fields=True),
+        request_validation_options=GrpcJsonTranscoderRequestValidationOptions(
+            reject_unknown_method=True,
+            reject_unknown_query_parameters=True,
+            reject_binding_body_field_collisions=True,
+        ),
+        max_request_body_size=limits.request_body_bytes,
+        max_response_body_size=limits.response_body_bytes,
+    )
+
+
+@cache
+def _descriptors() -> bytes:
+    """Return the services' descriptors and all that they need, each after what it imports; errors' details too."""
+    found: dict[str, FileDescriptor] = {}
+    _collect([service.file for service in SERVICES], found)
+    _collect([status_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR], found)
+    described = FileDescriptorSet()
+    for file in found.values():
+        file.CopyToProto(described.file.add())
+    return described.SerializeToString(deterministic=True)
+
+
+def _collect(files: Iterable[FileDescriptor], found: dict[str, FileDescriptor]) -> None:
+    for file in files:
+        if file.name not in found:
+            _collect(file.dependencies, found)
+            found[file.name] = file
+
+
+def _router() -> Router:
+    """Send it on, without what only we may say to a client and without what only Envoy may say to a service.
+
+    Removed where answers come in, so that what the agent adds to them afterwards is its own. A client's trailers, which
+    no request of ours has, do not go on at all.
+    """
+    mutations = Mutations(
+        request_trailers_mutations=[_removal(StringMatcher(safe_regex=RegexMatcher(regex=".*")))],
+        response_mutations=removal(OURS, ENVOYS),
+        response_trailers_mutations=removal(OURS, ENVOYS),
+    )
+    return Router(
+        suppress_envoy_headers=True,
+        respect_expected_rq_timeout=False,
+        upstream_http_filters=[
+            HttpFilter(name=_HEADER_MUTATION, typed_config=Any.pack(HeaderMutationFilter(mutations=mutations))),
+            HttpFilter(name="envoy.filters.http.upstream_codec", typed_config=Any.pack(UpstreamCodec())),
+        ],
+    )
+
+
+def read_lua() -> str:
+    """Read `tenant.lua`: beside this module in an installed package, else where its source is."""
+    here = Path(__file__).parent
+    installed = here / "tenant.lua"
+    source = here.parents[2] / "envoy" / "filters" / "tenant.lua"
+    return (installed if installed.exists() else source).read_text()

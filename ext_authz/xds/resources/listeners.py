@@ -1,0 +1,49 @@
+"""Where tenants come in: over plain HTTP, for a machine's own use, and over TLS."""
+
+from datetime import timedelta
+from typing import Final
+
+from envoy_data_plane.envoy.config.core.v3 import Address, ConfigSource, SocketAddress
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
+from envoy_data_plane.google.protobuf import Any
+
+from ext_authz.xds.resources import connection_manager, tls
+from ext_authz.xds.resources.clusters import host_and_port
+
+EDGE_HTTP: Final = "edge_http"
+EDGE_HTTPS: Final = "edge_https"
+
+# What one connection may make us hold, each way.
+_BUFFER: Final = 256 * 1024
+_HANDSHAKE: Final = timedelta(seconds=5)
+
+
+def edge_http(listen: str, manager: HttpConnectionManager) -> Listener:
+    """Return the plain listener."""
+    return _listener(EDGE_HTTP, listen, FilterChain(filters=[_filter(manager)]))
+
+
+def edge_https(listen: str, manager: HttpConnectionManager, source: ConfigSource | None) -> Listener:
+    """Return the listener that ends TLS."""
+    chain = FilterChain(
+        filters=[_filter(manager)],
+        transport_socket=tls.downstream(source),
+        transport_socket_connect_timeout=_HANDSHAKE,
+    )
+    return _listener(EDGE_HTTPS, listen, chain)
+
+
+def _listener(name: str, listen: str, chain: FilterChain) -> Listener:
+    host, port = host_and_port(listen)
+    return Listener(
+        name=name,
+        stat_prefix=name,
+        address=Address(socket_address=SocketAddress(address=host, port_value=port)),
+        filter_chains=[chain],
+        per_connection_buffer_limit_bytes=_BUFFER,
+    )
+
+
+def _filter(manager: HttpConnectionManager) -> Filter:
+    return Filter(name=connection_manager.NAME, typed_config=Any.pack(manager))
