@@ -5,10 +5,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from bulkhead.edge.v1 import policies_pb2
-from ext_authz.policies.feed import AwayError, Feed
+from ext_authz.policies.feed import AwayError, Feed, RefusedError
 
 _EVERY_S: Final = 1.0
+
+_log: Final = structlog.get_logger("acknowledger")
 
 
 class Acknowledger:
@@ -32,4 +36,7 @@ class Acknowledger:
                     await self._wanted.wait()
             self._wanted.clear()
             with suppress(AwayError):
-                await self._feed.acknowledge(self._state())
+                try:
+                    await self._feed.acknowledge(self._state())
+                except RefusedError as error:
+                    _log.error("acknowledgement_refused", reason=str(error))

@@ -50,7 +50,7 @@ class AwayError(Exception):
 
 
 class RefusedError(Exception):
-    """A change that leads backwards, or from somewhere else."""
+    """What will be refused again however often it is tried: a change that leads backwards, a call that is malformed."""
 
 
 class Feed:
@@ -88,6 +88,7 @@ class Feed:
 
         Raises:
             AwayError: when the server did not hear it.
+            RefusedError: when it will not hear it.
         """
         stub = self._connected()
         await _answered(stub.AcknowledgePolicies(request, timeout=_CALL_TIMEOUT_S))
@@ -97,6 +98,7 @@ class Feed:
 
         Raises:
             AwayError: when it is not known whether it was counted.
+            RefusedError: when it never will be.
         """
         stub = self._connected()
         await _answered(stub.ReportDecisions(request, timeout=_CALL_TIMEOUT_S))
@@ -169,12 +171,13 @@ def socket_channel(path: Path) -> grpc.aio.Channel:
 
 
 async def _answered(call: Awaitable[T], *, within: timedelta | None = None) -> T:
-    """Await what a server says; whatever goes wrong with it is an AwayError."""
+    """Await what a server says; whatever goes wrong is an AwayError, or a RefusedError where that is certain."""
     try:
         async with asyncio.timeout(within.total_seconds() if within else None):
             return await call
     except grpc.aio.AioRpcError as error:
-        raise AwayError(f"{error.code().name}: {error.details()}") from None
+        kind = RefusedError if error.code() is grpc.StatusCode.INVALID_ARGUMENT else AwayError
+        raise kind(f"{error.code().name}: {error.details()}") from None
     except TimeoutError:
         raise AwayError("the server is silent") from None
     except asyncio.CancelledError:

@@ -56,14 +56,16 @@ class LastGoodCopy:
         self._written: tuple[str, int] | None = None
         self._vouched: datetime | None = None
 
+    def tidy(self) -> None:
+        """Take away what a writer before this one left half written. Blocks."""
+        for half in self._folder.glob(".policies.*.new"):
+            half.unlink(missing_ok=True)
+
     def read(self) -> Change | None:
         """Return all policies, or None where there is no copy or none that can be trusted; the latter is told loudly.
 
-        Blocks; takes away what an earlier process left half written.
+        Blocks. May be called beside the process that writes.
         """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for half in self._folder.glob(".policies.*.new"):
-            half.unlink(missing_ok=True)
         try:
             change = self._read_policies()
         except FileNotFoundError:

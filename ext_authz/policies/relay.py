@@ -1,6 +1,7 @@
 """PolicyService as an agent serves it to its workers, on a unix socket.
 
-What a worker has acknowledged is known from its first stream to the end of the last one, by the worker's name.
+What a worker has acknowledged is known by its name, from its first stream to the end of its process: one that has lost
+its stream may still decide, by what it has.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """One that is connected."""
+    """One that has followed, and whose process has not ended."""
 
     feed: str = ""
     revision: int = 0
@@ -39,7 +40,7 @@ class Relay:
         """Hand what workers report to `report`."""
         self._ledger = ledger
         self._report = report
-        self._connected: dict[str, _Worker] = {}
+        self._workers: dict[str, _Worker] = {}
         self._heard: dict[str, int] = {}
         self._moved = asyncio.Event()
 
@@ -47,19 +48,24 @@ class Relay:
         """Tell how often the worker of that name, and whoever had it before, has acknowledged anything."""
         return self._heard.get(name, 0)
 
+    def forget(self, name: str) -> None:
+        """Wait for that worker no more: its process has ended."""
+        self._workers.pop(name, None)
+        self._move()
+
     def lagging(self, index: Index) -> list[str]:
-        """Name the workers that are connected and have not applied the index, or what came after it."""
+        """Name the workers that have not applied the index, or what came after it."""
         newest = self._ledger.index
         # Revisions of two feeds cannot be compared; what is held now replaces all that the other one had.
         wanted = index if index.feed == newest.feed else newest
-        return [name for name, worker in self._connected.items() if not worker.has_applied(wanted)]
+        return [name for name, worker in self._workers.items() if not worker.has_applied(wanted)]
 
     def ready(self, index: Index) -> int:
         """Count the workers that have applied the index."""
-        return sum(1 for worker in self._connected.values() if worker.has_applied(index))
+        return sum(1 for worker in self._workers.values() if worker.has_applied(index))
 
     async def applied(self, index: Index) -> None:
-        """Return when every worker that is connected has applied the index, or a later one of its feed."""
+        """Return when every worker has applied the index, or a later one of its feed."""
         while self.lagging(index):
             await self._moved.wait()
 
@@ -87,15 +93,9 @@ class Relay:
         name = str(dict(context.invocation_metadata() or ()).get(FOLLOWER, ""))
         if not name:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"a follower says its name as `{FOLLOWER}`")
-        worker = self._connected[name] = _Worker()
-        try:
-            async for message in self._messages(request):
-                yield message
-        finally:
-            # It may have come back under its name before it was known that it was gone.
-            if self._connected.get(name) is worker:
-                del self._connected[name]
-            self._move()
+        self._workers.setdefault(name, _Worker())
+        async for message in self._messages(request):
+            yield message
 
     async def _messages(self, request: policies_pb2.FollowPoliciesRequest) -> AsyncIterator[bytes]:
         position = self._ledger.position_of(request.feed, request.revision)
@@ -113,7 +113,7 @@ class Relay:
         self, request: policies_pb2.AcknowledgePoliciesRequest, _: _Context
     ) -> policies_pb2.AcknowledgePoliciesResponse:
         self._heard[request.agent] = self.heard(request.agent) + 1
-        if worker := self._connected.get(request.agent):
+        if worker := self._workers.get(request.agent):
             worker.feed, worker.revision = request.feed, request.revision
             self._move()
         return policies_pb2.AcknowledgePoliciesResponse()

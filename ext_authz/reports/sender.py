@@ -8,7 +8,7 @@ from uuid import uuid4
 import structlog
 
 from bulkhead.edge.v1 import policies_pb2
-from ext_authz.policies.feed import AwayError, Feed
+from ext_authz.policies.feed import AwayError, Feed, RefusedError
 from ext_authz.reports.messages import add_report, report_of
 from ext_authz.reports.tally import Tallies
 
@@ -50,6 +50,9 @@ class Sender:
                     await self._feed.report(report)
                 except AwayError:
                     return False
+                except RefusedError as error:
+                    # Better lost, and told, than in the way of all that are to come.
+                    _log.critical("report_lost", sequence=report.sequence, reason=str(error))
                 self._unanswered = None
             return True
 
