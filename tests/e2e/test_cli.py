@@ -148,7 +148,9 @@ def test_an_update_changes_what_it_names_and_a_stale_etag_is_a_conflict(stack: S
     after = answer(stack, "tenants", "update", tenant, "--tier", "business", "--etag", before["etag"])
     stale = refusal(stack, "tenants", "update", tenant, "--tier", "standard", "--etag", before["etag"])
 
-    assert after == {**before, "tier": "business", "etag": after["etag"], "update_time": after["update_time"]}
+    new = {name: after[name] for name in ("etag", "update_time", "edge_revision")}
+    assert after == {**before, "tier": "business", **new}
+    assert int(after["edge_revision"]) > int(before["edge_revision"])
     assert (stale["code"], stale["reason"], stale["exit_code"]) == ("ABORTED", "ETAG_MISMATCH", 4)
 
 
@@ -191,7 +193,8 @@ def test_a_revoked_token_is_refused_within_a_second(stack: Stack, *, tenant: str
     error = refusal(stack, "certificates", "list", tenant, "--token-file", alice)
 
     assert revoked["revoke_time"]
-    assert answer(stack, "tokens", "get", token["name"]) == revoked
+    assert int(revoked["edge_revision"]) > 0
+    assert answer(stack, "tokens", "get", token["name"]) == {**revoked, "edge_revision": "0"}
     assert (error["code"], error["exit_code"]) == ("UNAUTHENTICATED", 3)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from google.longrunning import operations_pb2
 
 from bulkhead.v1 import tenants_pb2
 from control_plane import errors
@@ -82,6 +83,23 @@ def test_update_names_exactly_what_it_changes(api: Any, cli: Any) -> None:
     )
     assert second.update_mask.paths == ["labels"]
     assert (dict(second.tenant.labels), second.tenant.etag, second.validate_only) == ({}, "e", True)
+
+
+def test_what_the_edge_enforces_is_set_by_options(api: Any, cli: Any) -> None:
+    api.answer("CreateTenant", operations_pb2.Operation(name="operations/1"))
+    api.answer("UpdateTenant", TENANT)
+    options = ["--requests-per-minute", "7", "--domain", "a.example", "--domain", "b.example", "--max-policy-age", "1h"]
+    cli("tenants", "create", "org_1", "--no-wait", *options)
+    cli("tenants", "update", "org_1", *options)
+    cli("tenants", "update", "org_1", "--requests-per-minute", "0", "--clear-domains", "--max-policy-age", "0s")
+    created, updated, cleared = (call.request for call in api.received)
+
+    for tenant in (created.tenant, updated.tenant):
+        assert (tenant.requests_per_minute, [*tenant.domains]) == (7, ["a.example", "b.example"])
+        assert tenant.max_policy_age.seconds == 3600
+    assert updated.update_mask.paths == ["requests_per_minute", "domains", "max_policy_age"]
+    assert cleared.update_mask.paths == updated.update_mask.paths
+    assert (cleared.tenant.requests_per_minute, [*cleared.tenant.domains]) == (0, [])
 
 
 def test_an_update_of_nothing_is_a_usage_error(api: Any, cli: Any) -> None:

@@ -1,8 +1,9 @@
 """Tenants on a real database: duplicates, etags, suspension."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,9 +13,10 @@ from control_plane.ids import TenantId
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.model import Operation
 from control_plane.postgres.database import Database, PostgresSettings
+from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
 from control_plane.tenants import service, store
-from control_plane.tenants.model import Action, Settings, State
+from control_plane.tenants.model import Action, Settings, State, Tenant
 
 MakeTenant = Callable[..., Awaitable[Placement]]
 
@@ -27,11 +29,17 @@ async def queue(database: Database, postgres_settings: PostgresSettings) -> Asyn
 
 
 async def _create(
-    database: Database, queue: JobQueue, tenant: str = "org_1", *, request_id: UUID | None = None, body: bytes = b"1"
+    database: Database,
+    queue: JobQueue,
+    tenant: str = "org_1",
+    *,
+    request_id: UUID | None = None,
+    body: bytes = b"1",
+    settings: Settings | None = None,
 ) -> Operation:
     creation = service.Creation(
         tenant_id=TenantId(tenant),
-        settings=Settings(display_name=tenant),
+        settings=settings or Settings(display_name=tenant),
         actor="platform-admin:test",
         call_request_id="request",
         request_id=request_id,
@@ -126,6 +134,95 @@ async def test_validate_only_changes_nothing(database: Database, make_tenant: Ma
     assert shown.settings.display_name == "Two"
     assert kept is not None
     assert kept.settings.display_name != "Two"
+
+
+async def _claim(database: Database, tenant_id: str, *domains: str) -> Tenant:
+    settings = Settings(display_name=tenant_id, domains=domains)
+    return await service.change_tenant(
+        database.system(), TenantId(tenant_id), lambda tenant: tenant.updated(settings, datetime.now(UTC))
+    )
+
+
+async def test_of_many_tenants_that_claim_a_domain_at_once_one_has_it(
+    database: Database, make_tenant: MakeTenant
+) -> None:
+    for number in range(6):
+        await make_tenant(f"org_{number}")
+    outcomes = await asyncio.gather(
+        *(_claim(database, f"org_{number}", "shop.example") for number in range(6)), return_exceptions=True
+    )
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, AlreadyExistsError)]
+
+    assert len(refusals) == 5
+    assert {refusal.code for refusal in refusals} == {"DOMAIN_TAKEN"}
+    assert refusals[0].message == "shop.example is another tenant's"
+
+
+async def test_a_domain_that_was_given_up_is_free(database: Database, make_tenant: MakeTenant) -> None:
+    await make_tenant("org_1")
+    await make_tenant("org_2")
+    await _claim(database, "org_1", "shop.example", "www.example")
+    await _claim(database, "org_1", "www.example")
+
+    assert (await _claim(database, "org_2", "shop.example")).settings.domains == ("shop.example",)
+
+
+async def test_a_change_tells_its_revision_at_the_edge(database: Database, make_tenant: MakeTenant) -> None:
+    await make_tenant("org_1")
+    first = await _claim(database, "org_1", "shop.example")
+    repeated = await _claim(database, "org_1", "shop.example")
+    renamed = await service.change_tenant(
+        database.system(),
+        TenantId("org_1"),
+        lambda tenant: tenant.updated(replace(tenant.settings, display_name="Other"), datetime.now(UTC)),
+    )
+    suspended = await service.change_tenant(
+        database.system(), TenantId("org_1"), lambda tenant: tenant.after(Action.SUSPEND, datetime.now(UTC))
+    )
+    read = await database.system().run(lambda tx: store.find(tx, TenantId("org_1")))
+
+    assert 0 < first.edge_revision == repeated.edge_revision == renamed.edge_revision < suspended.edge_revision
+    assert read == suspended
+
+
+async def test_a_new_tenant_holds_its_domains_and_is_not_at_the_edge(
+    database: Database, queue: JobQueue, make_tenant: MakeTenant
+) -> None:
+    await make_tenant("org_2")
+    settings = Settings(display_name="org_1", domains=("shop.example",))
+    await _create(database, queue, settings=settings)
+    created = await database.system().run(lambda tx: store.find(tx, TenantId("org_1")))
+    with pytest.raises(AlreadyExistsError, match=r"shop\.example"):
+        await _claim(database, "org_2", "shop.example")
+    with pytest.raises(AlreadyExistsError, match=r"shop\.example"):
+        await _create(database, queue, "org_3", settings=settings)
+
+    assert created is not None
+    assert (created.settings, created.edge_revision) == (settings, 0)
+
+
+async def test_what_a_change_did_is_told_to_the_audit_log(database: Database, make_tenant: MakeTenant) -> None:
+    await make_tenant("org_1")
+    recorded: list[Effect] = []
+
+    async def record(_: object, effects: Sequence[Effect]) -> None:
+        recorded.extend(effects)
+
+    settings = Settings(
+        display_name="org_1",
+        domains=("a.example", "b.example"),
+        requests_per_minute=7,
+        max_policy_age=timedelta(minutes=1),
+    )
+    await service.change_tenant(
+        database.system(before_commit=record),
+        TenantId("org_1"),
+        lambda tenant: tenant.updated(settings, datetime.now(UTC)),
+    )
+
+    assert [effect.details for effect in recorded] == [
+        {"requests_per_minute": "7", "domains": "a.example, b.example", "max_policy_age": "0:01:00"}
+    ]
 
 
 async def test_an_absent_tenant_cannot_be_changed(database: Database) -> None:

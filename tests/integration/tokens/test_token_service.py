@@ -63,6 +63,7 @@ async def test_an_issued_token_is_accepted_and_can_be_revoked(cell: Cell, stub: 
     )
     assert revoked.HasField("revoke_time")
     assert again == revoked
+    assert revoked.edge_revision > known.edge_revision == 0
 
 
 @pytest.mark.behaviour("S2.10")

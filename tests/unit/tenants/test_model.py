@@ -12,7 +12,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from control_plane.errors import EtagMismatchError, PreconditionError, Violations
 from control_plane.ids import TenantId, dns_label, schema_name, tenant_id_violation
-from control_plane.tenants.model import Action, Settings, State, Tenant, check_new
+from control_plane.tenants.model import (
+    TIERS,
+    Action,
+    Settings,
+    State,
+    Tenant,
+    check_new,
+    domain_violation,
+    requests_per_minute,
+)
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _TENANT = Tenant(
@@ -77,6 +86,9 @@ def test_everything_wrong_with_a_request_is_found_at_once() -> None:
         isolation="",
         admin_email="nobody",
         labels={"UPPER": "x"},
+        requests_per_minute=-1,
+        domains=("localhost", "a.example", "a.example"),
+        max_policy_age=timedelta(0),
     )
 
     assert found == [
@@ -86,6 +98,10 @@ def test_everything_wrong_with_a_request_is_found_at_once() -> None:
         "tenant.cell",
         "tenant.isolation_level",
         "tenant.admin_email",
+        "tenant.requests_per_minute",
+        "tenant.domains[0]",
+        "tenant.domains[2]",
+        "tenant.max_policy_age",
         "tenant.labels",
     ]
 
@@ -106,6 +122,70 @@ def test_names_of_all_languages_are_accepted(name: str) -> None:
 )
 def test_what_is_no_address_is_refused(email: str) -> None:
     assert _violations(admin_email=email) == ["tenant.admin_email"]
+
+
+@pytest.mark.parametrize(
+    "domain", ["acme.example", "a.b", "api.acme.example", "xn--bcher-kva.example", "1.example", "a" * 63 + ".example"]
+)
+def test_a_tenant_can_have_a_plain_host_name(domain: str) -> None:
+    assert domain_violation(domain) is None
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "", ".", "acme", "localhost", "acme.",
+        "acme.example.", ".acme.example", "acme..example", "Acme.example", "*.acme.example",
+        "-a.example", "a-.example", "a_b.example", "a.example:443", "a.example/", "bücher.example", "a.example\n",
+        "192.0.2.1", "1.2", "127.0.0.0x1", "[::1]", "::1", "a.123", "a" * 64 + ".example", "a." * 126 + "ab",
+    ],
+)  # fmt: skip
+def test_what_is_no_host_name_or_could_be_an_address_is_refused(domain: str) -> None:
+    assert domain_violation(domain) is not None
+
+
+@pytest.mark.parametrize("domain", ["csm.example.com", "api.csm.example.com", "a.b.csm.example.com", "acme.localhost"])
+def test_the_platforms_own_host_names_are_no_tenants(domain: str) -> None:
+    assert domain_violation(domain) == "is the platform's own"
+
+
+@pytest.mark.parametrize(
+    "domain", ["example.com", "notcsm.example.com", "csm.example.com.example", "alocalhost.example"]
+)
+def test_a_host_name_beside_the_platforms_own_is_a_tenants_to_have(domain: str) -> None:
+    assert domain_violation(domain) is None
+
+
+def test_a_tenant_has_sixteen_host_names_at_most() -> None:
+    names = tuple(f"a{number}.example" for number in range(17))
+
+    assert _violations(domains=names[:16]) == []
+    assert _violations(domains=names) == ["tenant.domains"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "is_good"), [(-1, False), (0, True), (1, True), (1_000_000, True), (1_000_001, False)]
+)
+def test_a_rate_is_between_one_and_a_million_or_the_tiers(rate: int, *, is_good: bool) -> None:
+    assert _violations(requests_per_minute=rate) == ([] if is_good else ["tenant.requests_per_minute"])
+
+
+@pytest.mark.parametrize(
+    ("age", "is_good"),
+    [
+        (timedelta(microseconds=999_999), False),
+        (timedelta(seconds=1), True),
+        (timedelta(hours=24), True),
+        (timedelta(hours=24, microseconds=1), False),
+    ],
+)
+def test_policies_are_enforced_without_news_for_a_second_to_a_day(age: timedelta, *, is_good: bool) -> None:
+    assert _violations(max_policy_age=age) == ([] if is_good else ["tenant.max_policy_age"])
+
+
+def test_a_rate_of_its_own_stands_before_the_tiers() -> None:
+    assert [requests_per_minute(tier, 0) for tier in TIERS] == [600, 3_000, 12_000]
+    assert requests_per_minute("standard", 7) == 7
 
 
 def test_an_etag_of_an_earlier_revision_is_refused() -> None:
