@@ -1,0 +1,236 @@
+"""What a request says, taken out of Envoy's Check: every claim of a tenant, in its one canonical form or not at all.
+
+A header that says who is meant or who asks has exactly one value, looked at as raw bytes. Two values, an empty one, a
+character that has no place there: the request has a fault and is refused, and nothing is repaired, joined or preferred.
+The path is the one that Envoy normalised and routes by; one that still is in no canonical form is not interpreted.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_plus
+
+from bulkhead.envoy.v3 import check_pb2
+from control_plane.ids import tenant_id_violation
+from ext_authz.authz.methods import Wire
+
+_HOST: Final = ":authority"
+# Each means something to the decision. `host` is the same header in the words of HTTP/1.
+_READ: Final = {
+    "authorization": "authorization",
+    "x-tenant-id": "x-tenant-id",
+    "x-bulkhead-tenant": "x-bulkhead-tenant",
+    "content-type": "content-type",
+    _HOST: _HOST,
+    "host": _HOST,
+}
+_OURS: Final = "x-bulkhead-"
+
+# As in RFC 3986, but without `;` and `%`: no id of ours needs them, and servers differ in what they make of them.
+_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~!$&'()*+,=:@-]+)+")
+# A `#` would begin what no server is sent.
+_QUERY: Final = re.compile(r"[!\"$-~]*")
+_TENANT_PATH: Final = re.compile(r"/api/v1/tenants/([^/]+)")
+_BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] ([A-Za-z0-9_.-]+)")
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_PORT: Final = re.compile(r":[0-9]{1,5}\Z")
+_SCOPE: Final = re.compile(r"(id|host):(.+)")
+_GRPC: Final = frozenset({"application/grpc", "application/grpc+proto"})
+_LONGEST_HOST: Final = 255
+_LONGEST_REQUEST_ID: Final = 128
+
+
+class UndecidableError(Exception):
+    """Envoy asks in a way that our listeners and routes do not: no answer can be right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request. Where it has a fault, whatever else it says is for the records alone."""
+
+    http_method: str
+    path: str
+    """Without the query; empty where it is in no canonical form."""
+    query_names: Collection[str]
+    """The names of the query's parameters."""
+    wire: Wire
+    tenant_ids: Mapping[str, str]
+    """The tenants that it names by their ids, by where it does."""
+    hosts: Mapping[str, str]
+    """The hosts that it names, by where it does; without those that belong to no tenant."""
+    names_tenant: bool
+    """Whether anything besides its credentials says which tenant is meant."""
+    token: str
+    """Empty where none is shown."""
+    certificate: bytes
+    """The client's, PEM in URL encoding; empty where none is shown."""
+    epoch: int
+    """The revision of the routes that it came by."""
+    peer: str
+    request_id: str
+    fault: str
+    """Why it is not to be believed, in UPPER_SNAKE; empty where it has no fault."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A request on its way to being `Asked`: it keeps the first fault, and what could be read in spite of it."""
+
+    shared_hosts: Collection[str]
+    tenant_ids: dict[str, str]
+    hosts: dict[str, str]
+    names_tenant: bool = False
+    fault: str = ""
+
+    def note(self, fault: str) -> None:
+        self.fault = self.fault or fault
+
+    def take_tenant_id(self, place: str, text: str | None) -> None:
+        if text is None or tenant_id_violation(text) is not None:
+            self.note("MALFORMED_CLAIM")
+            return
+        self.tenant_ids[place] = text
+        self.names_tenant = True
+
+    def take_host(self, place: str, text: str | None, *, port: bool = False) -> None:
+        host = _host(text, port=port) if text is not None else None
+        if host in self.shared_hosts:
+            return
+        if host is None or len(host) > _LONGEST_HOST or not _NAME.fullmatch(host):
+            self.note("MALFORMED_CLAIM")
+            return
+        self.hosts[place] = host
+        self.names_tenant = self.names_tenant or place != "sni"
+
+    def take_scope(self, text: str | None) -> None:
+        """Take what our own Lua filter has found, by which the request's routes were selected."""
+        read = _SCOPE.fullmatch(text or "")
+        if read is None:
+            self.note("MALFORMED_CLAIM")
+        elif read[1] == "id":
+            self.take_tenant_id("scope", read[2])
+        else:
+            self.take_host("scope", read[2])
+
+
+def read_request(request: check_pb2.CheckRequest, shared_hosts: Collection[str]) -> Asked:
+    """Take the request out of a Check; `shared_hosts` belong to no tenant.
+
+    Raises:
+        UndecidableError: when this is no Check of a listener and a route of ours.
+    """
+    attributes = request.attributes
+    http = attributes.request.http
+    reading = _Reading(shared_hosts, {}, {})
+    headers = _headers(http.header_map, reading)
+    if headers.setdefault(_HOST, http.host) != http.host:
+        reading.note("DUPLICATE_HEADER")
+    path, query_names = _target(http.path, reading)
+    _take_claims(headers, path, reading)
+    if attributes.HasField("tls_session") and attributes.tls_session.sni:
+        reading.take_host("sni", _text(attributes.tls_session.sni))
+    if attributes.source.principal and not attributes.source.certificate:
+        reading.note("CERTIFICATE_MISSING")
+    return Asked(
+        http_method=_text(http.method) or "",
+        path=path,
+        query_names=query_names,
+        wire=_wire(headers.get("content-type"), reading),
+        tenant_ids=reading.tenant_ids,
+        hosts=reading.hosts,
+        names_tenant=reading.names_tenant,
+        token=_token(headers.get("authorization"), reading),
+        certificate=attributes.source.certificate,
+        epoch=_epoch(attributes.context_extensions),
+        peer=attributes.source.address.socket_address.address,
+        request_id=_request_id(http.id),
+        fault=reading.fault,
+    )
+
+
+def _headers(sent: check_pb2.HeaderMap, reading: _Reading) -> dict[str, bytes]:
+    """Collect the headers that are read. One that is there twice is left out: neither of its values counts."""
+    if not sent.headers:
+        raise UndecidableError("the Check has no raw headers: the listener lacks `encode_raw_headers`")
+    found: dict[str, bytes] = {}
+    twice: set[str] = set()
+    for header in sent.headers:
+        key = header.key
+        name = _READ.get(key)
+        if name is not None:
+            if name in found:
+                twice.add(name)
+            found[name] = header.raw_value
+        elif key.startswith(_OURS):
+            reading.note("FORGED_HEADER")
+    for name in twice:
+        reading.note("DUPLICATE_HEADER")
+        del found[name]
+    return found
+
+
+def _take_claims(headers: Mapping[str, bytes], path: str, reading: _Reading) -> None:
+    if (named := _TENANT_PATH.match(path)) is not None:
+        reading.take_tenant_id("path", named[1])
+    if (tenant := headers.get("x-tenant-id")) is not None:
+        reading.take_tenant_id("header", _text(tenant))
+    if (scope := headers.get("x-bulkhead-tenant")) is not None:
+        reading.take_scope(_text(scope))
+    reading.take_host("host", _text(headers[_HOST]), port=True)
+
+
+def _target(raw: bytes, reading: _Reading) -> tuple[str, Collection[str]]:
+    """Return the path, empty where it is not canonical, and the names of the query's parameters."""
+    path, _, query = (_text(raw) or "").partition("?")
+    if not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
+        reading.note("MALFORMED_PATH")
+        return "", ()
+    if not query:
+        return path, ()
+    return path, frozenset(unquote_plus(part.partition("=")[0]) for part in query.split("&"))
+
+
+def _token(raw: bytes | None, reading: _Reading) -> str:
+    if raw is None:
+        return ""
+    read = _BEARER.fullmatch(_text(raw) or "")
+    if read is None:
+        reading.note("MALFORMED_CREDENTIAL")
+        return ""
+    return read[1]
+
+
+def _wire(raw: bytes | None, reading: _Reading) -> Wire:
+    """Tell gRPC from the rest as Envoy does."""
+    content_type = _text(raw) if raw is not None else ""
+    if content_type is None:
+        reading.note("MALFORMED_CLAIM")
+        return Wire.OTHER
+    if content_type in _GRPC:
+        return Wire.GRPC
+    return Wire.OTHER if content_type.startswith("application/grpc+") else Wire.HTTP
+
+
+def _host(text: str, *, port: bool) -> str:
+    """Return a host as hosts are compared: without one port and one trailing dot, in lower case."""
+    return (_PORT.sub("", text, count=1) if port else text).removesuffix(".").lower()
+
+
+def _epoch(extensions: Mapping[str, str]) -> int:
+    epoch = extensions.get("epoch", "")
+    if not (epoch.isascii() and epoch.isdecimal()):
+        raise UndecidableError("the Check has no epoch: its route is none of ours")
+    return int(epoch)
+
+
+def _request_id(raw: bytes) -> str:
+    text = _text(raw) or ""
+    return text if len(text) <= _LONGEST_REQUEST_ID else ""
+
+
+def _text(raw: bytes) -> str | None:
+    """Return what is printable ASCII throughout; None for anything else."""
+    text = raw.decode("latin-1")
+    return text if text.isascii() and text.isprintable() else None

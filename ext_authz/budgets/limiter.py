@@ -1,0 +1,128 @@
+"""How many requests of this minute a tenant has left: one function call in Valkey for each request.
+
+The count is Valkey's alone, by its own clock, so that any number of workers and agents admit exactly the limit. Without
+Valkey nothing is admitted: a window that nobody counts has no limit.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from ext_authz.budgets.connection import ConnectionGoneError, LineConnection, packed
+
+_LIBRARY: Final = Path(__file__).with_name("minute.lua")
+_ANSWERS_WITHIN_S: Final = 0.1
+_RETRY_S: Final = (0.05, 0.1)
+_FUNCTION_UNKNOWN: Final = b"-ERR Function not found"
+
+_log: Final = structlog.get_logger("budgets")
+
+
+class LimiterUnavailableError(Exception):
+    """Nobody can tell what is left. At most one request's cost was taken in vain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What came of it."""
+
+    allowed: bool
+    remaining: int
+    """Of the limit, in this minute."""
+    reset_s: float
+    """For how long this minute goes on."""
+
+
+class MinuteLimiter:
+    """Counts what each tenant takes in a minute. While Valkey is away it says so at once, and looks out for it."""
+
+    def __init__(self, valkey_socket: Path) -> None:
+        """Count in the Valkey behind `valkey_socket`; see `open`."""
+        self._socket = str(valkey_socket)
+        self._connection: LineConnection | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, valkey_socket: Path) -> AsyncIterator[Self]:
+        """Open the limiter, whether or not Valkey is there yet."""
+        limiter = cls(valkey_socket)
+        await limiter._connect()
+        keeping = asyncio.create_task(limiter._keep_connected())
+        try:
+            yield limiter
+        finally:
+            keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping
+            if limiter._connection is not None:
+                limiter._connection.close()
+
+    async def take(self, tenant_uid: UUID, *, limit: int, cost: int) -> Taken:
+        """Take `cost` out of the tenant's `limit` for this minute, or nothing where less than that remains.
+
+        Raises:
+            LimiterUnavailableError: when it cannot be told, within 150 ms; at once where Valkey is known to be away.
+        """
+        if self._connection is None:
+            raise LimiterUnavailableError("Valkey is away")
+        try:
+            line = await self._connection.send(_take_minute(tenant_uid, limit, cost))
+        except ConnectionGoneError:
+            raise LimiterUnavailableError("Valkey does not answer") from None
+        if not line.startswith(b"+"):
+            raise self._failure(line)
+        allowed, remaining, reset_ms = line[1:].split(b" ")
+        return Taken(allowed=allowed == b"1", remaining=int(remaining), reset_s=int(reset_ms) / 1000)
+
+    def _failure(self, line: bytes) -> LimiterUnavailableError:
+        if line.startswith(_FUNCTION_UNKNOWN) and self._connection is not None:
+            # Somebody has emptied it. The function is brought along with the next connection.
+            self._connection.close()
+        text = line.decode(errors="replace")
+        _log.error("valkey_refused", answer=text)
+        return LimiterUnavailableError(f"Valkey answers {text!r}")
+
+    async def _keep_connected(self) -> None:
+        while True:
+            if self._connection is not None:
+                await self._connection.gone
+                self._connection = None
+                _log.warning("valkey_lost")
+            if await self._connect():
+                _log.info("valkey_found")
+            else:
+                await asyncio.sleep(random.uniform(*_RETRY_S))  # noqa: S311 workers are to come one by one, no secret
+
+    async def _connect(self) -> bool:
+        """Bring the function, and connect. Never raises for what a Valkey that is away, or just starting, does."""
+        try:
+            async with Redis(
+                unix_socket_path=self._socket,
+                socket_timeout=_ANSWERS_WITHIN_S,
+                socket_connect_timeout=_ANSWERS_WITHIN_S,
+                retry=Retry(NoBackoff(), 0),
+            ) as client:
+                await client.function_load(_LIBRARY.read_text(), replace=True)
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(_ANSWERS_WITHIN_S):
+                _, self._connection = await loop.create_unix_connection(LineConnection, self._socket)
+        except (RedisError, OSError):
+            return False
+        return True
+
+
+def _take_minute(tenant_uid: UUID, limit: int, cost: int) -> bytes:
+    # The uid, since an id can be another tenant's one day. The braces keep all windows of a tenant on one node.
+    key = b"edge:{%b}:minute" % str(tenant_uid).encode()
+    return packed(b"FCALL", b"take_minute", b"1", key, b"%d" % limit, b"%d" % cost)

@@ -1,0 +1,27 @@
+#!lua name=bulkhead
+-- One fixed window a minute, by the server's clock: a tenant's budget is the same for all who count in it.
+
+local MINUTE_MS = 60000
+-- A window is never asked for again once it is over. Nothing hangs on when exactly it goes.
+local SLACK_MS = 1000
+
+-- Take `cost` out of this minute's `limit`, or nothing at all.
+-- Answers in one line: whether it was taken (1 or 0), what remains, and how many milliseconds the minute has left.
+local function take_minute(keys, args)
+  local limit, cost = tonumber(args[1]), tonumber(args[2])
+  local time = server.call('TIME')
+  local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+  local minute = math.floor(now_ms / MINUTE_MS)
+  local ends_ms = (minute + 1) * MINUTE_MS
+  local key = string.format('%s:%d', keys[1], minute)
+  local used = tonumber(server.call('GET', key) or '0')
+  local taken = 0
+  if used + cost <= limit then
+    used = server.call('INCRBY', key, cost)
+    server.call('PEXPIREAT', key, string.format('%d', ends_ms + SLACK_MS))
+    taken = 1
+  end
+  return server.status_reply(string.format('%d %d %d', taken, math.max(limit - used, 0), ends_ms - now_ms))
+end
+
+server.register_function('take_minute', take_minute)
