@@ -161,6 +161,36 @@ async def test_a_tenants_role_has_rights_on_its_own_schema_only(canaries: Canari
 
 
 @pytest.mark.behaviour("S1.1")
+async def test_a_tenants_role_may_call_one_function_of_ours(canaries: Canaries, superuser: RawConnection) -> None:
+    functions = await rows_of(
+        superuser,
+        sql.SQL(
+            "SELECT p.oid::regprocedure::text, p.prosecdef, o.rolname, o.rolcanlogin FROM pg_proc p"
+            " JOIN pg_roles o ON o.oid = p.proowner JOIN pg_namespace n ON n.oid = p.pronamespace"
+            " WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND has_schema_privilege({0}, n.oid, 'USAGE')"
+            " AND has_function_privilege({0}, p.oid, 'EXECUTE')"
+        ).format(canaries.ours.role),
+    )
+
+    assert [tuple(row.values()) for row in functions] == [
+        ("csm_edge.publish_revocation(uuid,timestamp with time zone)", True, "csm_publisher", False)
+    ]
+
+
+async def test_who_publishes_for_tenants_reads_none_of_their_rows(canaries: Canaries, superuser: RawConnection) -> None:
+    tables = await rows_of(
+        superuser,
+        sql.SQL(
+            "SELECT c.oid::regclass::text AS name FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')"
+            " AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)"
+            " AND has_table_privilege('csm_publisher', c.oid, 'SELECT, INSERT, UPDATE, DELETE') ORDER BY 1"
+        ),
+    )
+
+    assert [row["name"] for row in tables] == ["csm_system.edge_revocations", "csm_system.tenant_domains"]
+
+
+@pytest.mark.behaviour("S1.1")
 async def test_no_role_of_ours_has_powers_of_the_cluster(canaries: Canaries, superuser: RawConnection) -> None:
     roles = await rows_of(
         superuser,
