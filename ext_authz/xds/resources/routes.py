@@ -23,7 +23,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatchGrpcRouteMatchOptions,
     VirtualHost,
 )
-from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import CheckSettings, ExtAuthzPerRoute
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthzPerRoute
 from envoy_data_plane.google.protobuf import Any
 
 from bulkhead.envoy.v3 import routes_pb2
@@ -38,6 +38,7 @@ REST: Final = "/api/v1/tenants"
 
 # What the agent has read and what only it may say again, in another form. It removes them too.
 _NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY]
+_PER_ROUTE: Final = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
 _TIMEOUT: Final = timedelta(seconds=15)
 _LONGEST_STREAM: Final = timedelta(seconds=60)
 # The strangers' answer: `answers.py`.
@@ -88,7 +89,8 @@ class TenantRoutes:
         if active:
             settings = routes_pb2.CheckSettings(context_extensions={EPOCH: str(policy.revision)})
             asked = routes_pb2.ExtAuthzPerRoute(check_settings=settings)
-            host.typed_per_filter_config[EXT_AUTHZ].value = asked.SerializeToString(deterministic=True)
+            told = host.typed_per_filter_config[EXT_AUTHZ]
+            told.type_url, told.value = _PER_ROUTE, asked.SerializeToString(deterministic=True)
         return made.SerializeToString(deterministic=True)
 
     def _check(self, policy: TenantPolicy) -> None:
@@ -101,9 +103,8 @@ class TenantRoutes:
 
 
 def _template(routes: Iterator[Route]) -> bytes:
-    """Return the routes of nobody: `TenantRoutes.routes` fills in whose they are."""
-    asked = ExtAuthzPerRoute(check_settings=CheckSettings(context_extensions={EPOCH: ""}))
-    host = VirtualHost(name="tenant", routes=list(routes), typed_per_filter_config={EXT_AUTHZ: Any.pack(asked)})
+    """Return the routes of nobody: `TenantRoutes.routes` fills in whose they are, and what the agent is told."""
+    host = VirtualHost(name="tenant", routes=list(routes))
     return bytes(RouteConfiguration(virtual_hosts=[host], request_headers_to_remove=_NOT_FOR_SERVICES))
 
 

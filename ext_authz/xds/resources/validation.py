@@ -8,11 +8,11 @@ given a bad listener keeps its old one, but one that starts has none.
 import asyncio
 import tempfile
 from datetime import timedelta
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-import envoy._bin
 from envoy_data_plane.envoy.config.core.v3 import Address, Pipe
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
@@ -35,8 +35,7 @@ class InvalidResourcesError(Exception):
 
 def envoy_binary() -> Path:
     """Return the path of the installed Envoy itself, rather than of the script that starts it."""
-    (folder,) = envoy._bin.__path__
-    return Path(folder) / "envoy"
+    return Path(str(files("envoy") / "_bin" / "envoy"))
 
 
 async def validate(settings: EdgeSettings, limits: Limits = DEFAULTS) -> None:
@@ -58,9 +57,9 @@ async def validate(settings: EdgeSettings, limits: Limits = DEFAULTS) -> None:
 def everything(settings: EdgeSettings, limits: Limits) -> bytes:
     """Return a bootstrap, in Envoy's binary form, that holds what is pushed later.
 
-    Keys are only compared with their certificates where both are at hand. So listeners are there as they are pushed, and
-    again with secrets that Envoy has from the start; clusters in the second form alone: in this mode Envoy crashes over
-    a cluster whose secrets are to come over the stream.
+    Keys are only compared with their certificates where both are at hand. So listeners are there as they are pushed,
+    and again with secrets that Envoy has from the start; clusters in the second form alone: in this mode Envoy crashes
+    over a cluster whose secrets are to come over the stream.
     """
     resources = EnvoyResources(settings, limits)
     made = bootstrap(settings, limits)
