@@ -105,14 +105,14 @@ class Publisher:
         follower = _Follower()
         self._followers.add(follower)
         try:
-            changes = await self._patiently(known)
-            yield changes
-            told = changes.head.revision
+            told = await self._patiently(known)
+            yield told
             while True:
                 changes = await follower.next()
-                if changes.head.revision >= told:
-                    yield changes.beyond(told)
-                    told = changes.head.revision
+                # A look that began before this one caught up may end after it: time does not go back for that.
+                if changes.head.revision >= told.head.revision:
+                    told = changes.beyond(told.head.revision, not_before=told.as_of)
+                    yield told
         finally:
             self._followers.discard(follower)
 

@@ -69,12 +69,13 @@ class Changes:
         """Say whether it tells the time and nothing else."""
         return not (self.is_snapshot or self.policies or self.revocations)
 
-    def beyond(self, revision: int) -> "Changes":
-        """Leave out what whoever is at `revision` has."""
+    def beyond(self, revision: int, *, not_before: datetime) -> "Changes":
+        """Leave out what whoever is at `revision` has, and was told `not_before`."""
         return replace(
             self,
             policies=[policy for policy in self.policies if policy.revision > revision],
             revocations=[revocation for revocation in self.revocations if revocation.revision > revision],
+            as_of=max(self.as_of, not_before),
         )
 
 

@@ -2,17 +2,12 @@
 
 import asyncio
 import datetime as dt
-import ipaddress
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from typing_extensions import override
 
 from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
@@ -23,10 +18,11 @@ from control_plane.serving.authentication import BearerAuthentication, ServiceAu
 from control_plane.serving.authorization import Authorization
 from control_plane.serving.call import Call, current_call
 from control_plane.serving.interception import Context
-from control_plane.serving.listeners import TlsFiles, open_listener
+from control_plane.serving.listeners import open_listener
 from control_plane.serving.principal import Principal
 from control_plane.serving.reception import Reception
 from control_plane.serving.rules import load_rules
+from tests.fixtures.authority import Identity, new_authority, tls_files
 
 CONTEXT_KEY = b"c" * 32
 
@@ -53,14 +49,6 @@ class ProbeServicer(certificates_pb2_grpc.CertificateServiceServicer):
         return certificates_pb2.Certificate(
             name=request.name, subject=call.actor, serial_number=str(row and row["role"])
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A certificate and its key, PEM."""
-
-    certificate: bytes
-    key: bytes = field(repr=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,8 +84,8 @@ def _no_recorder(_call: Call) -> Callable[..., object]:
 
 @pytest.fixture
 async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
-    issue, authority = _authority()
-    tls = _tls_files(tmp_path, issue(""), authority)
+    issue, authority = new_authority()
+    tls = tls_files(tmp_path, issue(""), authority)
     principals: dict[str, Principal] = {}
     denied: list[tuple[Call, DomainError]] = []
 
@@ -144,51 +132,3 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
     )
     for server in servers:
         await server.stop(None)
-
-
-def _tls_files(folder: Path, identity: Identity, authority: bytes) -> TlsFiles:
-    tls = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", authority=folder / "ca.pem")
-    tls.certificate.write_bytes(identity.certificate)
-    tls.key.write_bytes(identity.key)
-    tls.authority.write_bytes(authority)
-    return tls
-
-
-def _authority() -> tuple[Callable[[str], Identity], bytes]:
-    now = dt.datetime.now(dt.UTC)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-
-    def build(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(ca_name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(minutes=1))
-            .not_valid_after(now + dt.timedelta(hours=1))
-        )
-
-    ca = (
-        build(ca_name, ca_key)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(ca_key, hashes.SHA256())
-    )
-
-    def issue(spiffe: str) -> Identity:
-        key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [
-            x509.DNSName("localhost"),
-            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        ]
-        names += [x509.UniformResourceIdentifier(uri) for uri in spiffe.split(",") if uri]
-        leaf = build(x509.Name([]), key).add_extension(x509.SubjectAlternativeName(names), critical=True)
-        return Identity(
-            leaf.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            ),
-        )
-
-    return issue, ca.public_bytes(serialization.Encoding.PEM)
