@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.canaries", "tests.fixtures.stack"]
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.canaries", "tests.fixtures.stack", "tests.fixtures.curl"]
 
 # No example has a time limit: how busy the machine is says nothing about the code. A failure prints how to repeat it.
 settings.register_profile("bulkhead", deadline=None, print_blob=True)
