@@ -19,11 +19,14 @@ _STATE_STYLES: Final = {
     "ACTIVE": "green",
     "DONE": "green",
     "EFFECT": "green",
+    "SYNCED": "green",
+    "STALE": "yellow",
     "SUSPENDED": "yellow",
     "RUNNING": "yellow",
     "REVOKED": "red",
     "FAILED": "red",
     "DENIED": "red",
+    "NACK": "red",
 }
 
 

@@ -9,7 +9,7 @@ import typer
 
 from control_plane.cli import audit, certificates, operations, output, serve, stack, tenants, tokens
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
-from control_plane.cli.edge import demo, xds
+from control_plane.cli.edge import demo, edges, proxy, xds
 from control_plane.cli.session import DEFAULT_DIRECTORY
 
 _INTERRUPTED: Final = 130
@@ -31,6 +31,8 @@ app.add_typer(tokens.app, name="tokens")
 app.add_typer(certificates.app, name="certificates")
 app.add_typer(operations.app, name="operations")
 app.add_typer(audit.app, name="audit")
+app.add_typer(edges.app, name="edges")
+app.add_typer(proxy.app, name="proxy")
 app.add_typer(xds.app, name="xds")
 app.add_typer(serve.app, name="serve")
 

@@ -10,6 +10,7 @@ from control_plane.cli import arguments, operations
 from control_plane.cli.calls.failures import CallFailedError, with_hint
 from control_plane.cli.calls.message import Message, without_blanks
 from control_plane.cli.command import command
+from control_plane.cli.edge import applied
 from control_plane.cli.session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tenants: create, change, suspend.")
@@ -75,6 +76,7 @@ class UpdateOptions:
     max_policy_age: PolicyAge = None
     etag: arguments.Etag = ""
     validate_only: arguments.ValidateOnly = False
+    wait: applied.Wait = False
 
 
 @command(app, "create")
@@ -144,7 +146,9 @@ def update_tenant(session: Session, tenant: arguments.Tenant, *, options: Update
         "update_mask": ",".join(_camel(name) for name in changes),
         "validate_only": options.validate_only,
     }
-    session.show(session.call(f"{_SERVICE}/UpdateTenant", request))
+    _show_changed(
+        session, session.call(f"{_SERVICE}/UpdateTenant", request), wait=options.wait and not options.validate_only
+    )
     session.hint("tenants", "get", tenant)
 
 
@@ -155,17 +159,27 @@ def suspend_tenant(
     *,
     reason: Annotated[str, typer.Option(help="Why; its administrators and the audit log are told.")] = "",
     etag: arguments.Etag = "",
+    wait: applied.Wait = False,
 ) -> None:
     """Suspend a tenant: its callers are refused until it is reactivated. Its data stays."""
-    session.show(session.call(f"{_SERVICE}/SuspendTenant", {"name": tenant, "reason": reason, "etag": etag}))
+    suspended = session.call(f"{_SERVICE}/SuspendTenant", {"name": tenant, "reason": reason, "etag": etag})
+    _show_changed(session, suspended, wait=wait)
     session.hint("tenants", "reactivate", tenant)
 
 
 @command(app, "reactivate")
-def reactivate_tenant(session: Session, tenant: arguments.Tenant, *, etag: arguments.Etag = "") -> None:
+def reactivate_tenant(
+    session: Session, tenant: arguments.Tenant, *, etag: arguments.Etag = "", wait: applied.Wait = False
+) -> None:
     """Serve a suspended tenant again."""
-    session.show(session.call(f"{_SERVICE}/ReactivateTenant", {"name": tenant, "etag": etag}))
+    _show_changed(session, session.call(f"{_SERVICE}/ReactivateTenant", {"name": tenant, "etag": etag}), wait=wait)
     session.hint("tenants", "get", tenant)
+
+
+def _show_changed(session: Session, tenant: Message, *, wait: bool) -> None:
+    session.show(tenant)
+    if wait:
+        applied.wait_for_change(session, tenant)
 
 
 def _create(session: Session, request: Message) -> Message:

@@ -13,6 +13,7 @@ from control_plane.cli.calls.failures import CallFailedError, with_hint
 from control_plane.cli.calls.grpcurl import Secret
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
+from control_plane.cli.edge import applied
 from control_plane.cli.session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tokens: issue, revoke, enrol.")
@@ -91,9 +92,12 @@ def list_tokens(session: Session, tenant: arguments.Tenant, *, paging: arguments
 
 
 @command(app, "revoke")
-def revoke_token(session: Session, name: arguments.Token) -> None:
+def revoke_token(session: Session, name: arguments.Token, *, wait: applied.Wait = False) -> None:
     """Revoke a token for ever. Every process refuses it within a second."""
-    session.show(session.call(f"{_SERVICE}/RevokeToken", {"name": name}))
+    revoked = session.call(f"{_SERVICE}/RevokeToken", {"name": name})
+    session.show(revoked)
+    if wait:
+        applied.wait_for_change(session, revoked)
     session.hint("tokens", "list", "/".join(name.split("/")[:2]))
 
 

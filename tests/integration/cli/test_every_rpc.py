@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 
-PLATFORM = ("TenantService", "TokenService", "CertificateService", "AuditService")
+from control_plane.serving.rules import PLATFORM_FILES
+
+# What processes say to each other is no command: nobody but an edge may call it.
+BETWEEN_PROCESSES = "bulkhead.edge.v1"
 OPERATIONS = {f"google.longrunning.Operations/{rpc}" for rpc in ("GetOperation", "ListOperations", "WaitOperation")}
 
 COMMANDS: dict[str, list[str]] = {
@@ -29,6 +32,8 @@ COMMANDS: dict[str, list[str]] = {
     "GetCertificateAuthority": ["certificates", "authority", "org_1"],
     "ListAuditEntries": ["audit", "tail", "org_1"],
     "VerifyAuditLog": ["audit", "verify", "org_1"],
+    "ListEdges": ["edges", "list"],
+    "WaitApplied": ["edges", "wait", "--revision", "7", "--timeout", "30s"],
     "GetOperation": ["operations", "get", "0192"],
     "ListOperations": ["operations", "list"],
     "WaitOperation": ["operations", "wait", "0192"],
@@ -43,8 +48,8 @@ grpcurl() {
 
 
 def full_names() -> set[str]:
-    pool = descriptor_pool.Default()
-    services = [pool.FindServiceByName(f"bulkhead.v1.{name}") for name in PLATFORM]
+    files = [file for file in PLATFORM_FILES if file.package != BETWEEN_PROCESSES]
+    services = [service for file in files for service in file.services_by_name.values()]
     return {f"{service.full_name}/{method.name}" for service in services for method in service.methods} | OPERATIONS
 
 
