@@ -12,6 +12,7 @@ from itertools import compress
 from operator import is_not
 from typing import Final, NewType, Protocol
 
+from bulkhead.envoy.v3 import routes_pb2
 from ext_authz.policies.model import Index, TenantPolicy
 
 TypeUrl = NewType("TypeUrl", str)
@@ -153,6 +154,17 @@ class Snapshot:
             policy = _tenant(self.index, name)
             return None if policy is None else self.renderer.routes(policy)
         return self.statics.get(url, {}).get(name)
+
+    def stand_in(self, url: str, name: str) -> Resource | None:
+        """Return what is told to whoever asks for this name when there is no such resource, or none that can be used.
+
+        None stands for its absence. But Envoy holds the requests that wait for a tenant's routes until it has some, for
+        ever if need be, and does not take their absence for an answer. So it is given routes that match nothing, which
+        is a stranger's answer.
+        """
+        if url != ROUTES:
+            return None
+        return Resource.of(routes_pb2.RouteConfiguration(name=name).SerializeToString(deterministic=True))
 
 
 def routes_name(tenant_id: str) -> str:

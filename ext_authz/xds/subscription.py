@@ -6,7 +6,7 @@ moment, if it is not what the Envoy has: a slow Envoy costs no memory, and is no
 One response at a time is unanswered. If it is refused, nobody knows which of its resources are to blame, nor which of
 the others were taken over. So it is sent once more in two halves, and they in theirs, until those to blame stand alone.
 Such a resource is not sent again before it differs, and then alone: the Envoy keeps what it accepted last, and the
-other resources do not wait.
+other resources do not wait. An Envoy that has none yet is given what stands in for it.
 """
 
 from collections import deque
@@ -27,6 +27,8 @@ _WHOLE: Final = frozenset({CLUSTER, LISTENER, SCOPE})
 REMOVED_LAST: Final = (SECRET, CLUSTER)
 _MOST_RESOURCES: Final = 1000
 _MOST_BYTES: Final = 1_000_000
+# What a resource takes beside its name and its body: its version, and the type once more.
+_MOST_OF_A_FRAME: Final = 128
 _MOST_OF_AN_ERROR: Final = 1000
 # What an Envoy has that has no resource of that name.
 _ABSENT: Final = Version("")
@@ -50,10 +52,21 @@ class Batch:
     since: int
     resources: dict[str, Resource] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    # Names that are told something else than what there should be.
+    stand_ins: set[str] = field(default_factory=set)
     size: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.resources or self.removed)
+
+    def put(self, name: str, resource: Resource | None) -> None:
+        """Say that this is the resource, or that there is none."""
+        self.size += len(name)
+        if resource is None:
+            self.removed.append(name)
+        else:
+            self.resources[name] = resource
+            self.size += len(resource.body) + _MOST_OF_A_FRAME
 
     @property
     def is_full(self) -> bool:
@@ -67,6 +80,7 @@ class _Unanswered:
     since: int
     # By name what the Envoy has if it accepts; without names that were asked for or given up since.
     versions: dict[str, Version]
+    stand_ins: set[str]
     is_single: bool
     removes: bool
 
@@ -197,7 +211,9 @@ class Subscription:
         self._greet = False
         versions = {name: resource.version for name, resource in batch.resources.items()}
         versions |= dict.fromkeys(batch.removed, _ABSENT)
-        self._unanswered = _Unanswered(nonce, group.since, versions, len(versions) == 1, group.removes)
+        self._unanswered = _Unanswered(
+            nonce, group.since, versions, batch.stand_ins, is_single=len(versions) == 1, removes=group.removes
+        )
         return batch
 
     def answer(self, nonce: str, error: str | None) -> None:
@@ -207,10 +223,10 @@ class Subscription:
             return
         self._unanswered = None
         if error is None:
-            self._accepted(sent.versions)
+            self._accepted(sent)
         elif sent.is_single:
             for name, version in sent.versions.items():
-                self._quarantine(name, _Fault(version, error[:_MOST_OF_AN_ERROR]))
+                self._refused(name, version, error=error, sent=sent)
         else:
             names = list(sent.versions)
             self._untold.update(names)
@@ -323,39 +339,48 @@ class Subscription:
             return
         self._leaving.pop(name, None)
         found = snapshot.find(self.url, name)
-        if isinstance(found, Unrenderable):
-            self._quarantine(name, _Fault(None, found.error[:_MOST_OF_AN_ERROR]))
-            # Whoever waits for it is told that there is nothing; whoever has an older one keeps it.
-            if name in self._untold and name not in self._held:
-                batch.removed.append(name)
-            return
-        version = _ABSENT if found is None else found.version
+        if found is None and name in self._names:
+            found = snapshot.stand_in(self.url, name)
         fault = self._faults.get(name)
-        is_told = name not in self._untold and self._held.get(name, _ABSENT) == version
-        if fault and (fault.version is None or is_told):
-            del self._faults[name]
-        if is_told or (fault and fault.version == version):
-            return
-        if found is not None:
-            batch.resources[name] = found
-            batch.size += len(name) + len(found.body) + len(self.url)
-        elif removes or name in self._untold:
-            batch.removed.append(name)
+        if isinstance(found, Unrenderable):
+            fault = self._quarantine(name, None, error=found.error)
+            version = None
+        else:
+            version = _ABSENT if found is None else found.version
+        if name not in self._untold and self._held.get(name, _ABSENT) == version:
+            self._faults.pop(name, None)
+        elif fault and fault.version == version:
+            # Whoever has one keeps it. Whoever has none and waits for it is not left waiting.
+            if name in self._untold and name not in self._held:
+                batch.stand_ins.add(name)
+                batch.put(name, snapshot.stand_in(self.url, name))
+        elif found is not None or removes or name in self._untold:
+            batch.put(name, None if isinstance(found, Unrenderable) else found)
         else:
             self._leaving[name] = batch.since
 
-    def _accepted(self, versions: Mapping[str, Version]) -> None:
-        for name, version in versions.items():
+    def _accepted(self, sent: _Unanswered) -> None:
+        for name, version in sent.versions.items():
             self._untold.discard(name)
-            fault = self._faults.get(name)
-            if fault and fault.version is not None:
-                del self._faults[name]
+            if name not in sent.stand_ins:
+                self._faults.pop(name, None)
             if version == _ABSENT:
                 self._held.pop(name, None)
             else:
                 self._held[name] = version
 
-    def _quarantine(self, name: str, fault: _Fault) -> None:
+    def _refused(self, name: str, version: Version, *, error: str, sent: _Unanswered) -> None:
+        if name in sent.stand_ins:
+            self._untold.discard(name)
+            return
+        self._quarantine(name, version, error=error)
+        if name not in self._held:
+            self._untold.add(name)
+            self._groups.appendleft(_Group(sent.since, [name], sent.removes))
+
+    def _quarantine(self, name: str, version: Version | None, *, error: str) -> _Fault:
+        fault = _Fault(version, error[:_MOST_OF_AN_ERROR])
         if self._faults.get(name) != fault:
             _log.warning("resource_quarantined", node=self._node, type=self.url, name=name, error=fault.error)
         self._faults[name] = fault
+        return fault
