@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from control_plane.stack.components import State
@@ -20,6 +21,9 @@ def killed() -> Iterator[Stack]:
         assert up.returncode == 0, up.stderr
         created = stack.bulkhead("tenants", "create", "org_1", "--json")
         assert created.returncode == 0, created.stderr
+        issue = ("tokens", "issue", "org_1", "--subject", "alice", "--scope", "certificates.read", "--ttl", "1h")
+        issued = stack.bulkhead(*issue, "--out", str(stack.dir / "alice.token"))
+        assert issued.returncode == 0, issued.stderr
         yield stack
         stack.bulkhead("down")
 
@@ -30,7 +34,13 @@ def tenants(stack: Stack) -> list[str]:
     return [tenant["name"] for tenant in json.loads(listed.stdout)["tenants"]]
 
 
-@pytest.mark.parametrize("name", ["postgres", "valkey", "control-plane", "certificates"])
+def reads_through_the_edge(stack: Stack) -> bool:
+    token = (stack.dir / "alice.token").read_text().strip()
+    url = f"http://{stack.endpoints['edge_http']}/api/v1/tenants/org_1/certificates"
+    return httpx.get(url, headers={"authorization": f"Bearer {token}"}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["postgres", "valkey", "control-plane", "certificates", "agent", "envoy"])
 def test_a_process_that_is_killed_is_started_again(name: str, killed: Stack) -> None:
     before = killed.pids()
     os.kill(before[name], signal.SIGKILL)
@@ -40,6 +50,7 @@ def test_a_process_that_is_killed_is_started_again(name: str, killed: Stack) -> 
 
     assert {part for part in before if before[part] != after[part]} == {name}
     assert tenants(killed) == ["tenants/org_1"]
+    killed.wait_until(lambda: reads_through_the_edge(killed))
 
 
 def test_a_second_up_says_that_a_lost_process_is_just_started_again(killed: Stack) -> None:
@@ -70,6 +81,18 @@ def test_up_right_after_everything_was_killed_brings_everything_back(killed: Sta
 
     assert up.returncode == 0, up.stderr
     assert tenants(killed) == ["tenants/org_1"]
+    killed.wait_until(lambda: reads_through_the_edge(killed))
+
+
+def test_the_edge_serves_on_while_the_control_plane_is_away(killed: Stack) -> None:
+    before = {name: pid for name, pid in killed.pids().items() if name in {"agent", "envoy"}}
+    os.kill(killed.pids()["control-plane"], signal.SIGKILL)
+    killed.wait_until(lambda: killed.status().state is State.RECOVERING)
+    served = reads_through_the_edge(killed)
+    killed.wait_ready()
+
+    assert served
+    assert before.items() <= killed.pids().items()
 
 
 def test_what_dies_again_and_again_stops_the_stack_with_a_reason() -> None:

@@ -12,6 +12,8 @@ from control_plane.stack.components import State
 from control_plane.stack.processes.locks import is_held
 from tests.fixtures.stack import Stack, empty_stack_dir
 
+COMPONENTS = ["postgres", "valkey", "control-plane", "certificates", "agent", "envoy"]
+
 
 @pytest.fixture
 def fresh() -> Iterator[Stack]:
@@ -33,7 +35,7 @@ def test_up_and_down_in_the_background(fresh: Stack) -> None:
     assert up.returncode == 0, up.stderr
     assert json.loads(up.stdout) == endpoints == status["endpoints"]
     assert status["state"] == "ready"
-    assert [part["name"] for part in status["components"]] == ["postgres", "valkey", "control-plane", "certificates"]
+    assert [part["name"] for part in status["components"]] == COMPONENTS
     assert "the control plane answers on " in up.stderr
     assert down.returncode == 0, down.stderr
     assert (again.returncode, again.stderr) == (0, f"no stack runs in {fresh.dir}\n")
@@ -62,7 +64,13 @@ def test_ctrl_c_ends_a_stack_in_order_and_it_is_where_it_was_next_time(fresh: St
 
     assert up.returncode == 0, talk
     assert json.loads(output) == first
-    assert [line for line in talk.splitlines() if "stopped" in line][-1].startswith("PostgreSQL stopped")
+    assert [line.partition(" stopped")[0] for line in talk.splitlines() if " stopped" in line] == [
+        "Envoy",
+        "the agent",
+        "the control plane and the certificate service",
+        "Valkey",
+        "PostgreSQL",
+    ]
     assert left == []
     assert again.returncode == 0, again.stderr
     assert fresh.endpoints == first
@@ -117,19 +125,22 @@ def test_what_is_in_the_state_directory_is_for_its_owner_alone(stack: Stack) -> 
     ]
 
     assert open_to_others == []
-    assert all(Path(path).is_absolute() for name, path in stack.endpoints.items() if not name.endswith("_grpc"))
+    paths = [value for name, value in stack.endpoints.items() if name.endswith(("_file", "_dir"))]
+    assert len(paths) == 4
+    assert all(Path(path).is_absolute() for path in paths)
 
 
 def test_no_process_listens_beyond_loopback(stack: Stack) -> None:
-    listening = [
-        connection.laddr.ip
+    # Each of Envoy's threads has sockets of its own, on the same ports.
+    listening = {
+        (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
         for process in stack.census()
         for connection in process.net_connections("inet")
         if connection.status == "LISTEN"
-    ]
+    }
 
-    assert len(listening) == 4
-    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    assert len(listening) == 7
+    assert {address for address, _ in listening} == {"127.0.0.1"}
 
 
 def test_it_runs_in_the_private_home_of_whoever_starts_it_from_a_deep_directory() -> None:
