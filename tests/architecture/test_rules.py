@@ -24,6 +24,8 @@ from bulkhead.v1 import rules_pb2
 from control_plane.serving.rules import PLATFORM_FILES, RuleError, load_rules
 
 ROOT: Final = Path(__file__).parents[2]
+# Spoken between processes alone, with client certificates: no REST path leads there, and what it changes is theirs.
+BETWEEN_PROCESSES: Final = "bulkhead.edge.v1"
 HTTP: Final[Any] = annotations_pb2.http  # typed as a plain descriptor, which is no key of an extension map
 
 
@@ -48,7 +50,10 @@ def oversights(method: MethodDescriptor) -> Iterator[str]:
     if not rule.tenant and {"name", "parent"} & set(method.input_type.fields_by_name):
         yield "takes a resource name, and does not say that its tenant is to be checked"
     verb = method.GetOptions().Extensions[HTTP].WhichOneof("pattern")
-    if verb is None:
+    if method.containing_service.file.package == BETWEEN_PROCESSES:
+        if set(rule.roles) != {rules_pb2.ROLE_EDGE}:
+            yield "is for edges, and others may call it"
+    elif verb is None:
         yield "has no path in the REST mapping"
     elif verb != "get" and rule.audit != rules_pb2.AUDIT_EFFECTS:
         yield "changes something, and leaves no entry in the audit log"
@@ -73,16 +78,17 @@ def test_an_rpc_has_a_servicer_method(method: MethodDescriptor) -> None:
     proto = service.file.name.removesuffix(".proto").replace("/", ".")
     generated = getattr(importlib.import_module(f"{proto}_pb2_grpc"), f"{service.name}Servicer")
     _import_servicers()
-    written = [cls for cls in generated.__subclasses__() if cls.__module__.startswith(("control_plane.", "ext_authz."))]
+    written = [cls for cls in generated.__subclasses__() if cls.__module__.startswith("control_plane.")]
+    is_written = inspect.isasyncgenfunction if method.server_streaming else inspect.iscoroutinefunction
 
     assert len(written) == 1, f"{service.full_name} is served by {len(written)} classes"
-    assert inspect.iscoroutinefunction(vars(written[0]).get(method.name))
+    assert is_written(vars(written[0]).get(method.name))
 
 
 def _import_servicers() -> None:
-    for package in ("control_plane", "ext_authz"):
-        for path in (ROOT / package).rglob("servicer.py"):
-            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    # What an agent relays to its workers is the same service once more, and has tests of its own.
+    for path in (ROOT / "control_plane").rglob("servicer.py"):
+        importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 # What a careless author could write into a service, and what the process answers instead of starting.

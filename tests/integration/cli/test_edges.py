@@ -15,7 +15,7 @@ LAGGING = edges_pb2.WaitAppliedResponse(revision=7, lagging=["edges/a", "edges/b
 TENANT = tenants_pb2.Tenant(name="tenants/org_1", edge_revision=7)
 TOKEN = tokens_pb2.Token(name="tenants/org_1/tokens/1", edge_revision=7)
 
-CHANGES = {
+CHANGES: dict[str, tuple[list[str], tenants_pb2.Tenant | tokens_pb2.Token]] = {
     "SuspendTenant": (["tenants", "suspend", "org_1"], TENANT),
     "ReactivateTenant": (["tenants", "reactivate", "org_1"], TENANT),
     "UpdateTenant": (["tenants", "update", "org_1", "--tier", "business"], TENANT),
@@ -66,7 +66,7 @@ def test_edges_are_listed_with_what_each_enforces(cli: Any) -> None:
     done = cli("edges", "list")
 
     assert [line.split() for line in done.out.splitlines()[:2]] == [
-        ["NAME", "LIVE", "REVISION", "PROXIES", "LAST", "SEEN"],
+        ["NAME", "LIVE", "REVISION", "PROXIES", "LAST", "SEEN", "TIME"],
         ["edges/a", "yes", "6", "1", "2026-01-02T00:00:00Z"],
     ]
 

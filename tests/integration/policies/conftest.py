@@ -26,7 +26,7 @@ from control_plane.postgres.directory import Directory
 from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
 from control_plane.serving.authorization import Authorization
 from control_plane.serving.call import Call
-from control_plane.serving.listeners import open_listener
+from control_plane.serving.listeners import AddServicers, TlsFiles, open_listener
 from control_plane.serving.principal import Principal, Role
 from control_plane.serving.reception import Reception
 from control_plane.serving.rules import load_rules
@@ -109,9 +109,6 @@ async def control(database: Database, publisher: Publisher, tmp_path: Path) -> A
     edges = Edges(database)
     reports = Reports(database, Denials(database, directory, touched=lambda _: None))
 
-    async def verify(token: str) -> Principal:
-        return Principal(subject=token, role=Role.PLATFORM_ADMIN)
-
     reception = Reception(
         load_rules(),
         database,
@@ -126,21 +123,8 @@ async def control(database: Database, publisher: Publisher, tmp_path: Path) -> A
         policies_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
         edges_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(edges), server)
 
-    servers, ports = [], []
-    for authentication, with_certificates in (
-        (BearerAuthentication(verify), False),
-        (ServiceAuthentication({"billing": frozenset()}, bytes(32)), True),
-    ):
-        server, port = open_listener(
-            "127.0.0.1:0",
-            tls,
-            interceptors=(reception, authentication, Authorization(directory)),
-            add_servicers=add,
-            client_certificates=with_certificates,
-        )
-        await server.start()
-        servers.append(server)
-        ports.append(port)
+    interceptors = (reception, Authorization(directory))
+    servers, ports = await _listeners(tls, interceptors, add)
     task = asyncio.create_task(edges.run())
     yield Control(
         database=database,
@@ -148,7 +132,7 @@ async def control(database: Database, publisher: Publisher, tmp_path: Path) -> A
         edges=edges,
         authority=authority,
         issue=issue,
-        ports=(ports[0], ports[1]),
+        ports=ports,
         denied=denied,
     )
     publisher.close()
@@ -156,3 +140,32 @@ async def control(database: Database, publisher: Publisher, tmp_path: Path) -> A
         await server.stop(None)
     task.cancel()
     await asyncio.wait([task])
+
+
+async def _verify(token: str) -> Principal:
+    return Principal(subject=token, role=Role.PLATFORM_ADMIN)
+
+
+async def _listeners(
+    tls: TlsFiles, interceptors: tuple[Reception, Authorization], add: AddServicers
+) -> tuple[list[grpc.aio.Server], tuple[int, int]]:
+    """Start a listener for tokens, and one for certificates."""
+    reception, authorization = interceptors
+    for_tokens, token_port = open_listener(
+        "127.0.0.1:0",
+        tls,
+        interceptors=(reception, BearerAuthentication(_verify), authorization),
+        add_servicers=add,
+        client_certificates=False,
+    )
+    for_services, service_port = open_listener(
+        "127.0.0.1:0",
+        tls,
+        interceptors=(reception, ServiceAuthentication({"billing": frozenset()}, bytes(32)), authorization),
+        add_servicers=add,
+        client_certificates=True,
+    )
+    servers = [for_tokens, for_services]
+    for server in servers:
+        await server.start()
+    return servers, (token_port, service_port)

@@ -1,11 +1,18 @@
 """A follower of the policies, as simple as can be."""
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from bulkhead.edge.v1 import policies_pb2
+
+if TYPE_CHECKING:
+    from tests.integration.policies.conftest import Control
+
+NOTHING = policies_pb2.FollowPoliciesRequest()
 
 
 class Following:
@@ -62,3 +69,14 @@ class Following:
         if not done:
             self._pending = reading
         return not done
+
+
+@asynccontextmanager
+async def following(
+    control: "Control", request: policies_pb2.FollowPoliciesRequest = NOTHING, *, edge: str = "edge-1"
+) -> AsyncIterator[Following]:
+    """Follow from where the request says."""
+    async with control.policies(edge) as stub:
+        call = stub.FollowPolicies(request)
+        yield Following(call)
+        call.cancel()
