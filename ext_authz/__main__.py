@@ -71,9 +71,9 @@ def _bootstrap(settings: EdgeSettings, _: argparse.Namespace) -> int:
 
 
 def _render(settings: EdgeSettings, arguments: argparse.Namespace) -> int:
-    from ext_authz.xds.resources import render  # noqa: PLC0415
+    from ext_authz.xds.resources.render import main as render  # noqa: PLC0415
 
-    return render.main(settings, arguments.tenant, "json" if arguments.json else "text")
+    return render(settings, arguments.tenant, "json" if arguments.json else "text")
 
 
 if __name__ == "__main__":

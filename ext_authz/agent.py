@@ -82,7 +82,7 @@ class Agent:
         Raises:
             RuntimeError: when a socket cannot be listened on.
         """
-        await asyncio.to_thread(self._copy.tidy)
+        await asyncio.to_thread(self._copy.prepare)
         if change := await asyncio.to_thread(self._copy.read):
             self._take(change)
             _log.info(

@@ -56,8 +56,9 @@ class LastGoodCopy:
         self._written: tuple[str, int] | None = None
         self._vouched: datetime | None = None
 
-    def tidy(self) -> None:
-        """Take away what a writer before this one left half written. Blocks."""
+    def prepare(self) -> None:
+        """Make the directory, and take away what a writer before this one left half written. Blocks."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for half in self._folder.glob(".policies.*.new"):
             half.unlink(missing_ok=True)
 

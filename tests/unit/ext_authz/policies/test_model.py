@@ -1,0 +1,146 @@
+"""An index finds every tenant by all that is its own, after any history, and never changes."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ext_authz.policies.model import Change, Index, State, TenantPolicy
+from tests.fixtures.edge_policies import DOMAIN, FEED, NOW, change, policy
+
+HOSTS = [f"h{number}.example.net" for number in range(6)]
+NUMBERS = st.integers(1, 5)
+# More than there are tenants, so that some move.
+OWNED = st.lists(st.tuples(NUMBERS, st.sampled_from(State)), min_size=1, max_size=4)
+
+
+def contents(index: Index) -> tuple[Any, ...]:
+    return (
+        index.feed,
+        index.revision,
+        index.as_of,
+        dict(index.by_id),
+        dict(index.by_host),
+        dict(index.by_kid),
+        dict(index.revoked),
+    )
+
+
+class History(RuleBasedStateMachine):
+    """Changes one after the other, against what is there worked out from nothing each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index = Index(domain=DOMAIN)
+        self.revision = 0
+        self.feed = FEED
+        self.now = NOW
+        self.tenants: dict[str, TenantPolicy] = {}
+        self.revoked: dict[UUID, datetime] = {}
+        self.before: list[tuple[Index, tuple[Any, ...]]] = []
+
+    @rule(owned=OWNED, data=st.data(), snapshot=st.booleans())
+    def tenants_change(self, owned: list[tuple[int, State]], data: st.DataObject, *, snapshot: bool) -> None:
+        self.revision += 1
+        if snapshot:
+            self.tenants, self.revoked = {}, {}
+        changing = {f"org_{number}" for number, _ in owned}
+        taken = {host for name, held in self.tenants.items() if name not in changing for host in held.domains}
+        free = data.draw(st.permutations([host for host in HOSTS if host not in taken]))
+        policies = []
+        for position, (number, state) in enumerate(owned):
+            # A host is nobody else's at the end; on the way there it may be in two versions of one tenant.
+            mine = [host for at, host in enumerate(free) if at % 5 == number - 1]
+            domains = data.draw(st.lists(st.sampled_from(mine), unique=True)) if mine else []
+            kids = [number * 10 + data.draw(st.integers(0, 2)), 1000 * self.revision + position]
+            policies.append(policy(number, revision=self.revision, state=state, domains=domains, kids=kids))
+        self.tenants |= {held.tenant_id: held for held in policies}
+        self.apply(change(*policies, feed=self.feed, revision=self.revision, snapshot=snapshot, as_of=self.now))
+
+    @rule(token=st.integers(1, 9), lives_s=st.integers(-5, 50))
+    def a_token_is_revoked(self, token: int, lives_s: int) -> None:
+        self.revision += 1
+        revocation = {UUID(int=token): self.now + timedelta(seconds=lives_s)}
+        self.revoked |= revocation
+        self.apply(change(feed=self.feed, revision=self.revision, revocations=revocation, as_of=self.now))
+
+    @rule(seconds=st.integers(1, 30))
+    def nothing_changes_but_the_time(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.apply(change(feed=self.feed, revision=self.revision, as_of=self.now))
+
+    @initialize()
+    def a_feed_begins(self) -> None:
+        self.another_feed_begins_anew()
+
+    @rule()
+    def another_feed_begins_anew(self) -> None:
+        self.feed += "'"
+        self.revision, self.tenants, self.revoked = 1, {}, {}
+        self.apply(change(feed=self.feed, revision=1, snapshot=True, as_of=self.now))
+
+    def apply(self, news: Change) -> None:
+        assert self.index.refusal(news) is None
+
+        self.before.append((self.index, contents(self.index)))
+        self.index = self.index.after(news)
+
+    @invariant()
+    def every_tenant_is_found_by_all_that_is_its_own_and_by_nothing_else(self) -> None:
+        tenants = self.tenants.values()
+
+        assert self.index.by_id == self.tenants
+        assert self.index.by_host == {host: held for held in tenants for host in held.hosts(DOMAIN)}
+        assert self.index.by_kid == {kid: held for held in tenants for kid in held.token_keys}
+        assert (self.index.feed, self.index.revision) == (self.feed, self.revision)
+
+    @invariant()
+    def a_revocation_is_held_until_its_token_has_expired(self) -> None:
+        living = {token: until for token, until in self.revoked.items() if until > self.now}
+        held: Mapping[UUID, datetime] = self.index.revoked
+
+        assert living.items() <= held.items() <= self.revoked.items()
+
+    @invariant()
+    def indexes_of_before_are_as_they_were(self) -> None:
+        assert all(contents(index) == was for index, was in self.before)
+
+
+TestHistory = History.TestCase
+
+
+def test_a_host_that_moves_leads_to_its_new_tenant_whichever_comes_first() -> None:
+    first = Index(domain=DOMAIN).after(change(policy(1, domains=["a.net"]), policy(2), revision=1, snapshot=True))
+    giver, taker = policy(1, revision=2), policy(2, revision=2, domains=["a.net"])
+
+    for pair in ((giver, taker), (taker, giver)):
+        assert first.after(change(*pair, revision=2)).by_host["a.net"] is taker
+
+
+def test_hosts_that_change_places_lead_to_their_new_tenants() -> None:
+    first = Index(domain=DOMAIN).after(
+        change(policy(1, domains=["a.net"]), policy(2, domains=["b.net"]), revision=1, snapshot=True)
+    )
+    one, two = policy(1, revision=2, domains=["b.net"]), policy(2, revision=2, domains=["a.net"])
+    after = first.after(change(one, two, revision=2))
+
+    assert (after.by_host["a.net"], after.by_host["b.net"]) == (two, one)
+
+
+def test_a_change_that_goes_back_is_refused() -> None:
+    index = Index(domain=DOMAIN).after(change(policy(1), revision=5, snapshot=True))
+
+    assert index.refusal(change(policy(1), revision=4)) == "it goes back from revision 5 to 4"
+    assert index.refusal(change(policy(1), revision=4, snapshot=True)) is not None
+    assert index.refusal(change(revision=5)) is None
+
+
+def test_another_feed_is_taken_whole_or_not_at_all() -> None:
+    index = Index(domain=DOMAIN).after(change(policy(1), revision=5, snapshot=True))
+
+    assert index.refusal(change(policy(1), feed="feed-2", revision=6)) == "it continues a feed that is not held"
+    assert index.refusal(change(policy(1), feed="feed-2", revision=1, snapshot=True)) is None
+    assert index.refusal(change(policy(1), feed="", revision=6, snapshot=True)) == "it belongs to no feed"
