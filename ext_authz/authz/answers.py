@@ -6,6 +6,7 @@ in one place, so that nothing tells them apart.
 
 import json
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -24,6 +25,7 @@ _CODES: Final = {
     429: code_pb2.RESOURCE_EXHAUSTED,
     503: code_pb2.UNAVAILABLE,
 }
+_POLICY, _RATE = "ratelimit-policy", "ratelimit"
 _WINDOW_S: Final = 60
 # What was meant for us, and what upstream could take for more than it is.
 _REMOVED: Final = ("authorization", "x-tenant-id", "x-bulkhead-tenant")
@@ -38,14 +40,11 @@ STRANGER: Final = check_pb2.CheckResponse(
 
 def admitted(signed_context: str, *, limit: int, taken: Taken) -> bytes:
     """Let the request through with its signed context."""
-    response = check_pb2.CheckResponse(
-        status=status_pb2.Status(code=code_pb2.OK),
-        ok_response=check_pb2.OkHttpResponse(
-            headers=_headers({context.HEADER: signed_context}),
-            headers_to_remove=_REMOVED,
-            response_headers_to_add=_headers(_rate_fields(limit, taken)),
-        ),
-    )
+    response = check_pb2.CheckResponse.FromString(_ADMITTED)
+    response.ok_response.headers[0].header.value = signed_context
+    fields = _rate_fields(limit, taken)
+    for field in response.ok_response.response_headers_to_add:
+        field.header.value = fields[field.header.key]
     return response.SerializeToString()
 
 
@@ -57,7 +56,7 @@ def limited(asked: Asked, *, limit: int, taken: Taken) -> bytes:
     return refusal(asked, refused, more=_rate_fields(limit, taken))
 
 
-def refusal(asked: Asked, refused: Refused, *, more: dict[str, str] | None = None) -> bytes:
+def refusal(asked: Asked, refused: Refused, *, more: Mapping[str, str] | None = None) -> bytes:
     """Refuse the request, and say why: as a problem (RFC 9457), or as the message of a gRPC status."""
     headers = {"x-bulkhead-reason": refused.code, **(more or {})}
     if refused.retry_after_s is not None:
@@ -96,8 +95,8 @@ def _problem(asked: Asked, refused: Refused) -> str:
 def _rate_fields(limit: int, taken: Taken) -> dict[str, str]:
     """Write the fields of draft-ietf-httpapi-ratelimit-headers-11."""
     return {
-        "ratelimit-policy": f'"minute";q={limit};w={_WINDOW_S}',
-        "ratelimit": f'"minute";r={taken.remaining};t={_whole_seconds(taken)}',
+        _POLICY: f'"minute";q={limit};w={_WINDOW_S}',
+        _RATE: f'"minute";r={taken.remaining};t={_whole_seconds(taken)}',
     }
 
 
@@ -106,8 +105,19 @@ def _whole_seconds(taken: Taken) -> int:
     return max(1, math.ceil(taken.reset_s))
 
 
-def _headers(values: dict[str, str]) -> list[check_pb2.HeaderValueOption]:
+def _headers(values: Mapping[str, str]) -> list[check_pb2.HeaderValueOption]:
     return [
         check_pb2.HeaderValueOption(header=check_pb2.HeaderValue(key=key, value=value), append_action=_OVERWRITE)
         for key, value in values.items()
     ]
+
+
+# What all admissions have in common, made once; the values are set in it.
+_ADMITTED: Final = check_pb2.CheckResponse(
+    status=status_pb2.Status(code=code_pb2.OK),
+    ok_response=check_pb2.OkHttpResponse(
+        headers=_headers({context.HEADER: ""}),
+        headers_to_remove=_REMOVED,
+        response_headers_to_add=_headers({_POLICY: "", _RATE: ""}),
+    ),
+).SerializeToString()

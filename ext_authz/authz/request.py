@@ -8,6 +8,7 @@ The path is the one that Envoy normalised and routes by; one that still is in no
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -28,17 +29,18 @@ _READ: Final = {
 _OURS: Final = "x-bulkhead-"
 
 # As in RFC 3986, but without `;` and `%`: no id of ours needs them, and servers differ in what they make of them.
-_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~!$&'()*+,=:@-]+)+")
+_PATH: Final = re.compile(rb"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~!$&'()*+,=:@-]+)+")
 # A `#` would begin what no server is sent.
-_QUERY: Final = re.compile(r"[!\"$-~]*")
-_TENANT_PATH: Final = re.compile(r"/api/v1/tenants/([^/]+)")
-_BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] ([A-Za-z0-9_.-]+)")
+_QUERY: Final = re.compile(rb"[!\"$-~]*")
+_TENANTS: Final = "/api/v1/tenants/"
+_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] ([A-Za-z0-9_.-]+)")
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _PORT: Final = re.compile(r":[0-9]{1,5}\Z")
-_SCOPE: Final = re.compile(r"(id|host):(.+)")
-_GRPC: Final = frozenset({"application/grpc", "application/grpc+proto"})
-_LONGEST_HOST: Final = 255
+_GRPC: Final = frozenset({b"application/grpc", b"application/grpc+proto"})
+# With a port.
+_LONGEST_NAME: Final = 260
+_MOST_REMEMBERED: Final = 10_000
 _LONGEST_REQUEST_ID: Final = 128
 
 
@@ -87,32 +89,32 @@ class _Reading:
     def note(self, fault: str) -> None:
         self.fault = self.fault or fault
 
-    def take_tenant_id(self, place: str, text: str | None) -> None:
-        if text is None or tenant_id_violation(text) is not None:
+    def take_tenant_id(self, place: str, raw: bytes) -> None:
+        tenant_id = _tenant_id(raw) if len(raw) <= _LONGEST_NAME else None
+        if tenant_id is None:
             self.note("MALFORMED_CLAIM")
             return
-        self.tenant_ids[place] = text
+        self.tenant_ids[place] = tenant_id
         self.names_tenant = True
 
-    def take_host(self, place: str, text: str | None, *, port: bool = False) -> None:
-        host = _host(text, port=port) if text is not None else None
+    def take_host(self, place: str, raw: bytes) -> None:
+        host = _host(raw) if len(raw) <= _LONGEST_NAME else ""
         if host in self.shared_hosts:
             return
-        if host is None or len(host) > _LONGEST_HOST or not _NAME.fullmatch(host):
+        if not _NAME.fullmatch(host):
             self.note("MALFORMED_CLAIM")
             return
         self.hosts[place] = host
         self.names_tenant = self.names_tenant or place != "sni"
 
-    def take_scope(self, text: str | None) -> None:
+    def take_scope(self, raw: bytes) -> None:
         """Take what our own Lua filter has found, by which the request's routes were selected."""
-        read = _SCOPE.fullmatch(text or "")
-        if read is None:
-            self.note("MALFORMED_CLAIM")
-        elif read[1] == "id":
-            self.take_tenant_id("scope", read[2])
+        if raw.startswith(b"id:"):
+            self.take_tenant_id("scope", raw[3:])
+        elif raw.startswith(b"host:"):
+            self.take_host("scope", raw[5:])
         else:
-            self.take_host("scope", read[2])
+            self.note("MALFORMED_CLAIM")
 
 
 def read_request(request: check_pb2.CheckRequest, shared_hosts: Collection[str]) -> Asked:
@@ -130,14 +132,14 @@ def read_request(request: check_pb2.CheckRequest, shared_hosts: Collection[str])
     path, query_names = _target(http.path, reading)
     _take_claims(headers, path, reading)
     if attributes.HasField("tls_session") and attributes.tls_session.sni:
-        reading.take_host("sni", _text(attributes.tls_session.sni))
+        reading.take_host("sni", attributes.tls_session.sni)
     if attributes.source.principal and not attributes.source.certificate:
         reading.note("CERTIFICATE_MISSING")
     return Asked(
-        http_method=_text(http.method) or "",
+        http_method=http.method.decode("latin-1"),
         path=path,
         query_names=query_names,
-        wire=_wire(headers.get("content-type"), reading),
+        wire=_wire(headers.get("content-type")),
         tenant_ids=reading.tenant_ids,
         hosts=reading.hosts,
         names_tenant=reading.names_tenant,
@@ -172,50 +174,55 @@ def _headers(sent: check_pb2.HeaderMap, reading: _Reading) -> dict[str, bytes]:
 
 
 def _take_claims(headers: Mapping[str, bytes], path: str, reading: _Reading) -> None:
-    if (named := _TENANT_PATH.match(path)) is not None:
-        reading.take_tenant_id("path", named[1])
+    if path.startswith(_TENANTS):
+        reading.take_tenant_id("path", path[len(_TENANTS) :].partition("/")[0].encode())
     if (tenant := headers.get("x-tenant-id")) is not None:
-        reading.take_tenant_id("header", _text(tenant))
+        reading.take_tenant_id("header", tenant)
     if (scope := headers.get("x-bulkhead-tenant")) is not None:
-        reading.take_scope(_text(scope))
-    reading.take_host("host", _text(headers[_HOST]), port=True)
+        reading.take_scope(scope)
+    reading.take_host("host", headers[_HOST])
 
 
 def _target(raw: bytes, reading: _Reading) -> tuple[str, Collection[str]]:
     """Return the path, empty where it is not canonical, and the names of the query's parameters."""
-    path, _, query = (_text(raw) or "").partition("?")
+    path, _, query = raw.partition(b"?")
     if not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
         reading.note("MALFORMED_PATH")
         return "", ()
     if not query:
-        return path, ()
-    return path, frozenset(unquote_plus(part.partition("=")[0]) for part in query.split("&"))
+        return path.decode(), ()
+    return path.decode(), frozenset(unquote_plus(part.partition("=")[0]) for part in query.decode().split("&"))
 
 
 def _token(raw: bytes | None, reading: _Reading) -> str:
     if raw is None:
         return ""
-    read = _BEARER.fullmatch(_text(raw) or "")
+    read = _BEARER.fullmatch(raw)
     if read is None:
         reading.note("MALFORMED_CREDENTIAL")
         return ""
-    return read[1]
+    return read[1].decode()
 
 
-def _wire(raw: bytes | None, reading: _Reading) -> Wire:
+def _wire(content_type: bytes | None) -> Wire:
     """Tell gRPC from the rest as Envoy does."""
-    content_type = _text(raw) if raw is not None else ""
-    if content_type is None:
-        reading.note("MALFORMED_CLAIM")
-        return Wire.OTHER
     if content_type in _GRPC:
         return Wire.GRPC
-    return Wire.OTHER if content_type.startswith("application/grpc+") else Wire.HTTP
+    return Wire.OTHER if content_type is not None and content_type.startswith(b"application/grpc+") else Wire.HTTP
 
 
-def _host(text: str, *, port: bool) -> str:
+@lru_cache(_MOST_REMEMBERED)
+def _tenant_id(raw: bytes) -> str | None:
+    text = raw.decode("latin-1")
+    return text if tenant_id_violation(text) is None else None
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _host(raw: bytes) -> str:
     """Return a host as hosts are compared: without one port and one trailing dot, in lower case."""
-    return (_PORT.sub("", text, count=1) if port else text).removesuffix(".").lower()
+    text = raw.decode("latin-1")
+    # Outside of ASCII, what is lower case is a matter of opinion.
+    return _PORT.sub("", text, count=1).removesuffix(".").lower() if text.isascii() else ""
 
 
 def _epoch(extensions: Mapping[str, str]) -> int:
@@ -226,11 +233,5 @@ def _epoch(extensions: Mapping[str, str]) -> int:
 
 
 def _request_id(raw: bytes) -> str:
-    text = _text(raw) or ""
-    return text if len(text) <= _LONGEST_REQUEST_ID else ""
-
-
-def _text(raw: bytes) -> str | None:
-    """Return what is printable ASCII throughout; None for anything else."""
     text = raw.decode("latin-1")
-    return text if text.isascii() and text.isprintable() else None
+    return text if len(text) <= _LONGEST_REQUEST_ID and text.isascii() and text.isprintable() else ""

@@ -1,8 +1,9 @@
 """One connection to Valkey for many small commands, each answered by one line.
 
-A client library spends ten times what the command itself costs. Here, all commands of one turn of the event loop go out
-in one write, and an answer is a line that is handed to whoever waits longest. A server that says nothing for a tenth of
-a second counts as gone, and the connection is given up as a whole: nobody waits any more for what it may still answer.
+A client library spends ten times what the command itself costs. Here, an answer is a line that is handed to whoever
+waits longest, and a command goes out at once where none is on its way, else with all that come until the last one is
+answered: the busier the worker, the fewer its writes and reads. A server that says nothing for a tenth of a second
+counts as gone, and the connection is given up as a whole: nobody waits any more for what it may still answer.
 """
 
 import asyncio
@@ -45,7 +46,8 @@ class LineConnection(asyncio.Protocol):
         """
         if self.gone.done():
             raise ConnectionGoneError
-        if not self._unsent:
+        if not self._waiting:
+            # Not now: others may ask in the same turn of the loop.
             self._loop.call_soon(self._flush)
         self._unsent.append(command)
         answer: asyncio.Future[bytes] = self._loop.create_future()
@@ -83,6 +85,8 @@ class LineConnection(asyncio.Protocol):
             # Whoever asked may have gone.
             if not answer.done():
                 answer.set_result(line)
+        if len(self._waiting) == len(self._unsent):
+            self._flush()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
