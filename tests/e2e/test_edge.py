@@ -223,7 +223,7 @@ def test_the_demo_shows_what_it_is_about_and_leaves_its_tenants_as_they_were(sta
         assert shown["cross_tenant"]["alike"] is True
         assert shown["suspension"]["applied_ms"] > 0
         assert (shown["flood"]["sent"], shown["flood"]["admitted"]) == (60, 20)
-        assert 0 < shown["flood"]["retry_after"] <= 60
+        assert 0 < shown["flood"]["retry_after_s"] <= 60
     assert [(tenant["state"], tenant["requests_per_minute"]) for tenant in after] == [("ACTIVE", 0), ("ACTIVE", 0)]
 
 

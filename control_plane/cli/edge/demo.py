@@ -38,7 +38,10 @@ def demo(context: typer.Context, *, as_json: AsJson = False) -> None:
                     scenes.cross_tenant,
                     f"{other.tenant_id}'s certificates are refused like those of a tenant that does not exist",
                 ),
-                "suspension": (scenes.suspension, f"{tenant.tenant_id} is suspended: its next request is refused"),
+                "suspension": (
+                    scenes.suspension,
+                    f"{tenant.tenant_id} is suspended; measured from SuspendTenant's answer",
+                ),
                 "flood": (scenes.flood, f"a flood of {other.tenant_id}'s requests is cut to its limit"),
             },
             aloud=not as_json,
@@ -63,13 +66,18 @@ def _play(stage: "Stage", scenes: _Scenes, *, aloud: bool) -> Message:
 def _tell(title: str, seen: Message) -> None:
     coloured = output.coloured(sys.stdout)
     output.put(f"\x1b[1m{title}\x1b[0m" if coloured else title)
-    facts = {name: value for name, value in seen.items() if name != "requests"}
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        output.put(f"   {name:{width}}  {output.plain(value)}")
+    facts = [_fact(name, value) for name, value in seen.items() if name != "requests"]
+    for line in output.aligned(facts):
+        output.put(f"   {line}")
     for request in seen["requests"]:
         line = f"{request['method']:4} {request['path']}  {request['status']}  {request['milliseconds']} ms"
         output.put(f"   \x1b[2m{output.plain(line)}\x1b[0m" if coloured else f"   {output.plain(line)}")
+
+
+def _fact(name: str, value: object) -> tuple[str, str]:
+    """Say a field for people, its unit with its value."""
+    unit = next((unit for unit in ("ms", "s") if name.endswith(f"_{unit}")), "")
+    return name.removesuffix(f"_{unit}").replace("_", " "), f"{output.plain(value)} {unit}".rstrip()
 
 
 @contextmanager

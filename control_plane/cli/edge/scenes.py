@@ -27,7 +27,7 @@ _KNOCKS_EVERY_S: Final = 0.004
 _ADMITTED: Final = 20
 _SENT: Final = 60
 # A minute that is about to end would give its requests back in the middle of the scene.
-_ENOUGH_OF_A_MINUTE_S: Final = 5.0
+_ENOUGH_OF_A_MINUTE_S: Final = 10.0
 _NOBODY: Final = "nobody-has-this-name"
 
 
@@ -106,8 +106,8 @@ def flood(stage: Stage) -> Message:
         "sent": _SENT,
         "admitted": statuses[_OK],
         "refused": statuses[_TOO_MANY],
-        "retry_after": int(last.headers["retry-after"]),
-        "limit_afterwards": limit,
+        "retry_after_s": int(last.headers["retry-after"]),
+        "limit_put_back_to": limit,
         "requests": [_told(last)],
     }
 
