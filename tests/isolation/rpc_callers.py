@@ -28,11 +28,13 @@ from control_plane.ids import TenantId
 from control_plane.serving import context as tenant_context
 from control_plane.serving.principal import Role
 from control_plane.settings import ListenerSettings, Settings
+from control_plane.stack.edge.identities import AGENT
 from control_plane.tokens.platform import PlatformIssuer
-from tests.isolation.rpc_requests import METHODS, Target, rule, signing_request
+from tests.isolation.rpc_requests import METHODS, Target, path, rule, signing_request
 
 SCOPES: Final = frozenset(rule(method).scope for method in METHODS) - {""}
 CERTIFICATES: Final = "bulkhead.v1.CertificateService"
+STREAMING: Final = frozenset(path(method) for method in METHODS if method.server_streaming)
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -47,6 +49,17 @@ class Caller:
     scopes: frozenset[str] = frozenset()
     # Whether it comes with a client certificate, through the listener for internal services.
     is_internal: bool = False
+    # Whether that certificate is an edge's.
+    is_edge: bool = False
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether there is no credential at all."""
+        return not self.metadata and not self.is_internal
+
+
+# Its certificate is all that it shows.
+EDGES: Final = {"edge": Caller(role=rules_pb2.ROLE_EDGE, metadata=(), is_internal=True, is_edge=True)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +97,8 @@ class World:
     callers: Mapping[str, Caller]
     # By whether the caller is internal and whether the service is that of certificates.
     channels: Mapping[tuple[bool, bool], grpc.Channel]
+    # An edge's, by whether the service is that of certificates.
+    edge_channels: Mapping[bool, grpc.Channel]
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -93,13 +108,33 @@ class World:
     def ask(self, caller: str, method: str, message: Message, *, appended: bytes = b"") -> Answer:
         """Send the message, with `appended` bytes after it, and keep all that comes back."""
         who = self.callers[caller]
-        channel = self.channels[who.is_internal, method.startswith(f"/{CERTIFICATES}/")]
-        send: Any = channel.unary_unary(method, request_serializer=lambda asked: asked.SerializeToString() + appended)
+        of_certificates = method.startswith(f"/{CERTIFICATES}/")
+        channel = (
+            self.edge_channels[of_certificates] if who.is_edge else self.channels[who.is_internal, of_certificates]
+        )
+
+        def serialize(asked: Message) -> bytes:
+            return asked.SerializeToString() + appended
+
+        if method in STREAMING:
+            return _first_answer(channel.unary_stream(method, request_serializer=serialize), message, who.metadata)
+        send: Any = channel.unary_unary(method, request_serializer=serialize)
         try:
             body, call = send.with_call(message, metadata=who.metadata, timeout=30)
         except grpc.RpcError as error:
             body, call = b"", error
         return _answer(body, call)
+
+
+def _first_answer(send: Any, message: Message, metadata: Metadata) -> Answer:
+    """Keep what a stream begins with: a first message is as good as an OK, since it has no end to wait for."""
+    call = send(message, metadata=metadata, timeout=30)
+    try:
+        body = next(call)
+    except grpc.RpcError as error:
+        return _answer(b"", error)
+    call.cancel()
+    return Answer(code="OK", text="", headers=(), trailers=(), body=body)
 
 
 def _answer(body: bytes, call: Any) -> Answer:
@@ -126,6 +161,10 @@ def open_world(state_dir: Path) -> Iterator[World]:
             for certificates, listener in services.items()
             for internal in (False, True)
         }
+        edge_channels = {
+            certificates: stack.enter_context(_edge_channel(settings, listener))
+            for certificates, listener in services.items()
+        }
         admin: Metadata = (_bearer(settings.admin_token_file.read_text().strip()),)
         founder = _Founder(channels, admin)
         own, foreign, suspended = (founder.tenant(kind) for kind in ("own", "foreign", "suspended"))
@@ -135,8 +174,9 @@ def open_world(state_dir: Path) -> Iterator[World]:
             foreign=foreign,
             suspended=suspended,
             absent=Target(tenant=f"absent_{secrets.token_hex(4)}", resources={name: uuid4() for name in own.resources}),
-            callers=_platform_callers(settings, admin) | founder.callers(own) | _service_callers(settings, own),
+            callers=_platform_callers(settings, admin) | founder.callers(own) | _service_callers(settings, own) | EDGES,
             channels=channels,
+            edge_channels=edge_channels,
         )
 
 
@@ -150,12 +190,19 @@ def _channel(settings: Settings, listener: ListenerSettings, *, internal: bool) 
     return grpc.secure_channel(listener.internal_listen, mutual)
 
 
+def _edge_channel(settings: Settings, listener: ListenerSettings) -> grpc.Channel:
+    """Connect as the stack's own agent."""
+    folder = settings.ca_file.parent
+    key, certificate = ((folder / f"{AGENT.name}{suffix}").read_bytes() for suffix in (".key", ".pem"))
+    mutual = grpc.ssl_channel_credentials(settings.ca_file.read_bytes(), key, certificate)
+    return grpc.secure_channel(listener.internal_listen, mutual)
+
+
 def _bearer(token: str) -> tuple[str, str]:
     return "authorization", f"Bearer {token}"
 
 
 def _platform_callers(settings: Settings, admin: Metadata) -> dict[str, Caller]:
-    # An edge is not among them: nothing issues its credentials, and nothing accepts them.
     issuer = PlatformIssuer.load_or_create(settings.secrets_dir / "platform-tokens.key")
 
     def token(role: Role) -> Metadata:

@@ -103,6 +103,15 @@ def _signing_request(message: Any) -> None:
     message.validate_only = True
 
 
+def _impossible_revision(message: Any) -> None:
+    message.revision = -1
+
+
+def _empty_report(message: Any) -> None:
+    message.reporter = "00000000-0000-0000-0000-00000000000a"
+    message.sequence = 1
+
+
 def signing_request(common_name: str) -> str:
     """Make a PKCS#10 request in PEM, with a new key."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
@@ -121,4 +130,6 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "IssueToken": _token,
     "RedeemEnrolmentToken": _wrong_enrolment_token,
     "IssueCertificate": _signing_request,
+    "AcknowledgePolicies": _impossible_revision,
+    "ReportDecisions": _empty_report,
 }
