@@ -21,7 +21,7 @@ from control_plane.serving.rules import RuleError, load_rules, role_number
 
 _KINDS: Final = ("get", "put", "post", "delete", "patch")
 # `/api/v1/{name=tenants/*/certificates/*}:revoke`
-_VARIABLE: Final = re.compile(r"\{\w+=([^{}]+)\}")
+_VARIABLE: Final = re.compile(r"\{[\w.]+=([^{}]+)\}")
 _TEMPLATE: Final = re.compile(r"((?:/[\w.\-*]+)+)(?::(\w+))?", re.ASCII)
 
 
