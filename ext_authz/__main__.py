@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _agent(settings: EdgeSettings, _: argparse.Namespace) -> int:
-    from ext_authz import agent  # noqa: PLC0415
+    from ext_authz import agent  # noqa: PLC0415 not loaded unless needed
 
     try:
         agent.run(settings)
@@ -57,21 +57,21 @@ def _agent(settings: EdgeSettings, _: argparse.Namespace) -> int:
 
 
 def _worker(settings: EdgeSettings, arguments: argparse.Namespace) -> int:
-    from ext_authz import worker  # noqa: PLC0415
+    from ext_authz import worker  # noqa: PLC0415 not loaded unless needed
 
     worker.run(settings, arguments.number)
     return 0
 
 
 def _bootstrap(settings: EdgeSettings, _: argparse.Namespace) -> int:
-    from ext_authz.envoys import write_bootstrap  # noqa: PLC0415
+    from ext_authz.envoys import write_bootstrap  # noqa: PLC0415 not loaded unless needed
 
     write_bootstrap(settings)
     return 0
 
 
 def _render(settings: EdgeSettings, arguments: argparse.Namespace) -> int:
-    from ext_authz.xds.resources.render import main as render  # noqa: PLC0415
+    from ext_authz.xds.resources.render import main as render  # noqa: PLC0415 not loaded unless needed
 
     return render(settings, arguments.tenant, "json" if arguments.json else "text")
 

@@ -192,7 +192,7 @@ def run(settings: EdgeSettings) -> None:
     """Run the agent of a state directory until told to stop.
 
     Raises:
-        AgentError: when another one runs there, or a key cannot be used.
+        AgentError: when another one runs there, or a key or a certificate cannot be used.
     """
     import uvloop  # noqa: PLC0415 only an agent that runs needs it
 
@@ -212,9 +212,12 @@ async def _run(settings: EdgeSettings, key: bytes) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    from ext_authz.envoys import open_envoys  # noqa: PLC0415 what joins the parts is tested without Envoy's messages
+    from ext_authz import envoys  # noqa: PLC0415 what joins the parts is tested without Envoy's messages
 
-    proxies = await open_envoys(settings)
+    try:
+        proxies = await envoys.open_envoys(settings)
+    except envoys.UnusableError as error:
+        raise AgentError(str(error)) from error
     channel = partial(
         secure_channel,
         settings.control_plane,

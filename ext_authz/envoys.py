@@ -9,14 +9,18 @@ from typing import Final
 import grpc
 
 from control_plane import private_file
-from ext_authz.settings import EdgeSettings
+from ext_authz.settings import EdgeSettings, SettingsError
 from ext_authz.xds.hub import Hub
 from ext_authz.xds.resources.bootstrap import render_bootstrap
 from ext_authz.xds.resources.source import EnvoyResources
-from ext_authz.xds.resources.validation import validate
+from ext_authz.xds.resources.validation import InvalidResourcesError, validate
 from ext_authz.xds.servicer import AdsServicer
 
 _BOOTSTRAP: Final = "bootstrap.json"
+
+
+class UnusableError(Exception):
+    """Envoy could not start from what it would be told; the text says why."""
 
 
 class Envoys(Hub):
@@ -45,11 +49,14 @@ async def open_envoys(settings: EdgeSettings) -> Envoys:
     """Write what Envoy starts from, and make what it is told afterwards.
 
     Raises:
-        InvalidResourcesError, OSError, SettingsError: Envoy could not start from it.
+        UnusableError: Envoy could not start from it.
     """
-    await asyncio.to_thread(write_bootstrap, settings)
-    await validate(settings)
-    return await asyncio.to_thread(Envoys, settings)
+    try:
+        await asyncio.to_thread(write_bootstrap, settings)
+        await validate(settings)
+        return await asyncio.to_thread(Envoys, settings)
+    except (InvalidResourcesError, SettingsError, OSError) as error:
+        raise UnusableError(f"Envoy cannot be told what to do: {error}") from error
 
 
 def write_bootstrap(settings: EdgeSettings) -> None:

@@ -1,10 +1,57 @@
-"""A state directory as an agent and its workers need it, without a stack around it."""
+"""A state directory as an agent and its workers need it, without a stack around it; and agents that run there."""
 
+import asyncio
 import json
+import os
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ext_authz.policies.feed import socket_channel
 from ext_authz.settings import EdgeSettings
-from tests.fixtures.edge_policies import DOMAIN
+from tests.fixtures.edge_policies import DOMAIN, change, policy
+from tests.fixtures.policy_server import ControlPlane
+
+ROOT = Path(__file__).parents[4]
+PROGRAM = Path(__file__).with_name("plain_agent.py")
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+@dataclass(slots=True)
+class Running:
+    settings: EdgeSettings
+    process: Process
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the agent's children, by their number."""
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children()
+            return sorted(children, key=lambda child: child.cmdline()[-1:])
+        return []
+
+    async def health(self) -> int:
+        if not self.settings.xds_socket.exists():
+            return health_pb2.HealthCheckResponse.UNKNOWN
+        async with socket_channel(self.settings.xds_socket) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            try:
+                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
+            except grpc.aio.AioRpcError:
+                return health_pb2.HealthCheckResponse.UNKNOWN
+            return int(answer.status)
+
+    async def healthy(self) -> None:
+        async with asyncio.timeout(60):
+            while await self.health() != SERVING:  # noqa: ASYNC110 there is nothing that could tell
+                await asyncio.sleep(0.05)
 
 
 def write_edge_dir(folder: Path, *, control_plane: str, workers: int = 2) -> EdgeSettings:
@@ -38,3 +85,32 @@ def write_edge_dir(folder: Path, *, control_plane: str, workers: int = 2) -> Edg
     }
     (folder / "config.json").write_text(json.dumps(config))
     return EdgeSettings.from_dir(folder)
+
+
+def edge_control_plane() -> ControlPlane:
+    server = ControlPlane()
+    server.ledger.take(change(policy(1), policy(2), revision=5, snapshot=True))
+    return server
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, *, control_plane: str, workers: int = 2, program: Sequence[str] = (sys.executable, str(PROGRAM))
+) -> AsyncIterator[Running]:
+    """Run an agent, by default a plain one; it and its workers are gone afterwards."""
+    settings = write_edge_dir(folder, control_plane=control_plane, workers=workers)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(*program, str(folder), env=environment)
+    agent = Running(settings, process)
+    left = agent.workers()
+    try:
+        yield agent
+        left = agent.workers()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        gone, alive = psutil.wait_procs(left, timeout=10)
+        for worker in alive:
+            worker.kill()
+    assert not alive, gone

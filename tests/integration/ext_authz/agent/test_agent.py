@@ -1,96 +1,20 @@
 """An agent keeps its workers, leaves none behind, and starts from its copy when the control plane is away."""
 
 import asyncio
-import os
 import signal
-import sys
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import grpc
 import psutil
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from ext_authz.policies.feed import socket_channel
 from ext_authz.policies.last_good import POLICIES
-from ext_authz.settings import EdgeSettings
 from tests.fixtures.edge_policies import FEED, change, policy
 from tests.fixtures.eventually import eventually
-from tests.fixtures.policy_server import ControlPlane, serving
-from tests.integration.ext_authz.agent.edge_dir import write_edge_dir
+from tests.fixtures.policy_server import serving
+from tests.integration.ext_authz.agent.edge_dir import edge_control_plane, running, write_edge_dir
 
-ROOT = Path(__file__).parents[4]
-PROGRAM = Path(__file__).with_name("plain_agent.py")
 AWAY = "127.0.0.1:1"
-SERVING = health_pb2.HealthCheckResponse.SERVING
-
-
-@dataclass(slots=True)
-class Running:
-    settings: EdgeSettings
-    process: Process
-
-    def workers(self) -> list[psutil.Process]:
-        """Return the agent's children, by their number."""
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children()
-            return sorted(children, key=lambda child: child.cmdline()[-1:])
-        return []
-
-    async def health(self) -> int:
-        if not self.settings.xds_socket.exists():
-            return health_pb2.HealthCheckResponse.UNKNOWN
-        async with socket_channel(self.settings.xds_socket) as channel:
-            stub: Any = health_pb2_grpc.HealthStub(channel)
-            try:
-                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
-            except grpc.aio.AioRpcError:
-                return health_pb2.HealthCheckResponse.UNKNOWN
-            return int(answer.status)
-
-    async def healthy(self) -> None:
-        async with asyncio.timeout(60):
-            while await self.health() != SERVING:  # noqa: ASYNC110 there is nothing that could tell
-                await asyncio.sleep(0.05)
-
-
-def edge_control_plane() -> ControlPlane:
-    server = ControlPlane()
-    server.ledger.take(change(policy(1), policy(2), revision=5, snapshot=True))
-    return server
-
-
-@asynccontextmanager
-async def running(folder: Path, *, control_plane: str, workers: int = 2) -> AsyncIterator[Running]:
-    settings = write_edge_dir(folder, control_plane=control_plane, workers=workers)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = await asyncio.create_subprocess_exec(sys.executable, str(PROGRAM), str(folder), env=environment)
-    agent = Running(settings, process)
-    left = agent.workers()
-    try:
-        yield agent
-        left = agent.workers()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        gone, alive = psutil.wait_procs(left, timeout=10)
-        for worker in alive:
-            worker.kill()
-    assert not alive, gone
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    # Short enough for a socket's path.
-    with TemporaryDirectory(prefix="edge-") as name:
-        yield Path(name)
 
 
 async def test_a_change_is_acknowledged_when_all_workers_have_applied_it(folder: Path) -> None:
