@@ -1,7 +1,7 @@
 """What edges are told, and what they tell. Pure."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -107,9 +107,10 @@ class Standing:
         """Return the revision that the edge has applied; 0 where it follows another history."""
         return edge.position.revision if edge.position.feed == self.head.feed else 0
 
-    def lagging(self, revision: int) -> list[str]:
-        """Name the live edges that have not applied the revision."""
-        return [edge.name for edge in self.edges if edge.is_live and self.applied(edge) < revision]
+    def lagging(self, revision: int, *, expected: Collection[str] = ()) -> list[str]:
+        """Name the edges that have not applied the revision: of those that are live, and of those that are expected."""
+        waited_for = (edge for edge in self.edges if edge.is_live or edge.name in expected)
+        return [edge.name for edge in waited_for if self.applied(edge) < revision]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ class Outcome:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
     revision: int
+    # The edges that lagged when the waiting began: one that falls silent since may still decide by what it had.
+    expected: frozenset[str]
     outcome: "asyncio.Future[Outcome]"
 
 
@@ -66,21 +68,26 @@ class Edges:
     async def wait_applied(self, revision: int, *, within: timedelta) -> Outcome:
         """Wait until every live edge has applied the revision, or time is up; 0 is the newest that is committed.
 
+        An edge that was live when this began is waited for, though it falls silent.
+
         Raises:
             UnavailableError: the database is away when the waiting begins, or when it ends in vain.
         """
         standing = await self.standing()
         revision = revision or standing.head.revision
-        if not standing.lagging(revision):
-            return _outcome(standing, revision)
-        waiter = _Waiter(revision=revision, outcome=asyncio.get_running_loop().create_future())
+        lagging = standing.lagging(revision)
+        if not lagging:
+            return Outcome(revision=revision, lagging=[], live_edges=standing.live_edges)
+        waiter = _Waiter(
+            revision=revision, expected=frozenset(lagging), outcome=asyncio.get_running_loop().create_future()
+        )
         self._waiters.add(waiter)
         self._woken.set()
         try:
             async with asyncio.timeout(within.total_seconds()):
                 return await waiter.outcome
         except TimeoutError:
-            return _outcome(await self.standing(), revision)
+            return _outcome(await self.standing(), waiter)
         finally:
             self._waiters.discard(waiter)
 
@@ -101,8 +108,9 @@ class Edges:
             await asyncio.sleep(_EVERY.total_seconds())
             return
         for waiter in self._waiters:
-            if not standing.lagging(waiter.revision) and not waiter.outcome.done():
-                waiter.outcome.set_result(_outcome(standing, waiter.revision))
+            outcome = _outcome(standing, waiter)
+            if not outcome.lagging and not waiter.outcome.done():
+                waiter.outcome.set_result(outcome)
 
     async def prune(self) -> None:
         """Forget edges that are gone, and revocations that have outlived their tokens, until cancelled."""
@@ -117,5 +125,6 @@ class Edges:
             await asyncio.sleep(_PRUNED_EVERY.total_seconds())
 
 
-def _outcome(standing: Standing, revision: int) -> Outcome:
-    return Outcome(revision=revision, lagging=standing.lagging(revision), live_edges=standing.live_edges)
+def _outcome(standing: Standing, waiter: _Waiter) -> Outcome:
+    lagging = standing.lagging(waiter.revision, expected=waiter.expected)
+    return Outcome(revision=waiter.revision, lagging=lagging, live_edges=standing.live_edges)

@@ -57,5 +57,6 @@ def wait_for_change(session: Session, changed: Message) -> None:
 def told(answer: Message) -> str:
     """Say that the revision is applied, and by how many."""
     count = int(answer["live_edges"])
-    edges = {0: "there is no live edge", 1: "1 edge"}.get(count, f"{count} edges")
-    return f"revision {answer['revision']} is enforced ({edges})"
+    if not count:
+        return f"no edge is live to enforce revision {answer['revision']}"
+    return f"revision {answer['revision']} is enforced by {count} edge{'s' if count > 1 else ''}"

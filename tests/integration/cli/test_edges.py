@@ -83,13 +83,17 @@ def test_a_program_gets_the_whole_answer(cli: Any, *, command: list[str]) -> Non
 
 @pytest.mark.parametrize(
     ("live", "told"),
-    [(0, "there is no live edge"), (1, "1 edge"), (2, "2 edges")],
+    [
+        (0, "no edge is live to enforce revision 7"),
+        (1, "revision 7 is enforced by 1 edge"),
+        (2, "revision 7 is enforced by 2 edges"),
+    ],
 )
 def test_waiting_says_how_many_enforce_it(api: Any, cli: Any, *, live: int, told: str) -> None:
     api.answer("WaitApplied", edges_pb2.WaitAppliedResponse(revision=7, applied=True, live_edges=live))
     done = cli("edges", "wait")
 
-    assert (done.code, done.out) == (0, f"revision 7 is enforced ({told})\n")
+    assert (done.code, done.out) == (0, f"{told}\n")
     assert api.received[0].request.timeout.seconds == 10
 
 
@@ -128,7 +132,7 @@ def test_a_change_waits_for_its_own_revision_if_asked_to(api: Any, cli: Any, *, 
     assert [call.method for call in api.received] == [rpc, rpc, "WaitApplied"]
     assert api.received[-1].request.revision == 7
     assert plain.out == waited.out
-    assert waited.err.startswith("revision 7 is enforced (2 edges) after ")
+    assert waited.err.startswith("revision 7 is enforced by 2 edges after ")
 
 
 @pytest.mark.parametrize("rpc", CHANGES)

@@ -63,6 +63,7 @@ def test_live_edges_of_this_history_that_are_behind_lag() -> None:
     )
 
     assert standing.lagging(5) == ["behind", "elsewhere"]
+    assert standing.lagging(5, expected={"dead", "there"}) == ["behind", "dead", "elsewhere"]
     assert standing.live_edges == 4
 
 
