@@ -4,7 +4,6 @@ import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
@@ -100,8 +99,7 @@ def _supervise(state_dir: "StateDir", progress: "Progress", *, size: "EdgeSize",
     from control_plane.stack.supervisor import Supervisor  # noqa: PLC0415 the same
 
     def tell(endpoints: Mapping[str, str]) -> None:
-        _put_ready(state_dir, endpoints, asked=asked)
-        output.say("Ctrl-C stops it")
+        _put_ready(state_dir, endpoints, asked=asked, note="Ctrl-C stops it")
 
     def ready(endpoints: Mapping[str, str]) -> None:
         # Not here, where the stack is watched: making tenants takes a while. Whoever stops the stack does not wait.
@@ -111,28 +109,35 @@ def _supervise(state_dir: "StateDir", progress: "Progress", *, size: "EdgeSize",
     _run(Supervisor(state_dir, Progress(audiences), size=size).run(ready if asked.demo else tell))
 
 
-def _put_ready(state_dir: "StateDir", endpoints: Mapping[str, str], *, asked: _Asked) -> None:
+def _put_ready(state_dir: "StateDir", endpoints: Mapping[str, str], *, asked: _Asked, note: str = "") -> None:
     """Print where the stack answers and, where that was asked for, how each demo tenant calls the edge."""
     if not asked.as_json:
         for name, value in endpoints.items():
             output.put(f"{name:30}{output.plain(value)}")
-    curls = _demo_curls(state_dir.root, as_json=asked.as_json) if asked.demo else {}
+    if note:
+        output.say(note)
+    curls = _demo_curls(state_dir, as_json=asked.as_json) if asked.demo else {}
     if asked.as_json:
         output.put_json({**endpoints, **({"demo": curls} if asked.demo else {})})
-    for line in [] if asked.as_json else curls.values():
-        output.put(output.plain(line))
+    else:
+        for curl in curls.values():
+            output.put(output.plain(curl))
 
 
-def _demo_curls(directory: Path, *, as_json: bool) -> dict[str, str]:
+def _demo_curls(state_dir: "StateDir", *, as_json: bool) -> dict[str, str]:
     """Prepare the demo tenants; return a command for each. What goes wrong is told, and the stack stays up."""
     from control_plane.cli.edge.demo_tenants import prepare  # noqa: PLC0415 only the demo waits for it
+    from control_plane.stack.components import State  # noqa: PLC0415 a client needs no stack
+    from control_plane.stack.control import status as look  # noqa: PLC0415 the same
 
     try:
-        return {tenant.tenant_id: tenant.curl for tenant in prepare(directory)}
+        return {tenant.tenant_id: tenant.curl for tenant in prepare(state_dir.root)}
     except CallFailedError as error:
-        with Session(directory, as_json=as_json) as session:
-            session.say("the stack is up, but not its demo tenants")
-            session.report(error.failure)
+        # Whoever stops the stack meanwhile need not hear that it does not answer.
+        if look(state_dir).state is not State.STOPPING:
+            with Session(state_dir.root, as_json=as_json) as session:
+                session.say("the stack is up, but not its demo tenants")
+                session.report(error.failure)
         return {}
 
 

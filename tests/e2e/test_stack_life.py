@@ -43,6 +43,31 @@ def test_up_and_down_in_the_background(fresh: Stack) -> None:
     assert not (fresh.dir / "endpoints.json").exists()
 
 
+def test_up_with_a_demo_prints_how_each_of_its_tenants_calls_the_edge(fresh: Stack) -> None:
+    for _ in range(2):
+        up = fresh.bulkhead("up", "--detach", "--demo", "--proxy-workers", "1", "--check-workers", "1", "--json")
+        told = json.loads(up.stdout)
+        curls = told.pop("demo")
+        fresh.bulkhead("down")
+
+        assert up.returncode == 0, up.stderr
+        assert set(told) >= {"edge_http", "edge_https", "edge_authority", "edge_ca_file", "envoy_admin"}
+        assert list(curls) == ["acme", "globex"]
+        assert all(told["edge_http"] in curl and str(fresh.dir / "demo") in curl for curl in curls.values())
+
+
+def test_a_demo_tenant_that_is_suspended_is_named_and_the_stack_is_up_all_the_same(fresh: Stack) -> None:
+    fresh.bulkhead("up", "--detach", "--demo")
+    fresh.bulkhead("tenants", "suspend", "acme")
+    fresh.bulkhead("down")
+    up = fresh.bulkhead("up", "--detach", "--demo")
+
+    assert up.returncode == 0
+    assert "tenants/acme is SUSPENDED" in up.stderr
+    assert "tenants reactivate acme" in up.stderr
+    assert fresh.status().state is State.READY
+
+
 def test_nothing_runs_before_the_first_up(fresh: Stack) -> None:
     status = fresh.bulkhead("status", "--json")
     down = fresh.bulkhead("down", "--json")
