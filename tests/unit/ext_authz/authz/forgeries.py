@@ -139,20 +139,22 @@ def claims() -> Iterator[str]:
         # Twice: one reader takes the first, the next one the last.
         yield signed(claims=f'{text[:-1]}, "{name}": {json.dumps(CLAIMS[name])}}}'.encode(), key=A.key)
     day = 24 * 3600
-    times: list[dict[str, object]] = [
+    times: list[dict[str, Any]] = [
         {"nbf": now + 31},
         {"iat": now + 61},
         {"exp": now + 365 * day},
         {"iat": now - 2 * day, "exp": now + day},
     ]
-    others = [
+    others: list[dict[str, Any]] = [
         {"aud": "bulkhead-admin"},
         {"aud": ["csm", "x"]},
         {"iss": "https://a.example"},
-        {"role": "platform-admin"},
+        {"sub": "a\r\nb"},
+        {"sub": " a"},
     ]
-    for changes in (*times, *others, {"role": "service"}, {"role": "edge"}, {"sub": " a"}, {"sub": "a\r\nb"}):
-        yield signed(claims=CLAIMS | changes, key=A.key)
+    roles = ("platform-admin", "provider-operator", "service", "edge", "TENANT-ADMIN")
+    for changes in (*times, *others, *({"role": role} for role in roles)):
+        yield signed(claims={**CLAIMS, **changes}, key=A.key)
     for number in ("NaN", "Infinity", "-Infinity", "1e999", "9" * 3000, "0x7fffffff", "1e10"):
         yield signed(claims=text.replace(str(CLAIMS["exp"]), number).encode(), key=A.key)
 

@@ -1,0 +1,120 @@
+"""A rate that cannot be counted admits nobody, and is counted again as soon as there is a Valkey."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter
+from tests.integration.ext_authz.limiter.valkey_servers import Server, take_again, valkey_server
+
+LIMIT = 1000
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def limiter(server: Server) -> AsyncIterator[MinuteLimiter]:
+    async with MinuteLimiter.open(server.socket) as limiter:
+        yield limiter
+
+
+@pytest.mark.behaviour("S3.4")
+async def test_two_workers_admit_no_more_than_the_limit_together(server: Server, limiter: MinuteLimiter) -> None:
+    tenant = uuid4()
+    async with MinuteLimiter.open(server.socket) as other:
+        taken = await asyncio.gather(
+            *(each.take(tenant, limit=LIMIT, cost=1) for _ in range(LIMIT) for each in (limiter, other))
+        )
+    async with Redis(unix_socket_path=str(server.socket)) as client:
+        counted = [int(await client.get(key) or 0) for key in await client.keys(f"edge:{{{tenant}}}:*")]
+
+    # The minute may have ended meanwhile.
+    assert sum(each.allowed for each in taken) == sum(counted)
+    assert max(counted) == LIMIT
+
+
+async def test_what_was_counted_is_counted_after_a_kill(server: Server, limiter: MinuteLimiter) -> None:
+    tenant = uuid4()
+    first = await limiter.take(tenant, limit=LIMIT, cost=5)
+    await server.kill()
+    with pytest.raises(LimiterUnavailableError):
+        await limiter.take(tenant, limit=LIMIT, cost=1)
+    await server.restart()
+    again = await take_again(limiter, tenant, limit=LIMIT)
+
+    # The minute may have ended meanwhile.
+    assert again.remaining in {first.remaining - 1, LIMIT - 1}
+
+
+async def test_an_emptied_valkey_is_brought_the_function_again(server: Server, limiter: MinuteLimiter) -> None:
+    await server.kill()
+    await server.restart(empty=True)
+    again = await take_again(limiter, uuid4(), limit=LIMIT)
+
+    assert again.remaining == LIMIT - 1
+
+
+async def test_a_lost_function_is_brought_again(server: Server, limiter: MinuteLimiter) -> None:
+    async with Redis(unix_socket_path=str(server.socket)) as client:
+        await client.function_flush()
+    with pytest.raises(LimiterUnavailableError, match="not found"):
+        await limiter.take(uuid4(), limit=LIMIT, cost=1)
+    again = await take_again(limiter, uuid4(), limit=LIMIT)
+
+    assert again.allowed
+
+
+async def test_whoever_waits_for_a_frozen_valkey_is_told_and_those_after_them_at_once(
+    server: Server, limiter: MinuteLimiter
+) -> None:
+    server.freeze()
+    try:
+        outcomes = await asyncio.gather(
+            *(limiter.take(uuid4(), limit=LIMIT, cost=1) for _ in range(50)), return_exceptions=True
+        )
+        with pytest.raises(LimiterUnavailableError, match=r"away|answer"):
+            await limiter.take(uuid4(), limit=LIMIT, cost=1)
+    finally:
+        server.thaw()
+    again = await take_again(limiter, uuid4(), limit=LIMIT)
+
+    assert {type(outcome) for outcome in outcomes} == {LimiterUnavailableError}
+    assert again.allowed
+
+
+async def test_a_key_that_somebody_broke_fails_its_own_tenant_alone(server: Server, limiter: MinuteLimiter) -> None:
+    broken, sound = uuid4(), uuid4()
+    async with Redis(unix_socket_path=str(server.socket)) as client:
+        seconds, _ = await client.time()
+        for minute in (int(seconds) // 60, int(seconds) // 60 + 1):
+            await client.lpush(f"edge:{{{broken}}}:minute:{minute}", "x")
+    outcomes = await asyncio.gather(
+        *(limiter.take(tenant, limit=LIMIT, cost=1) for tenant in (broken, sound, broken, sound)),
+        return_exceptions=True,
+    )
+
+    assert [isinstance(outcome, LimiterUnavailableError) for outcome in outcomes] == [True, False, True, False]
+
+
+async def test_who_stops_waiting_takes_nobody_else_s_answer(limiter: MinuteLimiter) -> None:
+    tenants = [uuid4() for _ in range(4)]
+    waiting = [asyncio.create_task(limiter.take(tenant, limit=LIMIT, cost=n)) for n, tenant in enumerate(tenants, 1)]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [getattr(outcome, "remaining", None) for outcome in outcomes] == [LIMIT - 1, None, LIMIT - 3, LIMIT - 4]
+
+
+async def test_a_limiter_may_be_there_before_its_valkey(tmp_path: Path) -> None:
+    async with MinuteLimiter.open(tmp_path / "none.sock") as limiter:
+        with pytest.raises(LimiterUnavailableError, match="away"):
+            await limiter.take(uuid4(), limit=LIMIT, cost=1)

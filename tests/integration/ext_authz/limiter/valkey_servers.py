@@ -1,0 +1,74 @@
+"""A Valkey of a test's own, that it may stop, kill and empty."""
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from control_plane.stack.processes.children import Child
+from control_plane.stack.valkey import Valkey
+from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter, Taken
+
+
+@dataclass(slots=True)
+class Server:
+    """The server, and how to hurt it."""
+
+    valkey: Valkey
+    child: Child
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.valkey.socket
+
+    async def kill(self) -> None:
+        """End it at once."""
+        self.child.kill()
+        await self.child.ended()
+
+    async def restart(self, *, empty: bool = False) -> None:
+        """Start it again."""
+        if empty:
+            shutil.rmtree(self.valkey.data_dir)
+            self.valkey.data_dir.mkdir()
+        self.child = await self.valkey.start()
+
+    def freeze(self) -> None:
+        """Let it be silent."""
+        os.kill(self.child.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.child.pid, signal.SIGCONT)
+
+
+@asynccontextmanager
+async def valkey_server() -> AsyncIterator[Server]:
+    """Run a server in a directory whose name is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="bh-") as name:
+        folder = Path(name)
+        (folder / "data").mkdir()
+        valkey = Valkey(data_dir=folder / "data", socket=folder / "v.sock", log=folder / "log")
+        server = Server(valkey, await valkey.start())
+        try:
+            yield server
+        finally:
+            server.child.kill()
+            await server.child.ended()
+
+
+async def take_again(limiter: MinuteLimiter, tenant: UUID, *, limit: int) -> Taken:
+    """Take one as soon as it can be counted again."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await limiter.take(tenant, limit=limit, cost=1)
+            except LimiterUnavailableError:
+                await asyncio.sleep(0.01)
