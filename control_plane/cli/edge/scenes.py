@@ -28,6 +28,7 @@ _ADMITTED: Final = 20
 _SENT: Final = 60
 # A minute that is about to end would give its requests back in the middle of the scene.
 _ENOUGH_OF_A_MINUTE_S: Final = 10.0
+_OF_A_REQUEST: Final = frozenset({"date", "x-request-id"})
 _NOBODY: Final = "nobody-has-this-name"
 
 
@@ -60,7 +61,7 @@ def cross_tenant(stage: Stage) -> Message:
     with stage.tenant.caller() as caller:
         foreign = _expected(caller.get(stage.other.certificates), _FORBIDDEN)
         absent = _expected(caller.get(f"/api/v1/tenants/{_NOBODY}/certificates"), _FORBIDDEN)
-    alike = _without_instance(foreign) == _without_instance(absent)
+    alike = denied_alike(foreign, absent)
     if not alike:
         raise failed("INTERNAL", "the answer tells a tenant that exists from one that does not")
     return {"code": foreign.content.get("code", ""), "alike": alike, "requests": [_told(foreign), _told(absent)]}
@@ -110,6 +111,24 @@ def flood(stage: Stage) -> Message:
         "limit_put_back_to": limit,
         "requests": [_told(last)],
     }
+
+
+def denied_alike(one: Answer, other: Answer) -> bool:
+    """Whether two denials tell nobody apart: they are the same but for which request they answer."""
+    return _without_request(one) == _without_request(other)
+
+
+def rate_parameters(answer: Answer, header: str) -> dict[str, int]:
+    """Read the whole numbers of a RateLimit field, such as those of `"minute";q=600;w=60`.
+
+    Raises:
+        CallFailedError: when there are none.
+    """
+    pairs = (part.strip().partition("=") for part in answer.headers.get(header, "").split(";")[1:])
+    found = {name: int(value) for name, _, value in pairs if value.isdecimal()}
+    if not found:
+        raise failed("INTERNAL", f"the edge's answer {answer.status} says nothing of its limit")
+    return found
 
 
 @contextmanager
@@ -169,19 +188,10 @@ def _used_this_minute(ask: Callable[[], Answer]) -> tuple[int, int]:
     """Return how many requests count in this minute, one just sent among them, and the limit; not at a minute's end."""
     while True:
         answer = ask()
-        policy, left = (_parameters(answer, name) for name in ("ratelimit-policy", "ratelimit"))
+        policy, left = (rate_parameters(answer, name) for name in ("ratelimit-policy", "ratelimit"))
         if answer.status == _OK and left["t"] >= _ENOUGH_OF_A_MINUTE_S:
             return policy["q"] - left["r"], policy["q"]
         time.sleep(math.ceil(left["t"]))
-
-
-def _parameters(answer: Answer, header: str) -> dict[str, int]:
-    """Read the whole numbers of a RateLimit field, such as those of `"minute";q=600;w=60`."""
-    pairs = (part.strip().partition("=") for part in answer.headers.get(header, "").split(";")[1:])
-    found = {name: int(value) for name, _, value in pairs if value.isdecimal()}
-    if not found:
-        raise failed("INTERNAL", f"the edge's answer {answer.status} says nothing of its limit")
-    return found
 
 
 def _wait_applied(administrator: Session, changed: Message) -> int:
@@ -209,10 +219,10 @@ def _field(answer: Answer, name: str) -> str:
     return str(answer.content.get(name) or answer.content[first + "".join(word.capitalize() for word in rest)])
 
 
-def _without_instance(answer: Answer) -> Sequence[object]:
-    varying = {"date", "x-request-id", "content-length", "x-envoy-upstream-service-time"}
-    headers = sorted((name, value) for name, value in answer.headers.items() if name not in varying)
-    return answer.status, headers, {name: value for name, value in answer.content.items() if name != "instance"}
+def _without_request(answer: Answer) -> Sequence[object]:
+    headers = sorted((name, value) for name, value in answer.headers.items() if name not in _OF_A_REQUEST)
+    said = {name: value for name, value in answer.content.items() if name != "instance"}
+    return answer.status, headers, said or answer.body
 
 
 def _told(answer: Answer) -> Message:
