@@ -7,6 +7,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from control_plane.cli.edge.demo_tenants import prepare
@@ -87,6 +89,22 @@ def signing_request() -> str:
     request = x509.CertificateSigningRequestBuilder(x509.Name([])).add_extension(names, critical=True)
     signed = request.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
     return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def server_certificate(host: str) -> tuple[bytes, bytes]:
+    """Make a certificate that signs itself, and its key, both in PEM."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return certificate.public_bytes(pem), secret
 
 
 def denial(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], dict[str, Any]]:
@@ -198,6 +216,31 @@ def test_over_tls_the_edge_shows_a_certificate_of_the_internal_authority(
 
     assert answer.status_code == 200, answer.text
     assert answer.http_version == ("HTTP/2" if second else "HTTP/1.1")
+
+
+def shown_names(stack: Stack) -> list[str]:
+    """Return the DNS names of the certificate that Envoy shows to a new connection."""
+    host, _, port = stack.endpoints["edge_https"].rpartition(":")
+    shown = x509.load_pem_x509_certificate(ssl.get_server_certificate((host, int(port))).encode())
+    names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return names.get_values_for_type(x509.DNSName)
+
+
+def test_an_operators_certificate_is_shown_as_soon_as_it_is_there(stack: Stack) -> None:
+    folder = stack.dir / "ca"
+    ours = {name: (folder / name).read_bytes() for name in ("edge.pem", "edge.key")}
+    before = shown_names(stack)
+    certificate, key = server_certificate("shop.example.org")
+    try:
+        (folder / "edge.key").write_bytes(key)
+        (folder / "edge.pem").write_bytes(certificate)
+        stack.wait_until(lambda: shown_names(stack) == ["shop.example.org"])
+    finally:
+        for name, content in ours.items():
+            (folder / name).write_bytes(content)
+    stack.wait_until(lambda: shown_names(stack) == before)
+
+    assert before == ["api.csm.example.com", "*.csm.example.com", "localhost"]
 
 
 def test_a_suspended_tenants_callers_are_strangers_once_that_is_applied(stack: Stack) -> None:
