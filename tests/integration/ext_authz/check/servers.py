@@ -1,0 +1,99 @@
+"""The servicer on a socket of its own, asked as Envoy asks, with a limiter that a test may hold up."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import grpc
+from typing_extensions import override
+
+from bulkhead.envoy.v3 import check_pb2
+from ext_authz.authz.servicer import CheckServicer
+from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter, Taken
+from ext_authz.reports.model import Denial, Usage
+from tests.unit.ext_authz.authz.checks import DOMAIN, INDEX, NOW, SHARED
+
+KEY = bytes(range(32))
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
+
+
+class HeldLimiter(MinuteLimiter):
+    """Admits everybody, when a test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("none"))
+        self._asked: asyncio.Queue[UUID] = asyncio.Queue()
+        self.go = asyncio.Event()
+        self.go.set()
+        self.is_away = False
+
+    @override
+    async def take(self, tenant_uid: UUID, *, limit: int, cost: int) -> Taken:
+        self._asked.put_nowait(tenant_uid)
+        await self.go.wait()
+        if self.is_away:
+            raise LimiterUnavailableError("away")
+        return Taken(allowed=True, remaining=limit - cost, reset_s=30)
+
+    async def holds(self, requests: int) -> None:
+        """Return when so many more requests wait."""
+        for _ in range(requests):
+            await self._asked.get()
+
+
+@dataclass(slots=True)
+class Edge:
+    """A servicer that serves, and what it told."""
+
+    servicer: CheckServicer
+    channel: grpc.aio.Channel
+    denials: list[Denial]
+    usages: list[Usage]
+
+    async def send(self, request: bytes) -> bytes:
+        """Send these bytes as a Check."""
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
+            CHECK, request_serializer=None, response_deserializer=None
+        )
+        return await call(request)
+
+    async def check(self, request: check_pb2.CheckRequest) -> check_pb2.CheckResponse:
+        """Send the Check."""
+        return check_pb2.CheckResponse.FromString(await self.send(request.SerializeToString()))
+
+
+@asynccontextmanager
+async def edge(folder: Path, limiter: MinuteLimiter) -> AsyncIterator[Edge]:
+    """Serve at `NOW` by the index of A, B and the suspended tenant."""
+    denials: list[Denial] = []
+    usages: list[Usage] = []
+    servicer = CheckServicer(
+        domain=DOMAIN,
+        shared_hosts=SHARED,
+        context_key=KEY,
+        limiter=limiter,
+        denied=denials.append,
+        used=usages.append,
+        now=lambda: NOW,
+    )
+    servicer.use(INDEX)
+    server = grpc.aio.server()
+    servicer.add_to(server)
+    address = f"unix:{folder / 'check.sock'}"
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Edge(servicer, channel, denials, usages)
+    finally:
+        await server.stop(None)
+
+
+def refusal(answer: check_pb2.CheckResponse) -> tuple[int, str]:
+    """Return the status and the reason that a caller is told."""
+    told = answer.denied_response
+    reasons = [each.header.value for each in told.headers if each.header.key == "x-bulkhead-reason"]
+    return told.status.code, "".join(reasons)
