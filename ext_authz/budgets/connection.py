@@ -89,7 +89,7 @@ class LineConnection(asyncio.Protocol):
             self._flush()
 
     @override
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self.close()
 
     def _flush(self) -> None:
