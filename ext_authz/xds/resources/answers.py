@@ -35,6 +35,8 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
+from ext_authz.xds.resources.filters import CONTEXT, GRPC
+
 PROBLEM: Final = "application/problem+json"
 
 
@@ -48,11 +50,15 @@ class _Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+# What routes that lead to a service are called, and no others.
+SERVED: Final = "served"
+
 _SOON: Final = {"retry-after": "1"}
 _STRANGER: Final = _Answer(403, "Forbidden", "ACCESS_DENIED", {"www-authenticate": "Bearer"})
 _STRANGERS_MESSAGE: Final = "access denied"
+_MALFORMED: Final = _Answer(400, "Bad Request", "REQUEST_MALFORMED")
+_UNAVAILABLE: Final = _Answer(503, "Service Unavailable", "UNAVAILABLE", _SOON)
 _OTHERS: Final = (
-    _Answer(400, "Bad Request", "REQUEST_MALFORMED"),
     _Answer(408, "Request Timeout", "REQUEST_TIMEOUT"),
     _Answer(413, "Content Too Large", "REQUEST_TOO_LARGE"),
     _Answer(426, "Upgrade Required", "HTTP_VERSION_NOT_SUPPORTED"),
@@ -60,9 +66,12 @@ _OTHERS: Final = (
     _Answer(431, "Request Header Fields Too Large", "HEADERS_TOO_LARGE"),
     _Answer(500, "Internal Server Error", "INTERNAL"),
     _Answer(502, "Bad Gateway", "UPSTREAM_FAILED"),
-    _Answer(503, "Service Unavailable", "UNAVAILABLE", _SOON),
     _Answer(504, "Gateway Timeout", "DEADLINE_EXCEEDED"),
 )
+_NOT_ADMITTED: Final = f'response.code_details.startsWith("rbac_access_denied") && xds.route_name == "{SERVED}"'
+_DENIED_BY_AGENT: Final = 'response.code_details == "ext_authz_denied"'
+# `filters.py` says what is not admitted.
+_MISREAD: Final = f'{_NOT_ADMITTED} && "{CONTEXT}" in request.headers'
 
 
 def local_replies() -> LocalReplyConfig:
@@ -71,38 +80,29 @@ def local_replies() -> LocalReplyConfig:
 
 
 def _mappers() -> Iterator[ResponseMapper]:
-    yield from _strangers(404)
+    yield from _both(_status(404), _STRANGER, _STRANGERS_MESSAGE)
     # What the agent says to a tenant's own callers stays as it is.
-    yield ResponseMapper(filter=_by_agent(), body_format_override=_text("%LOCAL_REPLY_BODY%"))
+    yield ResponseMapper(filter=_cel(_DENIED_BY_AGENT), body_format_override=_text("%LOCAL_REPLY_BODY%"))
+    yield from _both(_cel(_MISREAD), _MALFORMED)
+    # The agent admits, and vouches for nobody: it is out of order.
+    yield from _both(_cel(_NOT_ADMITTED), _UNAVAILABLE)
     # Envoy's own: a protocol that nobody upgrades to.
-    yield from _strangers(403)
-    for answer in _OTHERS:
-        yield _grpc_mapper(answer.status, answer, answer.title.lower())
-        yield _http_mapper(answer.status, answer)
+    yield from _both(_status(403), _STRANGER, _STRANGERS_MESSAGE)
+    for answer in (_MALFORMED, _UNAVAILABLE, *_OTHERS):
+        yield from _both(_status(answer.status), answer)
 
 
-def _strangers(status: int) -> Iterator[ResponseMapper]:
-    yield _grpc_mapper(status, _STRANGER, _STRANGERS_MESSAGE)
-    yield _http_mapper(status, _STRANGER)
-
-
-def _grpc_mapper(status: int, answer: _Answer, message: str) -> ResponseMapper:
-    """Return what gRPC's callers get: the body becomes the status's message, and the HTTP status its code."""
-    return ResponseMapper(
-        filter=AccessLogFilter(and_filter=AndFilter(filters=[_status(status), *_from_grpc()])),
-        status_code=answer.status,
-        body_format_override=_text(message),
-        headers_to_add=_headers(answer),
-    )
-
-
-def _http_mapper(status: int, answer: _Answer) -> ResponseMapper:
-    return ResponseMapper(
-        filter=_status(status),
-        status_code=answer.status,
-        body_format_override=_text(_body(str(answer.status), answer.title, answer.code)),
-        headers_to_add=_headers(answer),
-    )
+def _both(condition: AccessLogFilter, answer: _Answer, message: str = "") -> Iterator[ResponseMapper]:
+    """Yield what gRPC's callers get, the body as their message and the status as their code; then what others get."""
+    from_grpc = AccessLogFilter(and_filter=AndFilter(filters=[condition, *_from_grpc()]))
+    problem = _body(str(answer.status), answer.title, answer.code)
+    for each, text in (from_grpc, message or answer.title.lower()), (condition, problem):
+        yield ResponseMapper(
+            filter=each,
+            status_code=answer.status,
+            body_format_override=_text(text),
+            headers_to_add=_headers(answer),
+        )
 
 
 def _body(status: str, title: str, code: str) -> str:
@@ -132,7 +132,7 @@ def _status(status: int) -> AccessLogFilter:
 
 def _from_grpc() -> list[AccessLogFilter]:
     """Return what tells a gRPC request from a REST request, which looks like one after it was transcoded."""
-    grpc = StringMatcher(safe_regex=RegexMatcher(regex=r"application/grpc(\+.*)?"))
+    grpc = StringMatcher(safe_regex=RegexMatcher(regex=GRPC))
     return [
         _header(HeaderMatcher(name="content-type", string_match=grpc)),
         _header(HeaderMatcher(name="x-envoy-original-path", present_match=False)),
@@ -143,10 +143,10 @@ def _header(matcher: HeaderMatcher) -> AccessLogFilter:
     return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
 
 
-def _by_agent() -> AccessLogFilter:
-    expression = ExpressionFilter(expression='response.code_details == "ext_authz_denied"')
+def _cel(expression: str) -> AccessLogFilter:
     return AccessLogFilter(
         extension_filter=ExtensionFilter(
-            name="envoy.access_loggers.extension_filters.cel", typed_config=Any.pack(expression)
+            name="envoy.access_loggers.extension_filters.cel",
+            typed_config=Any.pack(ExpressionFilter(expression=expression)),
         )
     )

@@ -27,6 +27,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
     HeaderMutation as EarlyHeaderMutation,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from ext_authz.xds.resources import filters
@@ -76,7 +77,12 @@ def connection_manager(lua: str, limits: Limits) -> HttpConnectionManager:
             idle_timeout=timedelta(minutes=5),
             max_stream_duration=_LONGEST_STREAM,
         ),
-        http_protocol_options=Http1ProtocolOptions(accept_http_10=False, enable_trailers=False),
+        http_protocol_options=Http1ProtocolOptions(
+            accept_http_10=False,
+            enable_trailers=False,
+            # A request to upgrade is served as what it is without: nothing here is upgraded to.
+            ignore_http_11_upgrade=[StringMatcher(safe_regex=RegexMatcher(regex=".*"))],
+        ),
         http2_protocol_options=_http2(limits),
         request_headers_timeout=timedelta(seconds=5),
         request_timeout=timedelta(seconds=30),
@@ -102,10 +108,11 @@ def _scoped_routes() -> ScopedRoutes:
 
 def _from_clients() -> TypedExtensionConfig:
     """Remove what only we may say: before routes, filters and the connection manager's own headers."""
-    mutations = [*filters.removal(filters.OURS, filters.ENVOYS, "x-forwarded-"), HeaderMutation(remove="forwarded")]
+    prefixes = filters.removal(filters.OURS, filters.ENVOYS, "x-forwarded-")
+    names = [HeaderMutation(remove=name) for name in ("forwarded", "x-request-id", "x-real-ip")]
     return TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
-        typed_config=Any.pack(EarlyHeaderMutation(mutations=mutations)),
+        typed_config=Any.pack(EarlyHeaderMutation(mutations=[*prefixes, *names])),
     )
 
 

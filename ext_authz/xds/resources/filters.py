@@ -3,7 +3,8 @@
 The order is the security: what comes first may not need what comes later, and strangers are stopped before they cost.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Final
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import (
     ApiVersion,
+    BackoffStrategy,
     DataSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
@@ -22,7 +24,13 @@ from envoy_data_plane.envoy.config.core.v3 import (
     RetryPolicyRetryHostPredicate,
     RuntimeFractionalPercent,
 )
-from envoy_data_plane.envoy.config.route.v3 import RateLimit, RateLimitAction, RateLimitActionMaskedRemoteAddress
+from envoy_data_plane.envoy.config.rbac.v3 import Permission, Policy, Principal, PrincipalSet, Rbac, RbacAction
+from envoy_data_plane.envoy.config.route.v3 import (
+    HeaderMatcher,
+    RateLimit,
+    RateLimitAction,
+    RateLimitActionMaskedRemoteAddress,
+)
 from envoy_data_plane.envoy.extensions.common.ratelimit.v3 import LocalRateLimitDescriptor, RateLimitDescriptorEntry
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthz
 from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
@@ -35,6 +43,7 @@ from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import Mu
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
 from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
 from envoy_data_plane.envoy.extensions.filters.http.on_demand.v3 import OnDemand
+from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac as RoleBasedAccessControl
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
@@ -48,7 +57,8 @@ from envoy_data_plane.envoy.type.v3 import (
     TokenBucket,
 )
 from envoy_data_plane.google.protobuf import Any
-from google.protobuf.descriptor import FileDescriptor
+from google.api import annotations_pb2, http_pb2
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2, status_pb2
 
@@ -58,11 +68,15 @@ from ext_authz.xds.resources.limits import Limits
 
 EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 SERVICES: Final = (certificates_pb2.DESCRIPTOR.services_by_name["CertificateService"],)
+CONTEXT: Final = "x-bulkhead-context"
+GRPC: Final = r"application/grpc(\+.*)?"
 OURS: Final = "x-bulkhead-"
 ENVOYS: Final = "x-envoy-"
 
 _HEADER_MUTATION: Final = "envoy.filters.http.header_mutation"
 _CHECK_TIMEOUT: Final = timedelta(milliseconds=250)
+_TRY_TIMEOUT: Final = timedelta(milliseconds=120)
+_SHORTLY: Final = timedelta(milliseconds=5)
 _ANSWERS: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
@@ -77,6 +91,7 @@ def http_filters(lua: str, limits: Limits) -> list[HttpFilter]:
         HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Any.pack(_source_limit(limits))),
         HttpFilter(name="envoy.filters.http.on_demand", typed_config=Any.pack(OnDemand())),
         HttpFilter(name=EXT_AUTHZ, typed_config=Any.pack(_ext_authz())),
+        HttpFilter(name="envoy.filters.http.rbac", typed_config=Any.pack(_admission())),
         HttpFilter(name="envoy.filters.http.grpc_json_transcoder", typed_config=Any.pack(_transcoder(limits))),
         HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(_router())),
     ]
@@ -152,16 +167,60 @@ def _ext_authz() -> ExtAuthz:
     )
 
 
+def _admission() -> RoleBasedAccessControl:
+    """Let on only what the agent has given a context, and what the transcoder reads as the agent has read it.
+
+    Without a context goes nothing: neither what an empty answer of the agent's lets through, nor what has no route or a
+    suspended tenant's, whose bodies the transcoder would else read, and complain about, before they are refused.
+
+    A parameter of the query may not name a field that is in the path: the transcoder would append it, and in protocol
+    buffers the last one counts (`/api/v1/tenants/a/certificates?parent=tenants/b`). Nor may a parameter's name be
+    written with `%`. A REST path with gRPC's content type would pass the transcoder by.
+    """
+    context = Principal(header=HeaderMatcher(name=CONTEXT, present_match=True))
+    rest = Principal(header=HeaderMatcher(name=":path", string_match=StringMatcher(prefix="/api/")))
+    untranscoded = Principal(and_ids=PrincipalSet(ids=[rest, _matching("content-type", GRPC)]))
+    admitted = [context, *(Principal(not_id=wrong) for wrong in (_matching(":path", _twice_bound()), untranscoded))]
+    policy = Policy(permissions=[Permission(any=True)], principals=[Principal(and_ids=PrincipalSet(ids=admitted))])
+    return RoleBasedAccessControl(rules=Rbac(action=RbacAction.ALLOW, policies={"admission": policy}))
+
+
+def _matching(header: str, regex: str) -> Principal:
+    matcher = StringMatcher(safe_regex=RegexMatcher(regex=regex))
+    return Principal(header=HeaderMatcher(name=header, string_match=matcher))
+
+
+def _twice_bound() -> str:
+    """Return a pattern of paths whose query names a field that is in the path, or may name one."""
+    fields = sorted({name for service in SERVICES for method in service.methods for name in _in_path(method)})
+    return rf"[^?]*\?(.*&)?({'|'.join(fields)}|[^=&]*%[^=&]*)([=&].*)?"
+
+
+def _in_path(method: MethodDescriptor) -> Iterator[str]:
+    """Yield the fields that REST's path is made of, under both names that each has in JSON."""
+    rule: http_pb2.HttpRule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]  # no stubs
+    for binding in (rule, *rule.additional_bindings):
+        template = binding.get or binding.put or binding.post or binding.delete or binding.patch
+        for name in re.findall(r"\{(\w+)", template):
+            yield name
+            yield method.input_type.fields_by_name[name].json_name
+
+
 def _another_worker() -> RetryPolicy:
-    """Ask another worker where one is lost, within the same 250 ms."""
+    """Ask another worker where one is lost or hangs, within the same 250 ms.
+
+    Here Envoy takes `max_interval` for how long one try may last, too. Left to itself it would wait for a second.
+    """
     elsewhere = RetryPolicyRetryHostPredicate(
         name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
     )
     return RetryPolicy(
         retry_on="connect-failure,refused-stream,reset,unavailable",
         num_retries=1,
+        retry_back_off=BackoffStrategy(base_interval=_SHORTLY, max_interval=_TRY_TIMEOUT),
         retry_host_predicate=[elsewhere],
-        host_selection_retry_max_attempts=3,
+        # Workers are drawn by lot: of two, another one is all but surely drawn.
+        host_selection_retry_max_attempts=16,
     )
 
 

@@ -30,6 +30,7 @@ from bulkhead.envoy.v3 import routes_pb2
 from control_plane.ids import tenant_id_violation
 from ext_authz.policies.model import State, TenantPolicy
 from ext_authz.xds.resources import clusters
+from ext_authz.xds.resources.answers import SERVED
 from ext_authz.xds.resources.connection_manager import TENANT_KEY
 from ext_authz.xds.resources.filters import EXT_AUTHZ, SERVICES
 
@@ -37,7 +38,7 @@ EPOCH: Final = "epoch"
 REST: Final = "/api/v1/tenants"
 
 # What the agent has read and what only it may say again, in another form. It removes them too.
-_NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY]
+_NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY, "x-envoy-internal"]
 _PER_ROUTE: Final = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
 _TIMEOUT: Final = timedelta(seconds=15)
 _LONGEST_STREAM: Final = timedelta(seconds=60)
@@ -126,7 +127,7 @@ def _served() -> Iterator[Route]:
         # Only where the service cannot have seen the request.
         retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=1),
     )
-    return (Route(match=match, route=action) for match in _matches())
+    return (Route(name=SERVED, match=match, route=action) for match in _matches())
 
 
 def _refused() -> Iterator[Route]:

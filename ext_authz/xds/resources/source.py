@@ -21,10 +21,11 @@ _TYPES: Final = "type.googleapis.com/envoy"
 class EnvoyResources:
     """Makes the resources of one edge. The script is read once; certificates each time that `statics` is asked for."""
 
-    def __init__(self, settings: EdgeSettings, limits: Limits = DEFAULTS) -> None:
+    def __init__(self, settings: EdgeSettings, limits: Limits = DEFAULTS, *, lua: str | None = None) -> None:
+        """Make them of `settings`; another `lua` than ours is for tests."""
         self._settings = settings
         self._limits = limits
-        self._lua = filters.read_lua()
+        self._lua = filters.read_lua() if lua is None else lua
         self._routes = routes.TenantRoutes(domain=settings.domain, shared_hosts=settings.shared_hosts)
 
     def statics(self) -> Mapping[str, Mapping[str, bytes]]:

@@ -1,0 +1,98 @@
+"""An agent that is lost, slow or out of order: closed, and it says so."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from envoy_data_plane.envoy.service.auth.v3 import CheckResponse, OkHttpResponse
+from envoy_data_plane.google.rpc import Status
+
+from tests.integration.ext_authz.envoy_edge.calls import call
+from tests.integration.ext_authz.envoy_edge.decisions import headers, serving_worker
+from tests.integration.ext_authz.envoy_edge.edge import Edge, running_edge
+from tests.integration.ext_authz.envoy_edge.http1 import request, send
+
+CERTIFICATES = "/api/v1/tenants/acme/certificates"
+GARBAGE = {
+    "no message": b"\xff\xff\xff\xff",
+    "nothing": b"",
+    "admitted, by nobody": bytes(CheckResponse(status=Status(code=0))),
+    "admitted, with nothing": bytes(CheckResponse(status=Status(code=0), ok_response=OkHttpResponse())),
+    "a header that is none": bytes(
+        CheckResponse(status=Status(code=0), ok_response=OkHttpResponse(headers=headers({"bad name\r\n": "x"})))
+    ),
+}
+
+
+@pytest_asyncio.fixture
+async def edge() -> AsyncIterator[Edge]:
+    async with running_edge() as edge:
+        yield edge
+
+
+@pytest.mark.behaviour("T-E13")
+async def test_what_an_agent_says_that_is_no_decision_admits_nobody(edge: Edge) -> None:
+    statuses = {}
+    for name, raw in GARBAGE.items():
+        edge.workers.answer = raw
+        answers = [await send(edge.http_port, request(CERTIFICATES)) for _ in range(3)]
+        statuses[name] = {answer.status for answer in answers}
+
+    assert edge.upstream.seen == []
+    assert set().union(*statuses.values()) <= {500, 503}, statuses
+    assert [statuses[name] for name in ("no message", "nothing", "admitted, by nobody")] == [{503}] * 3
+
+
+@pytest.mark.behaviour("T-E13")
+async def test_an_agent_that_takes_too_long_is_not_waited_for(edge: Edge) -> None:
+    edge.workers.slow_s = 5
+    answer = await send(edge.http_port, request(CERTIFICATES))
+    over_grpc = await call(edge.http_port, ("x-tenant-id", "acme"))
+
+    assert (answer.status, answer.header("retry-after")) == (503, "1")
+    assert json.loads(answer.body)["code"] == "UNAVAILABLE"
+    assert (over_grpc.code.name, over_grpc.message) == ("UNAVAILABLE", "service unavailable")
+    assert edge.upstream.seen == []
+
+
+@pytest.mark.behaviour("T-E13")
+async def test_nobody_notices_that_one_worker_is_lost(edge: Edge) -> None:
+    await send(edge.http_port, request(CERTIFICATES))
+    await edge.servers[0].stop(None)
+
+    assert {(await send(edge.http_port, request(CERTIFICATES))).status for _ in range(50)} == {200}
+
+
+@pytest.mark.behaviour("T-E13")
+async def test_nobody_notices_that_one_worker_hangs(edge: Edge) -> None:
+    await send(edge.http_port, request(CERTIFICATES))
+    edge.workers.hung.add(edge.settings.check_socket(0))
+
+    assert {(await send(edge.http_port, request(CERTIFICATES))).status for _ in range(50)} == {200}
+
+
+@pytest.mark.behaviour("T-E13")
+async def test_without_any_worker_everything_is_closed_and_a_suspended_tenant_still_refused(edge: Edge) -> None:
+    for server in edge.servers:
+        await server.stop(None)
+    answer = await send(edge.http_port, request(CERTIFICATES))
+    suspended = await send(edge.http_port, request("/api/v1/tenants/frozen/certificates"))
+    async with serving_worker(edge.workers, edge.settings.check_socket(1)):
+        statuses = [(await send(edge.http_port, request(CERTIFICATES))).status for _ in range(10)]
+
+    assert (answer.status, json.loads(answer.body)["code"]) == (503, "UNAVAILABLE")
+    assert suspended.status == 403
+    assert statuses[-1] == 200
+
+
+async def test_without_its_service_a_request_is_told_nothing_of_the_inside(edge: Edge) -> None:
+    edge.service.close()
+    await edge.service.wait_closed()
+    answer = await send(edge.http_port, request(CERTIFICATES))
+    over_grpc = await call(edge.http_port, ("x-tenant-id", "acme"))
+
+    assert (answer.status, answer.header("retry-after")) == (503, "1")
+    assert answer.header("content-type") == "application/problem+json"
+    assert json.loads(answer.body)["code"] == "UNAVAILABLE"
+    assert (over_grpc.code.name, over_grpc.message) == ("UNAVAILABLE", "service unavailable")
