@@ -17,12 +17,13 @@ from control_plane.ids import tenant_id_violation
 from ext_authz.authz.methods import Wire
 
 _HOST: Final = ":authority"
-# Each means something to the decision. `host` is the same header in the words of HTTP/1.
+# Each means something to the decision or to its records. `host` is the same header in the words of HTTP/1.
 _READ: Final = {
     "authorization": "authorization",
     "x-tenant-id": "x-tenant-id",
     "x-bulkhead-tenant": "x-bulkhead-tenant",
     "content-type": "content-type",
+    "x-request-id": "x-request-id",
     _HOST: _HOST,
     "host": _HOST,
 }
@@ -147,7 +148,7 @@ def read_request(request: check_pb2.CheckRequest, shared_hosts: Collection[str])
         certificate=attributes.source.certificate,
         epoch=_epoch(attributes.context_extensions),
         peer=attributes.source.address.socket_address.address,
-        request_id=_request_id(http.id),
+        request_id=_request_id(headers.get("x-request-id", b"")),
         fault=reading.fault,
     )
 

@@ -21,7 +21,7 @@ CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 
 class HeldLimiter(MinuteLimiter):
-    """Admits everybody, when a test lets it."""
+    """Counts nothing: it says what a test wants it to, when a test lets it."""
 
     def __init__(self) -> None:
         super().__init__(Path("none"))
@@ -29,6 +29,8 @@ class HeldLimiter(MinuteLimiter):
         self.go = asyncio.Event()
         self.go.set()
         self.is_away = False
+        # Instead of the limit, where a test says so.
+        self.left: int | None = None
 
     @override
     async def take(self, tenant_uid: UUID, *, limit: int, cost: int) -> Taken:
@@ -36,7 +38,8 @@ class HeldLimiter(MinuteLimiter):
         await self.go.wait()
         if self.is_away:
             raise LimiterUnavailableError("away")
-        return Taken(allowed=True, remaining=limit - cost, reset_s=30)
+        left = limit if self.left is None else self.left
+        return Taken(allowed=left >= cost, remaining=max(left - cost, 0), reset_s=41.2)
 
     async def holds(self, requests: int) -> None:
         """Return when so many more requests wait."""
@@ -80,14 +83,20 @@ async def edge(folder: Path, limiter: MinuteLimiter) -> AsyncIterator[Edge]:
         now=lambda: NOW,
     )
     servicer.use(INDEX)
+    path = folder / "check.sock"
+    async with serving_checks(servicer, path), grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        yield Edge(servicer, channel, denials, usages)
+
+
+@asynccontextmanager
+async def serving_checks(servicer: CheckServicer, path: Path) -> AsyncIterator[grpc.aio.Server]:
+    """Serve on that socket."""
     server = grpc.aio.server()
     servicer.add_to(server)
-    address = f"unix:{folder / 'check.sock'}"
-    server.add_insecure_port(address)
+    server.add_insecure_port(f"unix:{path}")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield Edge(servicer, channel, denials, usages)
+        yield server
     finally:
         await server.stop(None)
 

@@ -128,7 +128,7 @@ class Ask:
         request = check_pb2.CheckRequest()
         attributes = request.attributes
         http = attributes.request.http
-        http.id, http.method, http.path = b"request-1", self.http_method.encode(), self.path.encode()
+        http.id, http.method, http.path = b"8590", self.http_method.encode(), self.path.encode()
         http.host, http.scheme, http.protocol = self.host, b"https", "HTTP/2"
         for key, value in self.headers():
             http.header_map.headers.add(key=key, raw_value=value)

@@ -262,6 +262,7 @@ def test_a_check_without_raw_headers_cannot_be_decided() -> None:
 @pytest.mark.parametrize(("raw", "kept"), [(b"a-1", "a-1"), (b"\xff", ""), (b"a\r\nb", ""), (b"x" * 129, "")])
 def test_a_request_id_is_plain_text_or_not_kept(raw: bytes, kept: str) -> None:
     check = Ask().check()
-    check.attributes.request.http.id = raw
+    (header,) = (each for each in check.attributes.request.http.header_map.headers if each.key == "x-request-id")
+    header.raw_value = raw
 
     assert read_request(check, SHARED).request_id == kept

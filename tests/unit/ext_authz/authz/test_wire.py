@@ -93,7 +93,7 @@ def test_a_check_of_envoy_s_is_read() -> None:
             destination=auth.AttributeContextPeer(principal="more"),
             request=auth.AttributeContextRequest(
                 http=auth.AttributeContextHttpRequest(
-                    id="request-1",
+                    id="8590",
                     method="GET",
                     path=asked.path,
                     host=asked.host.decode(),

@@ -131,7 +131,7 @@ class AttributeContext(_message.Message):
         PROTOCOL_FIELD_NUMBER: _builtins.int
         HEADER_MAP_FIELD_NUMBER: _builtins.int
         id: _builtins.bytes
-        """Envoy's id of it."""
+        """The id of its stream; what the logs go by is the header `x-request-id`."""
         method: _builtins.bytes
         """Such as `GET`."""
         path: _builtins.bytes
