@@ -145,12 +145,12 @@ class Subscription:
         for by name later, it is told even if it has it: it may have dropped it a moment before.
         """
         is_first, self._is_new = self._is_new, False
-        named = list(subscribed)
+        named, given_up = list(subscribed), list(unsubscribed)
         if is_first:
             self._held = {name: Version(version) for name, version in (held or {}).items()}
-            if not named and self.url in _WHOLE:
+            if not named and not given_up and self.url in _WHOLE:
                 named = [EVERYTHING]
-        for name in unsubscribed:
+        for name in given_up:
             self._give_up(name, generation)
         for name in named:
             if name == EVERYTHING:
