@@ -122,7 +122,7 @@ class TokenReader:
         if now >= claims.expire_time:
             self._remembered.pop(credential.digest, None)
             return Proven(policy=policy, credential=credential, fault="TOKEN_EXPIRED")
-        is_revoked = claims.token_id in index.revoked
+        is_revoked = (policy.uid, claims.token_id) in index.revoked
         return Proven(policy=policy, credential=credential, fault="TOKEN_REVOKED" if is_revoked else "")
 
 

@@ -29,7 +29,7 @@ POLICIES: Final = "policies.bin"
 VOUCHED: Final = "policies.vouched"
 
 # What is signed begins with what it is, so that neither file passes for the other, nor for one of another format.
-_POLICIES_FORMAT: Final = b"bulkhead edge policies 1\n"
+_POLICIES_FORMAT: Final = b"bulkhead edge policies 2\n"
 _VOUCHED_FORMAT: Final = b"bulkhead edge vouched 1\n"
 _DIGEST: Final = "sha256"
 _MAC_SIZE: Final = 32

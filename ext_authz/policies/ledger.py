@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from typing import Final
-from uuid import UUID
 
 from bulkhead.edge.v1 import policies_pb2
 from ext_authz.policies.messages import policy_to, revocation_to
-from ext_authz.policies.model import Change, Index
+from ext_authz.policies.model import Change, Index, TenantToken
 
 # Well below gRPC's limit of 4 MiB a message, and quick to read.
 _PART_SIZE: Final = 128 << 10
@@ -143,5 +142,5 @@ def _tenant(message: policies_pb2.TenantPolicy) -> bytes:
     return policies_pb2.FollowPoliciesResponse(tenants=[message]).SerializeToString()
 
 
-def _revocation(token: UUID, until: datetime) -> bytes:
+def _revocation(token: TenantToken, until: datetime) -> bytes:
     return policies_pb2.FollowPoliciesResponse(revocations=[revocation_to(token, until)]).SerializeToString()

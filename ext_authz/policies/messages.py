@@ -13,7 +13,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from bulkhead.edge.v1 import policies_pb2
-from ext_authz.policies.model import Change, State, TenantPolicy
+from ext_authz.policies.model import Change, State, TenantPolicy, TenantToken
 
 _TENANT_ID: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -39,7 +39,7 @@ class Parts:
         self._feed = ""
         self._snapshot = False
         self._tenants: list[TenantPolicy] = []
-        self._revocations: dict[UUID, datetime] = {}
+        self._revocations: dict[TenantToken, datetime] = {}
 
     def add(self, message: policies_pb2.FollowPoliciesResponse) -> Change | None:
         """Return the change when this was its last part. A server that has nothing yet itself sends no feed: None.
@@ -126,9 +126,9 @@ def policy_to(policy: TenantPolicy) -> policies_pb2.TenantPolicy:
     return message
 
 
-def revocation_to(token: UUID, until: datetime) -> policies_pb2.TokenRevocation:
-    """Write a revocation; whose token it was does not matter, since no two have the same id."""
-    message = policies_pb2.TokenRevocation(token_id=str(token))
+def revocation_to(token: TenantToken, until: datetime) -> policies_pb2.TokenRevocation:
+    """Write a revocation."""
+    message = policies_pb2.TokenRevocation(token_id=str(token.token_id), tenant_uid=str(token.tenant_uid))
     message.expire_time.FromDatetime(until)
     return message
 
@@ -141,10 +141,11 @@ def _policies(message: policies_pb2.FollowPoliciesResponse) -> Iterator[TenantPo
             _log.error("policy_refused", tenant=tenant.tenant_id, revision=tenant.revision, reason=str(error))
 
 
-def _revocations(message: policies_pb2.FollowPoliciesResponse) -> Iterator[tuple[UUID, datetime]]:
+def _revocations(message: policies_pb2.FollowPoliciesResponse) -> Iterator[tuple[TenantToken, datetime]]:
     for revocation in message.revocations:
         try:
-            yield UUID(revocation.token_id), revocation.expire_time.ToDatetime(tzinfo=UTC)
+            token = TenantToken(UUID(revocation.tenant_uid), UUID(revocation.token_id))
+            yield token, revocation.expire_time.ToDatetime(tzinfo=UTC)
         except ValueError:
             _log.exception("revocation_refused", tenant_uid=revocation.tenant_uid, revision=message.revision)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -44,6 +44,14 @@ class TenantPolicy:
         return (f"{self.dns_label}.{domain}", *self.domains)
 
 
+class TenantToken(NamedTuple):
+    """A token as its tenant has it. Ids are told by tenants' databases: one must not speak for another's tokens."""
+
+    tenant_uid: UUID
+    # Its `jti`.
+    token_id: UUID
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What leads from one index to the next, or to the first."""
@@ -53,8 +61,8 @@ class Change:
     # Whether what was there before is forgotten.
     snapshot: bool
     tenants: tuple[TenantPolicy, ...]
-    # When each revoked token, by its `jti`, expires by itself.
-    revocations: Mapping[UUID, datetime]
+    # When each revoked token expires by itself.
+    revocations: Mapping[TenantToken, datetime]
     as_of: datetime
 
 
@@ -70,7 +78,7 @@ class Index:
     by_id: Mapping[str, TenantPolicy] = field(default_factory=dict, repr=False)
     by_host: Mapping[str, TenantPolicy] = field(default_factory=dict, repr=False)
     by_kid: Mapping[UUID, TenantPolicy] = field(default_factory=dict, repr=False)
-    revoked: Mapping[UUID, datetime] = field(default_factory=dict, repr=False)
+    revoked: Mapping[TenantToken, datetime] = field(default_factory=dict, repr=False)
 
     def after(self, change: Change) -> "Index":
         """Return the index with the change applied. Revocations that have expired by themselves are dropped."""

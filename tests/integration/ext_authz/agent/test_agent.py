@@ -96,7 +96,7 @@ async def test_an_agent_starts_from_its_copy_while_the_control_plane_is_away(fol
         assert server.requests[-1].revision == 5
 
 
-@pytest.mark.parametrize("copy", [None, b"bulkhead edge policies 1\n" + bytes(64)])
+@pytest.mark.parametrize("copy", [None, b"bulkhead edge policies 2\n" + bytes(64)])
 async def test_an_agent_that_knows_nothing_is_not_ready(folder: Path, copy: bytes | None) -> None:
     settings = write_edge_dir(folder, control_plane=AWAY)
     if copy is not None:

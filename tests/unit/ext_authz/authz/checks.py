@@ -17,7 +17,7 @@ from ext_authz.authz.decide import Decision, Evidence, decide
 from ext_authz.authz.methods import ExposedMethods
 from ext_authz.authz.request import read_request
 from ext_authz.authz.tokens import TokenReader
-from ext_authz.policies.model import Change, Index, State, TenantPolicy
+from ext_authz.policies.model import Change, Index, State, TenantPolicy, TenantToken
 
 NOW: Final = datetime(2026, 3, 1, 12, 0, 30, 250_000, tzinfo=UTC)
 DOMAIN: Final = "csm.example.com"
@@ -81,13 +81,13 @@ A, B, SUSPENDED, ABSENT = tenant(1), tenant(2), tenant(3, state=State.SUSPENDED)
 
 
 def index_of(*tenants: Tenant, revoked: Iterable[UUID] = (), as_of: datetime = NOW, revision: int = 9) -> Index:
-    """Return the index of these tenants."""
+    """Return the index of these tenants, each of which has revoked its tokens of these ids."""
     change = Change(
         feed="feed",
         revision=revision,
         snapshot=True,
         tenants=tuple(each.policy for each in tenants),
-        revocations=dict.fromkeys(revoked, NOW + timedelta(days=1)),
+        revocations={TenantToken(each.policy.uid, one): NOW + timedelta(days=1) for each in tenants for one in revoked},
         as_of=as_of,
     )
     return Index(domain=DOMAIN).after(change)

@@ -12,8 +12,9 @@ from control_plane.tokens.signature import verified_payload
 from ext_authz.authz import tokens
 from ext_authz.authz.decide import Stranger
 from ext_authz.authz.tokens import Proven, TokenReader, Unproven
-from ext_authz.policies.model import Index
-from tests.unit.ext_authz.authz.checks import INDEX, NOW, A, Ask, B, decided, index_of
+from ext_authz.policies.model import Index, TenantToken
+from tests.fixtures.edge_policies import change
+from tests.unit.ext_authz.authz.checks import INDEX, NOW, A, Ask, B, Tenant, decided, index_of
 from tests.unit.ext_authz.authz.forgeries import CLAIMS, FORGERS, signed
 
 
@@ -110,6 +111,20 @@ def test_what_is_remembered_of_a_token_is_nothing_that_can_change() -> None:
         "TOKEN_KEY_UNKNOWN",
         "",
     ]
+
+
+@pytest.mark.parametrize(("revoker", "fault"), [(B, ""), (A, "TOKEN_REVOKED")])
+@pytest.mark.parametrize("is_remembered", [False, True])
+def test_a_token_is_revoked_by_its_own_tenant_alone(revoker: Tenant, fault: str, *, is_remembered: bool) -> None:
+    revoked = {TenantToken(revoker.policy.uid, A.claims().token_id): NOW + timedelta(days=1)}
+    after = INDEX.after(change(feed=INDEX.feed, revision=INDEX.revision + 1, revocations=revoked))
+    reader = TokenReader()
+    if is_remembered:
+        reader.read(A.token(), INDEX, now=NOW)
+    found = reader.read(A.token(), after, now=NOW)
+
+    assert isinstance(found, Proven)
+    assert found.fault == fault
 
 
 def test_a_signature_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,16 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
 from ext_authz.policies.last_good import POLICIES, VOUCHED, LastGoodCopy
 from ext_authz.policies.ledger import Ledger
 from ext_authz.policies.model import Index
-from tests.fixtures.edge_policies import DOMAIN, NOW, change, policy
+from tests.fixtures.edge_policies import DOMAIN, NOW, change, policy, token
 
 KEY = bytes(range(32))
-REVOKED = {UUID(int=9): NOW + timedelta(days=1)}
+REVOKED = {token(9): NOW + timedelta(days=1)}
 
 
 @pytest.fixture

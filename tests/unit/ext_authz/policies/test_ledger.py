@@ -1,7 +1,6 @@
 """Whoever follows a ledger, from wherever, ends up with what the ledger has."""
 
 from datetime import timedelta
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,7 @@ from ext_authz.policies import ledger as ledgers
 from ext_authz.policies.ledger import Ledger
 from ext_authz.policies.messages import Parts
 from ext_authz.policies.model import Index
-from tests.fixtures.edge_policies import DOMAIN, NOW, change, policy
+from tests.fixtures.edge_policies import DOMAIN, NOW, change, policy, token
 
 
 class Follower:
@@ -57,11 +56,11 @@ def test_a_follower_ends_up_with_what_the_ledger_has(steps: list[tuple[str, int]
         for kind, number in steps:
             revision += kind in {"tenant", "token", "snapshot"}
             now += timedelta(seconds=1)
-            token = {UUID(int=number): NOW + timedelta(seconds=number * 5)}
+            revoked = {token(number, tenant=number % 2): NOW + timedelta(seconds=number * 5)}
             if kind == "tenant":
                 ledger.take(change(policy(number, revision=revision), feed=feed, revision=revision, as_of=now))
             elif kind == "token":
-                ledger.take(change(feed=feed, revision=revision, as_of=now, revocations=token))
+                ledger.take(change(feed=feed, revision=revision, as_of=now, revocations=revoked))
             elif kind == "life":
                 ledger.take(change(feed=feed, revision=revision, as_of=now))
             elif kind == "snapshot":
@@ -79,7 +78,7 @@ def test_a_follower_ends_up_with_what_the_ledger_has(steps: list[tuple[str, int]
     assert follower.index.as_of == ledger.index.as_of
     assert follower.index.by_id == ledger.index.by_id
     assert follower.index.by_host == ledger.index.by_host
-    living = {token for token, until in ledger.index.revoked.items() if until > now}
+    living = {one for one, until in ledger.index.revoked.items() if until > now}
     assert living <= follower.index.revoked.keys()
 
 

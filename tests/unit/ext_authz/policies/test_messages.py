@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bulkhead.edge.v1 import policies_pb2
 from ext_authz.policies.messages import MalformedError, Parts, policy_from, policy_to, revocation_to
 from ext_authz.policies.model import State
-from tests.fixtures.edge_policies import FEED, NOW, policy
+from tests.fixtures.edge_policies import FEED, NOW, policy, token
 
 
 def response(**fields: Any) -> policies_pb2.FollowPoliciesResponse:
@@ -63,13 +63,14 @@ def test_what_cannot_be_enforced_is_refused(field: str, value: Any) -> None:
 def test_one_that_cannot_be_read_keeps_no_other_back() -> None:
     good, bad = policy_to(policy(1)), policy_to(policy(2))
     bad.uid = "none"
-    revoked = revocation_to(UUID(int=7), NOW + timedelta(hours=1))
-    unreadable = policies_pb2.TokenRevocation(token_id="?")
-    change = Parts().add(response(tenants=[bad, good], revocations=[unreadable, revoked]))
+    revoked = revocation_to(token(7, tenant=2), NOW + timedelta(hours=1))
+    unreadable = policies_pb2.TokenRevocation(token_id="?", tenant_uid=str(UUID(int=2)))
+    of_nobody = policies_pb2.TokenRevocation(token_id=str(UUID(int=8)))
+    change = Parts().add(response(tenants=[bad, good], revocations=[unreadable, of_nobody, revoked]))
 
     assert change
     assert change.tenants == (policy(1),)
-    assert change.revocations == {UUID(int=7): NOW + timedelta(hours=1)}
+    assert change.revocations == {token(7, tenant=2): NOW + timedelta(hours=1)}
 
 
 def test_parts_are_one_change_with_its_last_part() -> None:
@@ -108,4 +109,4 @@ def test_a_server_that_has_nothing_yet_says_nothing() -> None:
 def test_times_come_through_to_the_microsecond() -> None:
     until = datetime(2026, 1, 1, 1, 2, 3, 456789, tzinfo=UTC)
 
-    assert revocation_to(UUID(int=1), until).expire_time.ToDatetime(tzinfo=UTC) == until
+    assert revocation_to(token(1), until).expire_time.ToDatetime(tzinfo=UTC) == until

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ext_authz.policies.model import Change, Index, State, TenantPolicy
-from tests.fixtures.edge_policies import DOMAIN, FEED, NOW, change, policy
+from ext_authz.policies.model import Change, Index, State, TenantPolicy, TenantToken
+from tests.fixtures.edge_policies import DOMAIN, FEED, NOW, change, policy, token
 
 HOSTS = [f"h{number}.example.net" for number in range(6)]
 NUMBERS = st.integers(1, 5)
@@ -39,7 +38,7 @@ class History(RuleBasedStateMachine):
         self.feed = FEED
         self.now = NOW
         self.tenants: dict[str, TenantPolicy] = {}
-        self.revoked: dict[UUID, datetime] = {}
+        self.revoked: dict[TenantToken, datetime] = {}
         self.before: list[tuple[Index, tuple[Any, ...]]] = []
 
     @rule(owned=OWNED, data=st.data(), snapshot=st.booleans())
@@ -60,10 +59,10 @@ class History(RuleBasedStateMachine):
         self.tenants |= {held.tenant_id: held for held in policies}
         self.apply(change(*policies, feed=self.feed, revision=self.revision, snapshot=snapshot, as_of=self.now))
 
-    @rule(token=st.integers(1, 9), lives_s=st.integers(-5, 50))
-    def a_token_is_revoked(self, token: int, lives_s: int) -> None:
+    @rule(number=st.integers(1, 9), tenant=NUMBERS, lives_s=st.integers(-5, 50))
+    def a_token_is_revoked(self, number: int, tenant: int, lives_s: int) -> None:
         self.revision += 1
-        revocation = {UUID(int=token): self.now + timedelta(seconds=lives_s)}
+        revocation = {token(number, tenant=tenant): self.now + timedelta(seconds=lives_s)}
         self.revoked |= revocation
         self.apply(change(feed=self.feed, revision=self.revision, revocations=revocation, as_of=self.now))
 
@@ -99,8 +98,8 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def a_revocation_is_held_until_its_token_has_expired(self) -> None:
-        living = {token: until for token, until in self.revoked.items() if until > self.now}
-        held: Mapping[UUID, datetime] = self.index.revoked
+        living = {one: until for one, until in self.revoked.items() if until > self.now}
+        held: Mapping[TenantToken, datetime] = self.index.revoked
 
         assert living.items() <= held.items() <= self.revoked.items()
 
@@ -128,6 +127,16 @@ def test_hosts_that_change_places_lead_to_their_new_tenants() -> None:
     after = first.after(change(one, two, revision=2))
 
     assert (after.by_host["a.net"], after.by_host["b.net"]) == (two, one)
+
+
+def test_tenants_revoke_the_same_id_each_for_itself() -> None:
+    hour = NOW + timedelta(hours=1)
+    index = Index(domain=DOMAIN).after(change(policy(1), policy(2), revision=1, snapshot=True))
+    by_two = index.after(change(revision=2, revocations={token(7, tenant=2): hour}))
+    by_both = by_two.after(change(revision=3, revocations={token(7, tenant=1): hour}))
+
+    assert by_two.revoked.keys() == {token(7, tenant=2)}
+    assert by_both.revoked.keys() == {token(7, tenant=1), token(7, tenant=2)}
 
 
 def test_a_change_that_goes_back_is_refused() -> None:
