@@ -11,18 +11,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from control_plane.cli.calls.edge import Answer
 from control_plane.cli.calls.failures import failed
 from control_plane.cli.calls.message import Message
+from control_plane.cli.edge import applied
 from control_plane.cli.edge.demo_tenants import DemoTenant, signing_request
 from control_plane.cli.session import Session
 
 _OK, _FORBIDDEN, _TOO_MANY = 200, 403, 429
 _TENANTS: Final = "bulkhead.v1.TenantService"
-_WAIT_APPLIED: Final = "bulkhead.v1.EdgeService/WaitApplied"
-_APPLIED_WITHIN_S: Final = 10.0
+_APPLIED_WITHIN: Final = timedelta(seconds=10)
 _KNOCKS_EVERY_S: Final = 0.004
 _ADMITTED: Final = 20
 _SENT: Final = 60
@@ -75,7 +76,7 @@ def suspension(stage: Stage) -> Message:
             answer = stage.administrator.call(f"{_TENANTS}/SuspendTenant", {"name": name, "reason": "a demonstration"})
             answered = time.monotonic()
             revision = _wait_applied(stage.administrator, answer)
-            applied = time.monotonic()
+            enforced = time.monotonic()
             refused = first_refusal()
         finally:
             active = stage.administrator.call(f"{_TENANTS}/ReactivateTenant", {"name": name})
@@ -86,7 +87,7 @@ def suspension(stage: Stage) -> Message:
         "revision": revision,
         # Below zero where the edge was faster than the answer.
         "first_refusal_ms": _milliseconds(refused - answered),
-        "applied_ms": _milliseconds(applied - answered),
+        "applied_ms": _milliseconds(enforced - answered),
         "requests": [_told(served)],
     }
 
@@ -148,7 +149,7 @@ def _knocking(tenant: DemoTenant) -> Iterator[Callable[[], float]]:
                     return
 
     def first_refusal() -> float:
-        if not refused.wait(_APPLIED_WITHIN_S):
+        if not refused.wait(_APPLIED_WITHIN.total_seconds()):
             raise failed("INTERNAL", f"tenants/{tenant.tenant_id} was served although it is suspended")
         return moments[0]
 
@@ -156,12 +157,12 @@ def _knocking(tenant: DemoTenant) -> Iterator[Callable[[], float]]:
     thread = threading.Thread(target=knock, daemon=True)
     thread.start()
     try:
-        if not served.wait(_APPLIED_WITHIN_S):
+        if not served.wait(_APPLIED_WITHIN.total_seconds()):
             raise failed("UNAVAILABLE", f"the edge does not serve tenants/{tenant.tenant_id}")
         yield first_refusal
     finally:
         stop.set()
-        thread.join(_APPLIED_WITHIN_S)
+        thread.join(_APPLIED_WITHIN.total_seconds())
 
 
 @contextmanager
@@ -196,12 +197,10 @@ def _used_this_minute(ask: Callable[[], Answer]) -> tuple[int, int]:
 
 def _wait_applied(administrator: Session, changed: Message) -> int:
     revision = int(changed["edge_revision"])
-    request = {"revision": revision, "timeout": f"{_APPLIED_WITHIN_S:g}s"}
-    answer = administrator.call(_WAIT_APPLIED, request, timeout_s=_APPLIED_WITHIN_S + 5)
-    if not answer["applied"]:
-        lagging = ", ".join(answer["lagging"]) or "no edge is live"
-        message = f"revision {revision} is not applied after {_APPLIED_WITHIN_S:g} s: {lagging}"
-        raise failed("UNAVAILABLE", message, hint="`{bulkhead} proxy status` shows which proxy lags")
+    answer = applied.ask(administrator, revision, timeout=_APPLIED_WITHIN)
+    applied.check(answer, timeout=_APPLIED_WITHIN)
+    if not answer["live_edges"]:
+        raise failed("UNAVAILABLE", applied.told(answer), hint="`{bulkhead} status` shows what is up")
     return revision
 
 
