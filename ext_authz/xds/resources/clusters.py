@@ -97,13 +97,11 @@ def ext_authz(sockets: Sequence[Path]) -> Cluster:
         typed_extension_protocol_options={_PROTOCOL: http2()},
         circuit_breakers=_breakers(connections=1024, requests=8192, retries=8192),
         outlier_detection=OutlierDetection(
-            split_external_local_origin_errors=True,
-            consecutive_local_origin_failure=2,
-            enforcing_consecutive_local_origin_failure=100,
-            enforcing_local_origin_success_rate=0,
+            # Not answering in time counts like not answering at all.
+            consecutive_gateway_failure=2,
+            enforcing_consecutive_gateway_failure=100,
             consecutive_5xx=5,
             enforcing_consecutive_5xx=100,
-            enforcing_consecutive_gateway_failure=0,
             enforcing_success_rate=0,
             # Also how often it is looked whether one may come back.
             interval=timedelta(milliseconds=200),

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -87,7 +87,7 @@ def _change(revision: int, *policies: TenantPolicy, snapshot: bool = False) -> C
     )
 
 
-def edge_settings(folder: Path) -> EdgeSettings:
+def edge_settings(folder: Path, ports: Sequence[int] = (1, 2, 3, 4)) -> EdgeSettings:
     """Lay out what an edge reads, with certificates of a new authority."""
     issue, authority = new_authority()
     (folder / "ca.pem").write_bytes(authority)
@@ -102,7 +102,7 @@ def edge_settings(folder: Path) -> EdgeSettings:
         identity = issue(spiffe)
         (folder / f"{name}.pem").write_bytes(identity.certificate)
         (folder / f"{name}.key").write_bytes(identity.key)
-    upstream, http, https, admin = (f"127.0.0.1:{port}" for port in free_ports(4))
+    upstream, http, https, admin = (f"127.0.0.1:{port}" for port in ports)
     return EdgeSettings(
         state_dir=folder,
         name="edge-1",
@@ -138,7 +138,7 @@ async def running_edge(
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="bh-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        settings = edge_settings(folder)
+        settings = edge_settings(folder, free_ports(4))
         settings.sockets_dir.mkdir()
         workers = Workers()
         servers = [

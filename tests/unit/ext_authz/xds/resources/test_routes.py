@@ -1,0 +1,127 @@
+"""A tenant's routes: what is served, under which names, and what a policy may not call itself."""
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, ScopedRouteConfiguration
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthzPerRoute
+
+from ext_authz.policies.model import State, TenantPolicy
+from ext_authz.xds.resources.routes import TenantRoutes, UnusablePolicyError, scope
+
+POLICY = TenantPolicy(
+    tenant_id="acme_2",
+    uid=UUID(int=7),
+    revision=41,
+    state=State.ACTIVE,
+    tier="standard",
+    isolation_level="POOLED",
+    dns_label="acme-2",
+    domains=("certificates.acme.example",),
+    requests_per_minute=600,
+    token_keys={},
+    max_age=timedelta(minutes=15),
+)
+SUSPENDED = replace(POLICY, state=State.SUSPENDED, revision=42)
+ROUTES = TenantRoutes(domain="csm.example.com", shared_hosts=("api.csm.example.com", "localhost"))
+
+
+def _made(policy: TenantPolicy) -> RouteConfiguration:
+    return RouteConfiguration.parse(ROUTES.routes(policy))
+
+
+def _per_route(packed: object) -> ExtAuthzPerRoute:
+    made = packed.unpack()  # type: ignore[attr-defined]  # an Any
+    assert isinstance(made, ExtAuthzPerRoute)
+    return made
+
+
+@pytest.mark.parametrize("policy", [POLICY, SUSPENDED])
+def test_routes_are_an_allow_list_under_the_tenants_own_names(policy: TenantPolicy) -> None:
+    made = _made(policy)
+    (host,) = made.virtual_hosts
+    matches = [route.match for route in host.routes if route.match]
+
+    assert made.name == "tenant:acme_2"
+    assert host.domains == [
+        "api.csm.example.com",
+        "localhost",
+        "acme-2.csm.example.com",
+        "certificates.acme.example",
+    ]
+    assert matches[0].path_separated_prefix == "/api/v1/tenants/acme_2"
+    assert {match.path for match in matches[1:]} >= {"/bulkhead.v1.CertificateService/GetCertificate"}
+    assert all(match.path and match.grpc is not None for match in matches[1:])
+
+
+def test_the_agent_is_told_the_epoch() -> None:
+    (host,) = _made(POLICY).virtual_hosts
+    (asked,) = map(_per_route, host.typed_per_filter_config.values())
+
+    assert asked.check_settings is not None
+    assert asked.check_settings.context_extensions == {"epoch": "41"}
+    assert all(route.route and not route.typed_per_filter_config for route in host.routes)
+
+
+def test_a_suspended_tenants_routes_refuse_without_the_agent() -> None:
+    (host,) = _made(SUSPENDED).virtual_hosts
+
+    assert host.typed_per_filter_config == {}
+    for route in host.routes:
+        (alone,) = map(_per_route, route.typed_per_filter_config.values())
+        assert alone.disabled
+        assert route.route is None
+        assert route.direct_response is not None
+        assert route.direct_response.status == 404
+
+
+def test_what_says_who_the_caller_is_goes_no_further() -> None:
+    assert {"authorization", "x-tenant-id", "x-bulkhead-tenant"} <= set(_made(POLICY).request_headers_to_remove)
+
+
+def test_routes_depend_on_the_policy_alone() -> None:
+    again = TenantRoutes(domain="csm.example.com", shared_hosts=("api.csm.example.com", "localhost"))
+
+    assert ROUTES.routes(POLICY) == ROUTES.routes(replace(POLICY, requests_per_minute=1)) == again.routes(POLICY)
+    assert ROUTES.routes(POLICY) != ROUTES.routes(replace(POLICY, revision=43))
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        {"tenant_id": "acme/../globex"},
+        {"tenant_id": ""},
+        {"tenant_id": "a*"},
+        {"dns_label": "*"},
+        {"dns_label": ""},
+        {"dns_label": "a.b/"},
+        {"dns_label": "api"},
+        {"domains": ("*",)},
+        {"domains": ("*.acme.example",)},
+        {"domains": ("acme.example:443",)},
+        {"domains": ("ACME.example",)},
+        {"domains": ("localhost",)},
+        {"domains": ("acme",)},
+        {"domains": ("a" * 64 + ".example",)},
+        {"domains": ("acme.example\n",)},
+    ],
+)
+def test_a_name_that_would_mean_something_else_to_envoy_is_refused(unusable: dict[str, object]) -> None:
+    with pytest.raises(UnusablePolicyError):
+        ROUTES.routes(replace(POLICY, **unusable))  # type: ignore[arg-type]  # each of its field's type
+
+
+def test_a_host_that_is_there_twice_is_named_once() -> None:
+    (host,) = _made(replace(POLICY, domains=("acme-2.csm.example.com",) * 2)).virtual_hosts
+
+    assert host.domains.count("acme-2.csm.example.com") == 1
+
+
+def test_a_scope_is_fetched_when_it_is_asked_for() -> None:
+    made = ScopedRouteConfiguration.parse(scope("host:acme.example", "acme_2"))
+
+    assert (made.name, made.route_configuration_name, made.on_demand) == ("host:acme.example", "tenant:acme_2", True)
+    assert made.key is not None
+    assert [fragment.string_key for fragment in made.key.fragments] == ["host:acme.example"]
