@@ -1,0 +1,112 @@
+"""It can be told how far each Envoy is, and waited for."""
+
+import asyncio
+
+import pytest
+
+from ext_authz.xds.hub import Hub
+from ext_authz.xds.snapshot import LISTENER, ROUTES
+from tests.fixtures.edge_policies import change, policy
+from tests.fixtures.plain_resources import PlainResources
+from tests.unit.ext_authz.xds.conversation import HUNDRED, Conversation, holding
+
+
+async def test_applied_waits_until_each_envoy_has_answered(hub: Hub) -> None:
+    envoys = [holding(hub, 1), holding(hub, 1), holding(hub, 2)]
+    hub.use(HUNDRED.after(change(policy(1, revision=2), revision=2)))
+    waiting = asyncio.create_task(hub.applied(2))
+    for envoy in envoys:
+        envoy.hear()
+    done = []
+    for envoy in envoys[:2]:
+        await asyncio.sleep(0)
+        done.append(waiting.done())
+        envoy.accept_all()
+        hub.note_answer()
+    await asyncio.wait_for(waiting, 10)
+
+    assert done == [False, False]
+
+
+async def test_a_refusal_does_not_keep_applied_waiting(hub: Hub) -> None:
+    envoy = holding(hub, 1)
+    hub.use(HUNDRED.after(change(policy(1, revision=2), revision=2)))
+    envoy.hear()
+    envoy.answer("bad")
+
+    await asyncio.wait_for(hub.applied(2), 10)
+
+
+async def test_an_envoy_that_goes_is_not_waited_for(hub: Hub) -> None:
+    envoy = holding(hub, 1)
+    hub.use(HUNDRED.after(change(policy(1, revision=2), revision=2)))
+    waiting = asyncio.create_task(hub.applied(2))
+    await asyncio.sleep(0)
+    envoy.go()
+
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_applied_waits_for_no_later_change(hub: Hub) -> None:
+    envoy = holding(hub, 1, 2)
+    index = HUNDRED.after(change(policy(1, revision=2), revision=2))
+    hub.use(index)
+    envoy.hear()
+    hub.use(index.after(change(policy(2, revision=3), revision=3)))
+    envoy.answer()
+
+    await asyncio.wait_for(hub.applied(2), 10)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hub.applied(3), 0.01)
+
+
+async def test_nothing_is_waited_for_where_no_envoy_is_connected(hub: Hub) -> None:
+    await asyncio.wait_for(hub.applied(1), 10)
+
+
+def test_each_type_has_its_status(hub: Hub) -> None:
+    envoy = holding(hub, 1)
+    envoy.ask(LISTENER)
+    (status,) = hub.statuses()
+
+    assert (status.node, status.version, status.connect_time.seconds) == ("edge-1", "1.40.0", 1_767_225_600)
+    assert [(one.type_url, one.state, one.resources, one.revision) for one in status.types] == [
+        (LISTENER, 2, 0, 0),
+        (ROUTES, 1, 1, 1),
+    ]
+
+
+def test_an_envoy_that_has_nothing_to_take_over_has_the_newest_revision(hub: Hub) -> None:
+    _envoy = holding(hub, 1)
+    hub.use(HUNDRED.after(change(policy(2, revision=2), revision=2)))
+
+    assert [one.revision for status in hub.statuses() for one in status.types] == [2]
+
+
+def test_an_envoy_that_is_behind_has_the_revision_before(hub: Hub) -> None:
+    envoy = holding(hub, 1)
+    hub.use(HUNDRED.after(change(policy(1, revision=2), revision=2)))
+    envoy.hear()
+
+    assert [(one.state, one.revision) for status in hub.statuses() for one in status.types] == [(2, 1)]
+
+
+def test_an_envoy_that_went_is_still_told_of(hub: Hub) -> None:
+    envoy = holding(hub, 1)
+    envoy.go()
+    (gone,) = hub.statuses()
+    _envoy = holding(hub, 1)
+    (back,) = hub.statuses()
+
+    assert (gone.node, gone.HasField("connect_time"), [one.state for one in gone.types]) == ("edge-1", False, [2])
+    assert (back.HasField("connect_time"), [one.state for one in back.types]) == (True, [1])
+
+
+def test_nonces_of_another_hub_are_never_ours(source: PlainResources) -> None:
+    nonces = []
+    for _ in range(2):
+        envoy = Conversation(Hub(source))
+        envoy.ask(LISTENER)
+        nonces += envoy.nonces
+
+    assert len({nonce for _, nonce in nonces}) == 2
