@@ -5,7 +5,6 @@ from typing import Final
 
 from envoy_data_plane.envoy.config.core.v3 import Address, ConfigSource, SocketAddress
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from envoy_data_plane.google.protobuf import Any
 
 from ext_authz.xds.resources import connection_manager, tls
@@ -19,12 +18,12 @@ _BUFFER: Final = 256 * 1024
 _HANDSHAKE: Final = timedelta(seconds=5)
 
 
-def edge_http(listen: str, manager: HttpConnectionManager) -> Listener:
-    """Return the plain listener."""
+def edge_http(listen: str, manager: Any) -> Listener:
+    """Return the plain listener; `manager` is a packed connection manager."""
     return _listener(EDGE_HTTP, listen, FilterChain(filters=[_filter(manager)]))
 
 
-def edge_https(listen: str, manager: HttpConnectionManager, source: ConfigSource | None) -> Listener:
+def edge_https(listen: str, manager: Any, source: ConfigSource | None) -> Listener:
     """Return the listener that ends TLS."""
     chain = FilterChain(
         filters=[_filter(manager)],
@@ -45,5 +44,5 @@ def _listener(name: str, listen: str, chain: FilterChain) -> Listener:
     )
 
 
-def _filter(manager: HttpConnectionManager) -> Filter:
-    return Filter(name=connection_manager.NAME, typed_config=Any.pack(manager))
+def _filter(manager: Any) -> Filter:
+    return Filter(name=connection_manager.NAME, typed_config=manager)

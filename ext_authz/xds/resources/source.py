@@ -7,6 +7,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.core.v3 import ConfigSource
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
+from envoy_data_plane.google.protobuf import Any
 
 from ext_authz.policies.model import TenantPolicy
 from ext_authz.settings import EdgeSettings
@@ -24,8 +25,9 @@ class EnvoyResources:
     def __init__(self, settings: EdgeSettings, limits: Limits = DEFAULTS, *, lua: str | None = None) -> None:
         """Make them of `settings`; another `lua` than ours is for tests."""
         self._settings = settings
-        self._limits = limits
-        self._lua = filters.read_lua() if lua is None else lua
+        script = filters.read_lua() if lua is None else lua
+        # Costs a tenth of a second, and is the same for as long as this lives.
+        self._manager = Any.pack(connection_manager(script, limits))
         self._routes = routes.TenantRoutes(domain=settings.domain, shared_hosts=settings.shared_hosts)
 
     def statics(self) -> Mapping[str, Mapping[str, bytes]]:
@@ -59,10 +61,9 @@ class EnvoyResources:
 
     def listeners(self, source: ConfigSource | None) -> list[Listener]:
         """Return the listeners; they find their secrets as clusters do."""
-        manager = connection_manager(self._lua, self._limits)
         return [
-            listeners.edge_http(self._settings.http_listen, manager),
-            listeners.edge_https(self._settings.https_listen, manager, source),
+            listeners.edge_http(self._settings.http_listen, self._manager),
+            listeners.edge_https(self._settings.https_listen, self._manager, source),
         ]
 
     def secrets(self) -> list[Secret]:

@@ -69,10 +69,9 @@ def everything(settings: EdgeSettings, limits: Limits) -> bytes:
     static.secrets = resources.secrets()
     static.clusters += resources.clusters(None)
     static.listeners = resources.listeners(ads())
-    for state in State:
+    for state, listener in zip(State, resources.listeners(None), strict=True):
         tenant = RouteConfiguration.parse(resources.routes(_sample(state)))
-        for listener in resources.listeners(None):
-            static.listeners.append(_with_routes(listener, f"{listener.name}_{state.lower()}", tenant))
+        static.listeners.append(_with_routes(listener, f"{listener.name}_{state.lower()}", tenant))
     return bytes(made)
 
 
