@@ -56,17 +56,23 @@ class System:
         finally:
             await bulkhead(state_dir, "down")
 
+    @property
+    def state_dir(self) -> Path:
+        """Where the stack itself keeps its state."""
+        return self.folder / "stack"
+
     def channel(self, listener: ListenerSettings) -> grpc.aio.Channel:
         """Open a channel to one of the processes; the caller closes it."""
         credentials = grpc.ssl_channel_credentials(self.settings.ca_file.read_bytes())
         return grpc.aio.secure_channel(listener.listen, credentials)
 
-    async def create_tenant(self, channel: grpc.aio.Channel) -> str:
+    async def create_tenant(self, channel: grpc.aio.Channel, *, requests_per_minute: int = 0) -> str:
         """Create a tenant, wait until it can be used, and return its id."""
         tenant = f"bench_{secrets.token_hex(6)}"
         service: Any = tenants_pb2_grpc.TenantServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub
-        asked = tenants_pb2.CreateTenantRequest(tenant_id=tenant)
+        wished = tenants_pb2.Tenant(requests_per_minute=requests_per_minute)
+        asked = tenants_pb2.CreateTenantRequest(tenant_id=tenant, tenant=wished)
         operation = await service.CreateTenant(asked, metadata=self.metadata)
         while not operation.done:
             waiting = operations_pb2.WaitOperationRequest(name=operation.name)

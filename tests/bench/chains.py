@@ -1,0 +1,167 @@
+"""Envoy with the edge's own listener twice: as it is, and without what asks the agent and what relies on its answer.
+
+Both have the same process, the same worker thread, the same tenant's routes and the same upstream: a third listener,
+which answers everything with an empty list of certificates. So they differ in the Check alone.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import httpx
+from envoy_data_plane.envoy.config.core.v3 import Address, HeaderValue, HeaderValueOption, Http2ProtocolOptions, Pipe
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    Route,
+    RouteConfiguration,
+    RouteMatch,
+    ScopedRouteConfiguration,
+    ScopedRouteConfigurationKey,
+    ScopedRouteConfigurationKeyFragment,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerCodecType,
+    HttpFilter,
+    ScopedRouteConfigurationsList,
+)
+from envoy_data_plane.google.protobuf import Any
+
+from ext_authz.policies.model import TenantPolicy
+from ext_authz.settings import EdgeSettings
+from ext_authz.xds.resources import clusters, connection_manager
+from ext_authz.xds.resources.bootstrap import bootstrap
+from ext_authz.xds.resources.limits import Limits
+from ext_authz.xds.resources.source import EnvoyResources
+from ext_authz.xds.resources.validation import envoy_binary
+
+_ROUTER: Final = "envoy.filters.http.router"
+_ASKS: Final = frozenset({"envoy.filters.http.ext_authz", "envoy.filters.http.rbac"})
+# Nothing here is measured at its limit.
+_LIMITS: Final = Limits(requests_per_second=1_000_000, request_burst=1_000_000)
+_LOOK_EVERY_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chains:
+    """Where the two listeners are, `host:port`."""
+
+    checked: str
+    unchecked: str
+
+
+@asynccontextmanager
+async def running_chains(edge: EdgeSettings, policy: TenantPolicy, folder: Path) -> AsyncIterator[Chains]:
+    """Start such an Envoy beside the edge; it asks the edge's workers, and knows one tenant's routes."""
+    chains = Chains(checked=_free_address(), unchecked=_free_address())
+    admin = _free_address()
+    settings = replace(edge, http_listen=chains.checked, admin_listen=admin)
+    path = folder / "chains.pb"
+    path.touch(mode=0o600)
+    path.write_bytes(await asyncio.to_thread(_bootstrap, settings, policy, chains=chains, upstream=folder / "up.sock"))
+    log = await asyncio.to_thread((folder / "chains.log").open, "wb")
+    with log:
+        command = ("-c", str(path), "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")
+        process = await asyncio.create_subprocess_exec(str(envoy_binary()), *command, stdout=log, stderr=log)
+    try:
+        await _ready(process, admin, log=folder / "chains.log")
+        yield chains
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def _bootstrap(settings: EdgeSettings, policy: TenantPolicy, *, chains: Chains, upstream: Path) -> bytes:
+    resources = EnvoyResources(settings, _LIMITS)
+    made = bootstrap(settings, _LIMITS)
+    static = made.static_resources
+    if static is None:
+        raise AssertionError("the bootstrap has no static resources")
+    made.dynamic_resources = None
+    certificates = clusters.pipe_cluster(clusters.CERTIFICATES, upstream, Http2ProtocolOptions())
+    (authz,) = (cluster for cluster in resources.clusters(None) if cluster.name == clusters.EXT_AUTHZ)
+    static.clusters = [certificates, authz]
+    routes = RouteConfiguration.parse(resources.routes(policy))
+    edge_http = bytes(resources.listeners(None)[0])
+    static.listeners = [
+        _listener(Listener.parse(edge_http), "checked", routes),
+        _listener(Listener.parse(edge_http), "unchecked", routes, address=chains.unchecked, without=_ASKS),
+        _upstream(upstream),
+    ]
+    return bytes(made)
+
+
+def _listener(
+    listener: Listener,
+    name: str,
+    routes: RouteConfiguration,
+    *,
+    address: str = "",
+    without: frozenset[str] = frozenset(),
+) -> Listener:
+    """Give the edge's listener its routes from the start, and take filters out of it."""
+    listener.name = listener.stat_prefix = name
+    if address and listener.address and listener.address.socket_address:
+        listener.address.socket_address.port_value = int(address.rpartition(":")[2])
+    (connections,) = listener.filter_chains[0].filters
+    manager = HttpConnectionManager.parse(connections.typed_config.value if connections.typed_config else b"")
+    manager.http_filters = [one for one in manager.http_filters if one.name not in without]
+    if manager.scoped_routes is None:
+        raise AssertionError("the edge's listener has no scoped routes")
+    fragment = ScopedRouteConfigurationKeyFragment(string_key=f"id:{routes.name.partition(':')[2]}")
+    scope = ScopedRouteConfiguration(
+        name=routes.name, route_configuration=routes, key=ScopedRouteConfigurationKey(fragments=[fragment])
+    )
+    manager.scoped_routes.scoped_rds = None
+    manager.scoped_routes.rds_config_source = None
+    manager.scoped_routes.scoped_route_configurations_list = ScopedRouteConfigurationsList(
+        scoped_route_configurations=[scope]
+    )
+    connections.typed_config = Any.pack(manager)
+    return listener
+
+
+def _upstream(path: Path) -> Listener:
+    answer = DirectResponseAction(status=200)
+    succeeded = HeaderValueOption(header=HeaderValue(key="grpc-status", value="0"))
+    host = VirtualHost(
+        name="all",
+        domains=["*"],
+        routes=[Route(match=RouteMatch(prefix="/"), direct_response=answer)],
+        response_headers_to_add=[succeeded],
+    )
+    manager = HttpConnectionManager(
+        stat_prefix="upstream",
+        codec_type=HttpConnectionManagerCodecType.HTTP2,
+        route_config=RouteConfiguration(name="all", virtual_hosts=[host]),
+        http_filters=[HttpFilter(name=_ROUTER, typed_config=Any.pack(Router()))],
+    )
+    connections = Filter(name=connection_manager.NAME, typed_config=Any.pack(manager))
+    return Listener(
+        name="upstream", address=Address(pipe=Pipe(path=str(path))), filter_chains=[FilterChain(filters=[connections])]
+    )
+
+
+async def _ready(process: asyncio.subprocess.Process, admin: str, *, log: Path) -> None:
+    async with httpx.AsyncClient(base_url=f"http://{admin}") as client:
+        while True:
+            with suppress(httpx.HTTPError):
+                if (await client.get("/ready")).is_success:
+                    return
+            if process.returncode is not None:
+                raise RuntimeError(await asyncio.to_thread(log.read_text))
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _free_address() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{one.getsockname()[1]}"
