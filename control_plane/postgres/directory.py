@@ -15,6 +15,7 @@ from control_plane.postgres.placement import Placement
 MAXIMUM_AGE: Final = timedelta(seconds=1)
 """How long after its commit a suspension may go unnoticed in another process."""
 _MOST_TENANTS: Final = 10_000
+_SERVED: Final = "ACTIVE"
 _PAGE: Final = 1_000
 
 _BY_ID: Final[LiteralString] = """
@@ -39,7 +40,10 @@ class Entry:
 
 
 class Directory:
-    """Looks tenants up. What is found is remembered for `MAXIMUM_AGE`; what is not found is asked for again."""
+    """Looks tenants up. Who is served is remembered for `MAXIMUM_AGE`; whatever else is found, or not, is asked again.
+
+    So a tenant that is created or reactivated is served at once, and the edge can say when.
+    """
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Remember nothing yet."""
@@ -105,6 +109,8 @@ class Directory:
         if known_at > read_at:
             return
         self.forget(entry.placement.tenant_id)  # the id may have been given to another tenant meanwhile
+        if entry.state != _SERVED:
+            return
         self._by_id[entry.placement.tenant_id] = (read_at, entry)
         self._id_by_uid[entry.placement.uid] = entry.placement.tenant_id
         while len(self._by_id) > _MOST_TENANTS:

@@ -78,6 +78,17 @@ async def test_what_was_found_is_remembered_for_a_second(
     assert await state_of(directory, "org_1") == "SUSPENDED"
 
 
+async def test_who_is_suspended_is_asked_for_again(
+    directory: Directory, make_tenant: MakeTenant, superuser: RawConnection
+) -> None:
+    await make_tenant("org_1")
+    await set_state(superuser, "org_1", "SUSPENDED")
+    suspended = await state_of(directory, "org_1")
+    await set_state(superuser, "org_1", "ACTIVE")
+
+    assert (suspended, await state_of(directory, "org_1")) == ("SUSPENDED", "ACTIVE")
+
+
 async def test_what_was_not_found_is_asked_for_again(directory: Directory, make_tenant: MakeTenant) -> None:
     assert await state_of(directory, "org_1") is None
 
