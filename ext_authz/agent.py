@@ -6,14 +6,15 @@ decided comes back the same way.
 
 import asyncio
 import fcntl
+import importlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import grpc
 import structlog
@@ -22,7 +23,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from bulkhead.edge.v1 import policies_pb2
 from control_plane import private_file
 from control_plane.telemetry import configure_logging
-from ext_authz import cell_key, rounds
+from ext_authz import cell_key
+from ext_authz.opening import Opening, Proxies
 from ext_authz.policies.acknowledger import Acknowledger
 from ext_authz.policies.feed import Feed, OpenChannel, secure_channel
 from ext_authz.policies.last_good import LastGoodCopy
@@ -49,23 +51,21 @@ class AgentError(Exception):
     """The agent cannot run; the text says what to do."""
 
 
-class Proxies(rounds.Proxies, Protocol):
-    """Envoys, and what they are told."""
-
-    async def reload(self) -> None:
-        """MUST send what is made from files, such as certificates, where it has changed. MAY raise: nothing changes."""
-
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Serve Envoys on that server."""
-
-
 class Agent:
     """One agent: its parts, joined."""
 
-    def __init__(self, settings: EdgeSettings, proxies: Proxies, *, open_channel: OpenChannel, key: bytes) -> None:
-        """Follow the server of `open_channel`; sign the copy with `key`."""
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        open_proxies: Callable[[], Awaitable[Proxies]],
+        *,
+        open_channel: OpenChannel,
+        key: bytes,
+    ) -> None:
+        """Follow the server of `open_channel`; sign the copy with `key`. Workers do not wait for `open_proxies`."""
         self._settings = settings
-        self._proxies = proxies
+        self._open_proxies = open_proxies
+        self._proxies = Opening()
         self._copy = LastGoodCopy(settings.edge_dir, key)
         self._ledger = Ledger(Index(domain=settings.domain))
         tallies = Tallies()
@@ -73,7 +73,7 @@ class Agent:
         self._feed = Feed(open_channel, name=settings.name)
         self._sender = Sender(tallies, self._feed)
         self._acknowledger = Acknowledger(self._feed, self._state)
-        self._rounds = Rounds(self._relay, proxies, told=self._acknowledger.wake)
+        self._rounds = Rounds(self._relay, self._proxies, told=self._acknowledger.wake)
         self._health = health.aio.HealthServicer()
 
     async def run(self, stop: asyncio.Event, *, command: Callable[[int], Sequence[str]]) -> None:
@@ -89,7 +89,7 @@ class Agent:
                 "copy_used", revision=change.revision, as_of=change.as_of.isoformat(), tenants=len(change.tenants)
             )
         workers = Workers(self._settings.workers, command=command, heard=self._relay.heard, ended=self._relay.forget)
-        async with self._listening(), asyncio.TaskGroup() as group:
+        async with self._relaying(), asyncio.TaskGroup() as group:
             deciding = group.create_task(workers.run())
             tasks = [
                 group.create_task(work)
@@ -98,7 +98,7 @@ class Agent:
                     self._rounds.run(),
                     self._acknowledger.run(),
                     self._copy.keep(self._ledger),
-                    self._watch_certificates(),
+                    self._serve_proxies(),
                     self._report_health(),
                     self._sender.run(),
                 )
@@ -130,24 +130,33 @@ class Agent:
         )
 
     @asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
-        """Serve the workers and Envoy."""
-        # It would say SERVING from its making on.
-        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        # An Envoy that comes back names each scope that it has: tens of bytes each, a hundred thousand of them.
-        options = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", -1))
-        for_workers, for_envoy = grpc.aio.server(), grpc.aio.server(options=options)
-        self._relay.add_to(for_workers)
-        self._proxies.add_to(for_envoy)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, for_envoy)
-        bind(for_workers, self._settings.relay_socket)
-        bind(for_envoy, self._settings.xds_socket)
-        await for_workers.start()
-        await for_envoy.start()
+    async def _relaying(self) -> AsyncIterator[None]:
+        """Serve the workers."""
+        server = grpc.aio.server()
+        self._relay.add_to(server)
+        bind(server, self._settings.relay_socket)
+        await server.start()
         try:
             yield
         finally:
-            await asyncio.gather(for_workers.stop(_GRACE_S), for_envoy.stop(_GRACE_S))
+            await server.stop(_GRACE_S)
+
+    async def _serve_proxies(self) -> None:
+        """Serve Envoy, once there is what it can be told, until cancelled."""
+        # It would say SERVING from its making on.
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        proxies = await self._proxies.open(self._open_proxies())
+        # An Envoy that comes back names each scope that it has: tens of bytes each, a hundred thousand of them.
+        options = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", -1))
+        server = grpc.aio.server(options=options)
+        proxies.add_to(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        bind(server, self._settings.xds_socket)
+        await server.start()
+        try:
+            await self._watch_certificates(proxies)
+        finally:
+            await server.stop(_GRACE_S)
 
     async def _report_health(self) -> None:
         """Say SERVING while there is something to decide by, and every worker decides by what is enforced."""
@@ -162,7 +171,7 @@ class Agent:
                 await self._health.set("", status.SERVING if serving else status.NOT_SERVING)
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _watch_certificates(self) -> None:
+    async def _watch_certificates(self, proxies: Proxies) -> None:
         """Tell Envoy of new certificates, once their files have been left alone for a moment."""
         paths = (
             self._settings.server_certificate,
@@ -181,7 +190,7 @@ class Agent:
                 continue
             told = seen
             try:
-                await self._proxies.reload()
+                await proxies.reload()
             except Exception:  # noqa: BLE001 whatever is wrong with the new files, the old ones are still good
                 _log.exception("certificates_refused")
             else:
@@ -212,12 +221,6 @@ async def _run(settings: EdgeSettings, key: bytes) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    from ext_authz import envoys  # noqa: PLC0415 what joins the parts is tested without Envoy's messages
-
-    try:
-        proxies = await envoys.open_envoys(settings)
-    except envoys.UnusableError as error:
-        raise AgentError(str(error)) from error
     channel = partial(
         secure_channel,
         settings.control_plane,
@@ -230,7 +233,24 @@ async def _run(settings: EdgeSettings, key: bytes) -> None:
         module = (sys.executable, "-P", "-m", "ext_authz", "worker")
         return (*module, "--dir", str(settings.state_dir), "--number", str(number))
 
-    await Agent(settings, proxies, open_channel=channel, key=key).run(stop, command=command)
+    agent = Agent(settings, partial(_open_envoys, settings), open_channel=channel, key=key)
+    try:
+        await agent.run(stop, command=command)
+    except BaseExceptionGroup as group:
+        unusable: BaseException | None = group.subgroup(AgentError)
+        while isinstance(unusable, BaseExceptionGroup):
+            unusable = unusable.exceptions[0]
+        raise unusable or group from group
+
+
+async def _open_envoys(settings: EdgeSettings) -> Proxies:
+    # Elsewhere: it takes a third of a second, in which workers have questions.
+    envoys = await asyncio.to_thread(importlib.import_module, "ext_authz.envoys")
+    try:
+        proxies: Proxies = await envoys.open_envoys(settings)
+    except envoys.UnusableError as error:
+        raise AgentError(str(error)) from error
+    return proxies
 
 
 def _lock(folder: Path) -> int:

@@ -56,7 +56,10 @@ async def _run(folder: Path) -> None:
         options = (("grpc.use_local_subchannel_pool", 1),)
         return grpc.aio.insecure_channel(settings.control_plane, options=options)
 
-    agent = Agent(settings, NoEnvoys(), open_channel=open_channel, key=load_or_create(settings.copy_key))
+    async def open_proxies() -> NoEnvoys:
+        return NoEnvoys()
+
+    agent = Agent(settings, open_proxies, open_channel=open_channel, key=load_or_create(settings.copy_key))
     await agent.run(stop, command=command)
 
 
