@@ -9,6 +9,8 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from ext_authz.policies.pieces import Draft, Pieces
+
 Key = TypeVar("Key")
 
 
@@ -68,42 +70,47 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """All policies. Never changed: `after` makes another one, at the cost of copying three dictionaries."""
+    """All policies. Never changed: `after` makes another one, at a cost by what is changed and not by what there is."""
 
     domain: str
     feed: str = ""
     revision: int = 0
     # When the control plane last vouched that there was nothing newer; None before the first news.
     as_of: datetime | None = None
-    by_id: Mapping[str, TenantPolicy] = field(default_factory=dict, repr=False)
-    by_host: Mapping[str, TenantPolicy] = field(default_factory=dict, repr=False)
-    by_kid: Mapping[UUID, TenantPolicy] = field(default_factory=dict, repr=False)
-    revoked: Mapping[TenantToken, datetime] = field(default_factory=dict, repr=False)
+    by_id: Pieces[str, TenantPolicy] = field(default_factory=Pieces, repr=False)
+    by_host: Pieces[str, TenantPolicy] = field(default_factory=Pieces, repr=False)
+    by_kid: Pieces[UUID, TenantPolicy] = field(default_factory=Pieces, repr=False)
+    revoked: Pieces[TenantToken, datetime] = field(default_factory=Pieces, repr=False)
 
     def after(self, change: Change) -> "Index":
-        """Return the index with the change applied. Revocations that have expired by themselves are dropped."""
+        """Return the index with the change applied.
+
+        Revocations that have expired by themselves are dropped as others come.
+        """
         if not (change.snapshot or change.tenants or change.revocations):
             return replace(self, feed=change.feed, revision=change.revision, as_of=change.as_of)
         before = Index(domain=self.domain) if change.snapshot else self
-        by_id, by_host, by_kid = dict(before.by_id), dict(before.by_host), dict(before.by_kid)
+        by_id, by_host, by_kid = before.by_id.draft(), before.by_host.draft(), before.by_kid.draft()
         # One after the other: a change may hold a tenant twice, and a host may have moved between two of its tenants.
         for policy in change.tenants:
             if gone := by_id.get(policy.tenant_id):
                 _remove(gone, gone.hosts(self.domain), by_host)
                 _remove(gone, gone.token_keys, by_kid)
-            by_id[policy.tenant_id] = policy
-            by_host.update(dict.fromkeys(policy.hosts(self.domain), policy))
-            by_kid.update(dict.fromkeys(policy.token_keys, policy))
-        revoked = {**before.revoked, **change.revocations}
+            by_id.put(policy.tenant_id, policy)
+            _put(policy, policy.hosts(self.domain), by_host)
+            _put(policy, policy.token_keys, by_kid)
+        revoked = before.revoked.draft(keep=lambda until: until > change.as_of)
+        for token, until in change.revocations.items():
+            revoked.put(token, until)
         return Index(
             domain=self.domain,
             feed=change.feed,
             revision=change.revision,
             as_of=change.as_of,
-            by_id=by_id,
-            by_host=by_host,
-            by_kid=by_kid,
-            revoked={token: until for token, until in revoked.items() if until > change.as_of},
+            by_id=by_id.done(),
+            by_host=by_host.done(),
+            by_kid=by_kid.done(),
+            revoked=revoked.done(),
         )
 
     def refusal(self, change: Change) -> str | None:
@@ -117,8 +124,13 @@ class Index:
         return None
 
 
-def _remove(policy: TenantPolicy, keys: Iterable[Key], index: dict[Key, TenantPolicy]) -> None:
+def _put(policy: TenantPolicy, keys: Iterable[Key], index: Draft[Key, TenantPolicy]) -> None:
+    for key in keys:
+        index.put(key, policy)
+
+
+def _remove(policy: TenantPolicy, keys: Iterable[Key], index: Draft[Key, TenantPolicy]) -> None:
     """Drop the keys that still lead to this policy: one that moved may lead to its new tenant already."""
     for key in keys:
         if index.get(key) is policy:
-            del index[key]
+            index.drop(key)

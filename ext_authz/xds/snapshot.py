@@ -6,10 +6,8 @@ an Envoy is sent them. So a tenant that no Envoy serves costs nothing here.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import compress
-from operator import is_not
 from typing import Final, NewType, Protocol
 
 from bulkhead.envoy.v3 import routes_pb2
@@ -181,8 +179,8 @@ def scope_names(policy: TenantPolicy, domain: str) -> Iterator[str]:
 def difference(before: Snapshot, after: Snapshot) -> dict[str, list[str]]:
     """Return by type the names of what is new, different or gone in `after`.
 
-    Between two indexes nothing is looked at but the policies that are not the same objects. Two passes over all tenants
-    tell which these are, at 80 ns a tenant: there is no list of changes that somebody could keep wrongly.
+    Between two indexes nothing is looked at but the policies that are not the same objects. The indexes themselves tell
+    which these are: there is no list of changes that somebody could keep wrongly.
     """
     differs = {url: _static_difference(before.statics[url], after.statics[url]) for url in STATIC_TYPES}
     if after.index is not None and after.index is not before.index:
@@ -196,7 +194,7 @@ def _static_difference(before: Mapping[str, Resource], after: Mapping[str, Resou
 
 
 def _tenant_difference(before: Index, after: Index) -> tuple[list[str], list[str]]:
-    tenants = list(_not_the_same(before.by_id, after.by_id))
+    tenants = list(after.by_id.differing(before.by_id))
     old = [policy for policy in map(before.by_id.get, tenants) if policy]
     new = [policy for policy in map(after.by_id.get, tenants) if policy]
     names = dict.fromkeys(name for policy in old for name in scope_names(policy, before.domain))
@@ -207,21 +205,13 @@ def _tenant_difference(before: Index, after: Index) -> tuple[list[str], list[str
     return scopes, routes
 
 
-def _not_the_same(before: Mapping[str, TenantPolicy], after: Mapping[str, TenantPolicy]) -> Iterable[str]:
-    """Return the tenants that have another policy, as an object, or are in one of both only."""
-    changed = list(compress(after, map(is_not, after.values(), map(before.get, after))))
-    new = sum(tenant not in before for tenant in changed)
-    gone = () if len(before) + new == len(after) else before.keys() - after.keys()
-    return [*changed, *gone]
-
-
 def _owner(index: Index | None, scope: str) -> str | None:
     """Return the id of the tenant that the scope of this name leads to."""
     if index is None:
         return None
     kind, _, key = scope.partition(":")
-    policies = {"id": index.by_id, "host": index.by_host}.get(kind, {})
-    policy = policies.get(key)
+    policies = {"id": index.by_id, "host": index.by_host}.get(kind)
+    policy = policies.get(key) if policies else None
     return None if policy is None else policy.tenant_id
 
 
