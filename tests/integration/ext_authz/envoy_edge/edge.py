@@ -132,7 +132,7 @@ def edge_settings(folder: Path, ports: Sequence[int] = (1, 2, 3, 4)) -> EdgeSett
 
 @asynccontextmanager
 async def running_edge(
-    *, limits: Limits = DEFAULTS, lua: str = "", upstream_is: str = "certificates", within_s: float = 30
+    *, limits: Limits = DEFAULTS, lua: str = "", upstream_is: str = "certificates"
 ) -> AsyncIterator[Edge]:
     """Start it with three tenants; `lua` stands in for the script."""
     async with AsyncExitStack() as stack:
@@ -158,7 +158,7 @@ async def running_edge(
         hub.use(index)
         await _serve_hub(hub, settings, stack)
         envoy = await stack.enter_async_context(running_envoy(render_bootstrap(settings, limits), folder))
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(30):
             await envoy.listens("edge_http", "edge_https")
         yield Edge(settings, envoy, upstream, service, workers, servers, hub, folder, index)
 

@@ -46,10 +46,3 @@ async def test_a_script_that_fails_altogether_leaves_no_key(last_word: str) -> N
 
 def _raising(place: int) -> str:
     return "\n".join([*LINES[:place], "  error('at this line')", *LINES[place:]])
-
-
-@pytest.mark.parametrize("broken", ["function envoy_on_request(", "error('at once')", "while true do error('x') end"])
-async def test_a_script_that_cannot_be_loaded_is_not_taken(broken: str) -> None:
-    with pytest.raises((AssertionError, TimeoutError)):
-        async with running_edge(lua=broken, within_s=3) as edge:
-            assert (await send(edge.http_port, ASKED[0])).status == 200

@@ -89,15 +89,16 @@ async def test_the_client_chooses_the_protocol(edge: Edge, protocols: list[str])
     assert chosen == protocols[0]
 
 
-async def test_a_new_certificate_is_served_without_a_restart(edge: Edge) -> None:
+async def test_a_new_certificate_is_served_without_a_restart() -> None:
     issue, authority = new_authority()
-    _write(edge, "server", issue(""))
-    (edge.folder / "new-ca.pem").write_bytes(authority)
-    edge.hub.use_statics()
-    await edge.tell()
-    context = ssl.create_default_context(cafile=str(edge.folder / "new-ca.pem"))
+    async with running_edge() as edge:
+        _write(edge, "server", issue(""))
+        (edge.folder / "new-ca.pem").write_bytes(authority)
+        edge.hub.use_statics()
+        await edge.tell()
+        context = ssl.create_default_context(cafile=str(edge.folder / "new-ca.pem"))
 
-    assert (await send(edge.https_port, request(CERTIFICATES), tls=context, sni="localhost")).status == 200
+        assert (await send(edge.https_port, request(CERTIFICATES), tls=context, sni="localhost")).status == 200
 
 
 async def test_who_is_not_the_service_is_not_given_requests(misdirected_edge: Edge) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ext_authz.xds.resources import validation
+from ext_authz.xds.resources import filters, validation
 from ext_authz.xds.resources.limits import Limits
 from ext_authz.xds.resources.source import EnvoyResources
 from ext_authz.xds.resources.validation import InvalidResourcesError, validate
@@ -48,6 +48,16 @@ async def test_a_listener_that_envoy_does_not_know_how_to_read_is_noticed(tmp_pa
 
 async def test_routes_that_envoy_does_not_take_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EnvoyResources, "routes", lambda *_: b"\x0a\x01x\x12\x02\x0a\x00")
+
+    with pytest.raises(InvalidResourcesError):
+        await validate(edge_settings(tmp_path))
+
+
+@pytest.mark.parametrize("script", ["function envoy_on_request(", "error('at once')", "local x = nil; x()"])
+async def test_a_script_that_cannot_be_loaded_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(filters, "read_lua", lambda: script)
 
     with pytest.raises(InvalidResourcesError):
         await validate(edge_settings(tmp_path))
