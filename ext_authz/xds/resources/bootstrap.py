@@ -22,8 +22,6 @@ from envoy_data_plane.envoy.config.core.v3 import (
     ConfigSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
-    Http2ProtocolOptions,
-    KeepaliveSettings,
     Node,
     SocketAddress,
 )
@@ -83,15 +81,11 @@ def bootstrap(settings: EdgeSettings, limits: Limits) -> Bootstrap:
         grpc_services=[GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=XDS))],
         set_node_on_first_message_only=True,
     )
-    # Notices an agent that hangs, and leaves the connection alone where it does not.
-    alive = KeepaliveSettings(interval=timedelta(seconds=30), timeout=timedelta(seconds=5))
     return Bootstrap(
         node=Node(id=f"{settings.name}-envoy", cluster="edge"),
         admin=Admin(address=_admin_address(settings.admin_listen)),
         dynamic_resources=BootstrapDynamicResources(ads_config=agent, cds_config=ads(), lds_config=ads()),
-        static_resources=BootstrapStaticResources(
-            clusters=[clusters.pipe_cluster(XDS, settings.xds_socket, Http2ProtocolOptions(connection_keepalive=alive))]
-        ),
+        static_resources=BootstrapStaticResources(clusters=[clusters.agent(XDS, settings.xds_socket)]),
         layered_runtime=LayeredRuntime(
             layers=[
                 RuntimeLayer(name="static", static_layer=Struct.from_dict(_RUNTIME)),

@@ -60,7 +60,7 @@ def certificates(upstream: str, source: ConfigSource | None) -> Cluster:
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,
         load_assignment=_endpoints(CERTIFICATES, [_socket(host, port)]),
         transport_socket=tls.upstream(_IDENTITY, source),
-        typed_extension_protocol_options={_PROTOCOL: http2()},
+        typed_extension_protocol_options={_PROTOCOL: _http2()},
         circuit_breakers=_breakers(connections=64, requests=2048, retries=32),
         outlier_detection=OutlierDetection(
             split_external_local_origin_errors=True,
@@ -94,7 +94,7 @@ def ext_authz(sockets: Sequence[Path]) -> Cluster:
         connect_timeout=timedelta(milliseconds=100),
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,
         load_assignment=_endpoints(EXT_AUTHZ, [_pipe(path) for path in sockets]),
-        typed_extension_protocol_options={_PROTOCOL: http2()},
+        typed_extension_protocol_options={_PROTOCOL: _http2()},
         circuit_breakers=_breakers(connections=1024, requests=8192, retries=8192),
         outlier_detection=OutlierDetection(
             # Not answering in time counts like not answering at all.
@@ -112,23 +112,18 @@ def ext_authz(sockets: Sequence[Path]) -> Cluster:
     )
 
 
-def http2(options: Http2ProtocolOptions | None = None) -> Any:
-    """Return the settings of a cluster that speaks HTTP/2 and nothing else."""
-    chosen = options or Http2ProtocolOptions(
-        max_concurrent_streams=100, initial_stream_window_size=256 * 1024, initial_connection_window_size=_WINDOW
-    )
-    explicit = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=chosen)
-    return Any.pack(HttpProtocolOptions(explicit_http_config=explicit))
+def agent(name: str, path: Path) -> Cluster:
+    """Return the agent itself.
 
-
-def pipe_cluster(name: str, path: Path, options: Http2ProtocolOptions) -> Cluster:
-    """Return a cluster of one unix socket that speaks HTTP/2."""
+    It is not pinged: gRPC's servers end a connection whose client pings more often than they like, a unix socket tells
+    of an agent that ends, and one that hangs has nothing better to give.
+    """
     return Cluster(
         name=name,
         type=ClusterDiscoveryType.STATIC,
         connect_timeout=timedelta(seconds=1),
         load_assignment=_endpoints(name, [_pipe(path)]),
-        typed_extension_protocol_options={_PROTOCOL: http2(options)},
+        typed_extension_protocol_options={_PROTOCOL: _http2()},
     )
 
 
@@ -136,6 +131,15 @@ def host_and_port(address: str) -> tuple[str, int]:
     """Split `host:port`; an IPv6 host stands in brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def _http2() -> Any:
+    """Return the settings of a cluster that speaks HTTP/2 and nothing else."""
+    options = Http2ProtocolOptions(
+        max_concurrent_streams=100, initial_stream_window_size=256 * 1024, initial_connection_window_size=_WINDOW
+    )
+    explicit = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=options)
+    return Any.pack(HttpProtocolOptions(explicit_http_config=explicit))
 
 
 def _is_ip(host: str) -> bool:
