@@ -194,15 +194,24 @@ def _static_difference(before: Mapping[str, Resource], after: Mapping[str, Resou
 
 
 def _tenant_difference(before: Index, after: Index) -> tuple[list[str], list[str]]:
-    tenants = list(after.by_id.differing(before.by_id))
+    # A whole new index, of policies that were read anew, is mostly equal to the one before.
+    tenants = [one for one in after.by_id.differing(before.by_id) if not _is_equal(one, before, after)]
     old = [policy for policy in map(before.by_id.get, tenants) if policy]
     new = [policy for policy in map(after.by_id.get, tenants) if policy]
     names = dict.fromkeys(name for policy in old for name in scope_names(policy, before.domain))
     names |= dict.fromkeys(name for policy in new for name in scope_names(policy, after.domain))
     scopes = [name for name in names if _owner(before, name) != _owner(after, name)]
-    # A whole new index, of policies that were read anew, is mostly equal to the one before.
     routes = [routes_name(tenant) for tenant in tenants if before.by_id.get(tenant) != after.by_id.get(tenant)]
     return scopes, routes
+
+
+def _is_equal(tenant: str, before: Index, after: Index) -> bool:
+    """Tell whether the tenant has an equal policy and, should others claim its hosts, the same hosts."""
+    old, new = before.by_id.get(tenant), after.by_id.get(tenant)
+    if old is None or new is None or old != new:
+        return False
+    hosts = new.hosts(after.domain)
+    return all(before.by_host.get(host) is old and after.by_host.get(host) is new for host in hosts)
 
 
 def _owner(index: Index | None, scope: str) -> str | None:
