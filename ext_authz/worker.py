@@ -163,10 +163,11 @@ async def _serve(checks: Checks, settings: EdgeSettings, *, number: int, tallies
         await stop.wait()
         await server.stop(_GRACE_S)
         reporting.cancel()
+        is_reported = False
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_REPORT_S):
-                await sender.flush()
-        _log.info("worker_stops", worker=number, unreported=len(tallies))
+                is_reported = await sender.flush()
+        _log.info("worker_stops", worker=number, is_reported=is_reported)
         for task in following:
             task.cancel()
 

@@ -19,12 +19,12 @@ import structlog
 from control_plane.audit import store
 from control_plane.audit.model import Entry, Outcome, neutral
 from control_plane.audit.recorder import Touched
-from control_plane.audit.tally import Kind, Tallies, Tally
 from control_plane.errors import ConflictError, DomainError, UnavailableError
 from control_plane.ids import TenantId, new_uuid
 from control_plane.postgres.database import Database, Isolation, SystemTransaction, TenantTransaction
 from control_plane.postgres.directory import Directory
 from control_plane.serving.call import Call
+from control_plane.tally import Kind, Tallies, Tally
 
 _EVERY: Final = timedelta(seconds=1)
 _log: Final = structlog.get_logger("audit.denials")

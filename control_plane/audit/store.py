@@ -8,9 +8,9 @@ from uuid import UUID
 import psycopg
 
 from control_plane.audit.model import Entry, Outcome, Position, Record, Seal, SealedEntry
-from control_plane.audit.tally import Tally
 from control_plane.errors import ConflictError
 from control_plane.postgres.database import SystemTransaction, TenantTransaction
+from control_plane.tally import Tally
 
 
 async def insert(tx: TenantTransaction | SystemTransaction, entry: Entry) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from control_plane.audit.tally import Tally
+from control_plane.tally import Tally
 
 _TAIL_BITS: Final = 80
 _VERSION_AND_VARIANT: Final = (0b0111 << 76) | (0b10 << 62)

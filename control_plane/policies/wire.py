@@ -10,7 +10,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bulkhead.edge.v1 import policies_pb2
 from bulkhead.v1 import edges_pb2
 from control_plane.audit.model import neutral
-from control_plane.audit.tally import Kind, Tally
 from control_plane.errors import Violations
 from control_plane.ids import TenantId
 from control_plane.policies.model import (
@@ -24,6 +23,7 @@ from control_plane.policies.model import (
     Usage,
     denial_id,
 )
+from control_plane.tally import Kind, Tally
 
 # Of one message. Tenants with the longest of everything still fit into the 4 MiB that receivers take by default.
 _TENANTS: Final = 500

@@ -1,38 +1,42 @@
 """Reports as they are sent, written from tallies and added to them."""
 
-from datetime import UTC
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import count
+from typing import Final
 from uuid import UUID
 
 from bulkhead.edge.v1 import policies_pb2
-from ext_authz.reports.tally import DenialKind, Denied, Taken, Tallies, UsageKind, Used
+from control_plane.ids import TenantId
+from control_plane.tally import Kind, Tally
+from ext_authz.reports.tally import Taken, Tallies, UsageKind, Used
+
+# Of each sort: fewer than a server takes.
+_KINDS_OF_A_REPORT: Final = 500
 
 
-def report_of(taken: Taken, *, reporter: str, sequence: int) -> policies_pb2.ReportDecisionsRequest:
-    """Write a report."""
-    return policies_pb2.ReportDecisionsRequest(
-        reporter=reporter,
-        sequence=sequence,
-        denials=[_denial_to(kind, denied) for kind, denied in taken.denials.items()],
-        usage=[_usage_to(kind, used) for kind, used in taken.usage.items()],
-    )
+def reports_of(taken: Taken, *, reporter: str, sequence: int) -> Iterator[policies_pb2.ReportDecisionsRequest]:
+    """Write what was taken as reports, of which the first has that sequence; as none where nothing was."""
+    denials = [_denial_to(tally) for tally in taken.denials]
+    usage = [_usage_to(kind, used) for kind, used in taken.usage.items()]
+    starts = range(0, max(len(denials), len(usage)), _KINDS_OF_A_REPORT)
+    for number, start in zip(count(sequence), starts, strict=False):
+        part = slice(start, start + _KINDS_OF_A_REPORT)
+        yield policies_pb2.ReportDecisionsRequest(
+            reporter=reporter, sequence=number, denials=denials[part], usage=usage[part]
+        )
 
 
-def add_report(tallies: Tallies, report: policies_pb2.ReportDecisionsRequest) -> None:
+def add_report(tallies: Tallies, report: policies_pb2.ReportDecisionsRequest, now: datetime) -> None:
     """Add a report's counts to the tallies.
 
     Raises:
         ValueError: when a tenant's uid is none; then nothing of the report is added.
     """
-    usage = [(_usage_kind(tally), tally) for tally in report.usage]
-    for tally in report.denials:
-        kind = DenialKind(tally.tenant_id, tally.actor, tally.method, tally.resource, tally.reason, tally.peer)
-        denied = Denied(
-            count=tally.count,
-            first_time=tally.first_time.ToDatetime(tzinfo=UTC),
-            last_time=tally.last_time.ToDatetime(tzinfo=UTC),
-            request_id=tally.request_id,
-        )
-        tallies.add_denied(kind, denied)
+    usage = [(_usage_kind(used), used) for used in report.usage]
+    denials = [_tally(denial) for denial in report.denials]
+    for tally in denials:
+        tallies.add_denied(tally, now)
     for usage_kind, used in usage:
         tallies.add_used(usage_kind, Used(admitted=used.admitted, limited=used.limited, cost=used.cost))
 
@@ -41,19 +45,36 @@ def _usage_kind(tally: policies_pb2.UsageTally) -> UsageKind:
     return UsageKind(UUID(tally.tenant_uid), tally.method, tally.minute.ToDatetime(tzinfo=UTC))
 
 
-def _denial_to(kind: DenialKind, denied: Denied) -> policies_pb2.DenialTally:
-    message = policies_pb2.DenialTally(
-        tenant_id=kind.tenant_id,
-        actor=kind.actor,
-        method=kind.method,
-        resource=kind.resource,
-        reason=kind.reason,
-        peer=kind.peer,
-        count=denied.count,
-        request_id=denied.request_id,
+def _tally(denial: policies_pb2.DenialTally) -> Tally:
+    return Tally(
+        kind=Kind(
+            tenant=TenantId(denial.tenant_id) if denial.tenant_id else None,
+            actor=denial.actor,
+            method=denial.method,
+            resource=denial.resource,
+            reason=denial.reason,
+            peer=denial.peer,
+        ),
+        count=denial.count,
+        first_time=denial.first_time.ToDatetime(tzinfo=UTC),
+        last_time=denial.last_time.ToDatetime(tzinfo=UTC),
+        request_id=denial.request_id,
     )
-    message.first_time.FromDatetime(denied.first_time)
-    message.last_time.FromDatetime(denied.last_time)
+
+
+def _denial_to(tally: Tally) -> policies_pb2.DenialTally:
+    message = policies_pb2.DenialTally(
+        tenant_id=tally.kind.tenant or "",
+        actor=tally.kind.actor,
+        method=tally.kind.method,
+        resource=tally.kind.resource,
+        reason=tally.kind.reason,
+        peer=tally.kind.peer,
+        count=tally.count,
+        request_id=tally.request_id,
+    )
+    message.first_time.FromDatetime(tally.first_time)
+    message.last_time.FromDatetime(tally.last_time)
     return message
 
 

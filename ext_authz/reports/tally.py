@@ -1,50 +1,20 @@
 """Decisions between two reports, counted by kind in bounded memory. Pure.
 
-A kind beyond the limit is counted all the same, with less said about it: a denial by its tenant and reason alone, usage
-by its tenant alone. The counts add up to exactly what was noted.
+Denials are counted as the control plane counts its own, which says what is told at once and what is held back. Usage
+is counted by tenant, method and minute; beyond the limit by its tenant alone. The counts add up to exactly what was
+noted.
 """
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
+from control_plane import tally
+from control_plane.ids import TenantId
 from ext_authz.reports.model import Denial, Usage
 
-DENIALS: Final = 10_000
-# So that whoever varies what is denied fills its own share, and no other tenant's.
-DENIALS_OF_A_TENANT: Final = 256
-DENIALS_OF_NOBODY: Final = 2048
 USAGE: Final = 50_000
-
-_Kind = TypeVar("_Kind")
-_Count = TypeVar("_Count")
-
-
-@dataclass(frozen=True, slots=True)
-class DenialKind:
-    """What denials have in common."""
-
-    tenant_id: str
-    actor: str
-    method: str
-    resource: str
-    reason: str
-    peer: str
-
-
-@dataclass(slots=True, kw_only=True)
-class Denied:
-    """How often one kind was denied."""
-
-    count: int
-    first_time: datetime
-    last_time: datetime
-    # Of the first one.
-    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +39,7 @@ class Used:
 class Taken:
     """A part of what was counted, to be reported; nobody counts into it any more."""
 
-    denials: dict[DenialKind, Denied]
+    denials: list[tally.Tally]
     usage: dict[UsageKind, Used]
 
 
@@ -77,20 +47,26 @@ class Tallies:
     """Counts decisions until they are taken. Belongs to one thread."""
 
     def __init__(self) -> None:
-        self._denials: dict[DenialKind, Denied] = {}
-        self._of_tenant: Counter[str] = Counter()
+        self._denials = tally.Tallies()
         self._usage: dict[UsageKind, Used] = {}
         # Of all that is beyond the limit, until it is taken: else a long time away would add a kind each minute.
         self._crowded_since: datetime | None = None
 
     def __len__(self) -> int:
-        """Tell how many kinds there are to report."""
+        """Tell how many kinds are known at the moment."""
         return len(self._denials) + len(self._usage)
 
     def deny(self, denial: Denial, now: datetime) -> None:
         """Count a refused request."""
-        kind = DenialKind(denial.tenant_id, denial.actor, denial.method, denial.resource, denial.reason, denial.peer)
-        self.add_denied(kind, Denied(count=1, first_time=now, last_time=now, request_id=denial.request_id))
+        kind = tally.Kind(
+            tenant=TenantId(denial.tenant_id) if denial.tenant_id else None,
+            actor=denial.actor,
+            method=denial.method,
+            resource=denial.resource,
+            reason=denial.reason,
+            peer=denial.peer,
+        )
+        self._denials.note(kind, request_id=denial.request_id, now=now)
 
     def use(self, usage: Usage, now: datetime) -> None:
         """Count a request that was let through, or refused for the tenant's own rate."""
@@ -100,19 +76,9 @@ class Tallies:
         else:
             self.add_used(kind, Used(limited=1))
 
-    def add_denied(self, kind: DenialKind, more: Denied) -> None:
+    def add_denied(self, more: tally.Tally, now: datetime) -> None:
         """Add what was counted elsewhere."""
-        if kind not in self._denials and self._is_crowded(kind):
-            kind = DenialKind(kind.tenant_id, "", "", "", kind.reason, "")
-        known = self._denials.get(kind)
-        if known is None:
-            self._denials[kind] = more
-            self._of_tenant[kind.tenant_id] += 1
-            return
-        known.count += more.count
-        known.last_time = max(known.last_time, more.last_time)
-        if more.first_time < known.first_time:
-            known.first_time, known.request_id = more.first_time, more.request_id
+        self._denials.add(more, now=now)
 
     def add_used(self, kind: UsageKind, more: Used) -> None:
         """Add what was counted elsewhere."""
@@ -127,20 +93,18 @@ class Tallies:
         known.limited += more.limited
         known.cost += more.cost
 
-    def take(self, most: int) -> Taken:
-        """Hand over up to so many kinds, those that were first seen first."""
-        denials = _pop(self._denials, list(islice(self._denials, most)))
-        self._of_tenant.subtract(kind.tenant_id for kind in denials)
-        self._of_tenant = +self._of_tenant
-        usage = _pop(self._usage, list(islice(self._usage, most - len(denials))))
-        if len(self._usage) < USAGE:
-            self._crowded_since = None
-        return Taken(denials=denials, usage=usage)
+    def take_all(self) -> Taken:
+        """Hand over everything."""
+        return Taken(denials=self._denials.take_all(), usage=self._take_usage())
 
-    def _is_crowded(self, kind: DenialKind) -> bool:
-        most = DENIALS_OF_A_TENANT if kind.tenant_id else DENIALS_OF_NOBODY
-        return len(self._denials) >= DENIALS or self._of_tenant[kind.tenant_id] >= most
+    def take_due(self, now: datetime) -> Taken:
+        """Hand over the denials that are due, and all usage."""
+        return Taken(denials=self._denials.take_due(now), usage=self._take_usage())
 
+    def take_due_denials(self, now: datetime) -> Taken:
+        """Hand over the denials that are due, and no usage."""
+        return Taken(denials=self._denials.take_due(now), usage={})
 
-def _pop(counted: dict[_Kind, _Count], kinds: Iterable[_Kind]) -> dict[_Kind, _Count]:
-    return {kind: counted.pop(kind) for kind in kinds}
+    def _take_usage(self) -> dict[UsageKind, Used]:
+        usage, self._usage, self._crowded_since = self._usage, {}, None
+        return usage

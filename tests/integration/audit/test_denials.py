@@ -1,7 +1,7 @@
 """Denied calls are written beside the transactions that they never had: exactly counted, each where it belongs."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from control_plane.ids import TenantId
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
 from control_plane.serving.principal import Principal, Role
+from control_plane.tally import Tally
 from tests.fixtures.cell import Cell, bearer
 
 Superuser = psycopg.AsyncConnection[DictRow]
@@ -123,11 +124,11 @@ async def test_what_cannot_be_written_is_kept_and_written_once(
     call = cell.call(await cell.tenant())
     write = cell.denials._write_log
 
-    async def fails_before(_tenant: TenantId | None, _ids: Sequence[UUID]) -> None:
+    async def fails_before(_tenant: TenantId | None, _log: Mapping[UUID, Tally]) -> None:
         raise UnavailableError("away")
 
-    async def fails_after(tenant: TenantId | None, ids: Sequence[UUID]) -> None:
-        await write(tenant, ids)
+    async def fails_after(tenant: TenantId | None, log: Mapping[UUID, Tally]) -> None:
+        await write(tenant, log)
         raise UnavailableError("away")
 
     cell.denials.note(call, REFUSED)

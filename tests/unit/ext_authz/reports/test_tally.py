@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane import tally
+from ext_authz.reports import messages
 from ext_authz.reports import tally as tallying
-from ext_authz.reports.messages import add_report, report_of
+from ext_authz.reports.messages import add_report, reports_of
 from ext_authz.reports.model import Denial, Usage
-from ext_authz.reports.tally import DENIALS_OF_A_TENANT, Taken, Tallies
+from ext_authz.reports.tally import Taken, Tallies
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -38,18 +40,21 @@ def at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def everything(tallies: Tallies) -> Taken:
-    return tallies.take(10**9)
-
-
 def test_denials_alike_are_one_kind_with_the_first_ones_request() -> None:
     tallies = Tallies()
     for second in range(5):
         tallies.deny(denial(request=f"r{second}"), at(second))
-    ((kind, denied),) = everything(tallies).denials.items()
+    (told,) = tallies.take_all().denials
 
-    assert (kind.tenant_id, kind.reason, kind.peer) == ("org_1", "SCOPE_MISSING", "192.0.2.1")
-    assert (denied.count, denied.first_time, denied.last_time, denied.request_id) == (5, at(0), at(4), "r0")
+    assert (told.kind.tenant, told.kind.reason, told.kind.peer) == ("org_1", "SCOPE_MISSING", "192.0.2.1")
+    assert (told.count, told.first_time, told.last_time, told.request_id) == (5, at(0), at(4), "r0")
+
+
+def test_a_denial_of_nobodys_is_of_no_tenant() -> None:
+    tallies = Tallies()
+    tallies.deny(denial(tenant=""), at(0))
+
+    assert [told.kind.tenant for told in tallies.take_all().denials] == [None]
 
 
 def test_usage_is_counted_by_tenant_method_and_minute() -> None:
@@ -58,7 +63,7 @@ def test_usage_is_counted_by_tenant_method_and_minute() -> None:
     tallies.use(usage(cost=3), at(59.9))
     tallies.use(usage(cost=3, admitted=False), at(30))
     tallies.use(usage(cost=3), at(60))
-    taken = everything(tallies).usage
+    taken = tallies.take_all().usage
 
     assert {kind.minute: (used.admitted, used.limited, used.cost) for kind, used in taken.items()} == {
         at(0): (2, 1, 6),
@@ -66,25 +71,30 @@ def test_usage_is_counted_by_tenant_method_and_minute() -> None:
     }
 
 
-def test_whoever_varies_what_is_denied_fills_its_own_share_alone() -> None:
+def test_a_steady_flood_is_held_back_and_its_first_denial_is_not() -> None:
     tallies = Tallies()
-    for number in range(3 * DENIALS_OF_A_TENANT):
-        tallies.deny(denial(peer=f"{number}"), at(number))
-    tallies.deny(denial(tenant="org_2"), at(0))
-    taken = everything(tallies).denials
+    told = []
+    for second in range(600):
+        tallies.deny(denial(), at(second))
+        told += tallies.take_due(at(second)).denials
+    told += tallies.take_all().denials
 
-    assert len(taken) == DENIALS_OF_A_TENANT + 2
-    assert sum(denied.count for denied in taken.values()) == 3 * DENIALS_OF_A_TENANT + 1
-    assert [kind.peer for kind in taken if kind.tenant_id == "org_2"] == ["192.0.2.1"]
+    assert told[0].first_time == told[0].last_time == at(0)
+    assert sum(each.count for each in told) == 600
+    assert 60 <= len(told) <= 65
 
 
-def test_a_share_is_free_again_when_it_was_taken() -> None:
+def test_usage_is_never_held_back_but_goes_with_no_urgent_denial() -> None:
     tallies = Tallies()
-    for _ in range(3):
-        for number in range(DENIALS_OF_A_TENANT):
-            tallies.deny(denial(peer=f"{number}"), at(0))
+    tallies.deny(denial(), at(0))
+    tallies.use(usage(), at(0))
+    urgent = tallies.take_due_denials(at(0))
+    tallies.deny(denial(), at(0.5))
+    regular = tallies.take_due(at(0.5))
 
-        assert len(everything(tallies).denials) == DENIALS_OF_A_TENANT
+    assert (len(urgent.denials), len(urgent.usage)) == (1, 0)
+    assert (len(regular.denials), len(regular.usage)) == (0, 1)
+    assert len(tallies.take_all().denials) == 1
 
 
 DECISIONS = st.lists(
@@ -93,38 +103,60 @@ DECISIONS = st.lists(
 )
 
 
-@given(decisions=DECISIONS, portion=st.integers(1, 20))
+def taken(tallies: Tallies, what: str) -> Taken:
+    if what == "all":
+        return tallies.take_all()
+    return tallies.take_due(at(3600)) if what == "due" else tallies.take_due_denials(at(3600))
+
+
+TAKES = st.lists(st.sampled_from(["all", "due", "denials"]), max_size=20)
+
+
+@given(decisions=DECISIONS, takes=TAKES)
 def test_counts_add_up_whatever_overflows_and_however_it_is_taken(
-    decisions: list[tuple[bool, int, int, str, int]], portion: int
+    decisions: list[tuple[bool, int, int, str, int]], takes: list[str]
 ) -> None:
+    """As counts pass from a worker through the agent."""
     tallies, handed = Tallies(), Tallies()
-    noted: Counter[tuple[str, str]] = Counter()
+    noted: Counter[str | None] = Counter()
     used = 0
+    sequence = 1
+
+    def hand_over(part: Taken) -> None:
+        nonlocal sequence
+        for report in reports_of(part, reporter="r", sequence=sequence):
+            assert report.sequence == sequence
+
+            add_report(handed, report, START)
+            sequence += 1
+
     with pytest.MonkeyPatch.context() as patch:
-        for name, most in (("DENIALS", 20), ("DENIALS_OF_A_TENANT", 5), ("DENIALS_OF_NOBODY", 8), ("USAGE", 10)):
-            patch.setattr(tallying, name, most)
-        for denied, tenant, which, reason, second in decisions:
+        patch.setattr(tallying, "USAGE", 10)
+        patch.setattr(messages, "_KINDS_OF_A_REPORT", 3)
+        for name, most in (("_KINDS_OF_A_TENANT", 5), ("_KINDS_OF_THE_PLATFORM", 8), ("_KINDS", 20)):
+            patch.setattr(tally, name, most)
+        for number, (denied, tenant, which, reason, second) in enumerate(decisions):
             if denied:
                 name = f"org_{tenant}" if tenant else ""
                 tallies.deny(denial(peer=str(which), tenant=name, reason=reason), at(second))
-                noted[name, reason] += 1
+                noted[name or None] += 1
             else:
                 tallies.use(usage(tenant, method=str(which), cost=which), at(second))
                 used += which
 
-            assert len(tallies) <= 20 + 8 + 10 + 4
-        while len(tallies):
-            taken = tallies.take(portion)
+            assert len(tallies) <= 20 + 1 + 10 + 4
 
-            assert 0 < len(taken.denials) + len(taken.usage) <= portion
+            if number < len(takes):
+                hand_over(taken(tallies, takes[number]))
+        hand_over(tallies.take_all())
+    result = handed.take_all()
+    counted: Counter[str | None] = Counter()
+    for told in result.denials:
+        counted[told.kind.tenant] += told.count
 
-            add_report(handed, report_of(taken, reporter="r", sequence=1))
-    result = everything(handed)
-    counted: Counter[tuple[str, str]] = Counter()
-    for kind, denied_kind in result.denials.items():
-        counted[kind.tenant_id, kind.reason] += denied_kind.count
-
-    assert counted == noted
+    assert counted.total() == noted.total()
+    # Where there are too many kinds of all tenants, what is too much is the platform's to know.
+    assert all(counted[tenant] <= number for tenant, number in noted.items() if tenant)
     assert sum(one.cost for one in result.usage.values()) == used
 
 
@@ -136,4 +168,4 @@ def test_a_long_time_away_takes_no_more_memory_with_each_minute(monkeypatch: pyt
             tallies.use(usage(tenant), at(60 * minute))
 
     assert len(tallies) <= 10 + 3
-    assert sum(used.admitted for used in everything(tallies).usage.values()) == 3000
+    assert sum(used.admitted for used in tallies.take_all().usage.values()) == 3000

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.audit.tally import Kind, Tallies, Tally
 from control_plane.ids import TenantId
+from control_plane.tally import Kind, Tallies, Tally
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ORG = TenantId("org_1")
@@ -80,6 +80,26 @@ def test_whoever_varies_what_is_denied_fills_its_own_log_only_and_that_slowly() 
     assert {row.kind.reason for row in rows} == {"TENANT_MISMATCH", "OVERFLOW"}
 
 
+def test_what_others_have_counted_is_one_tally_from_the_first_to_the_last() -> None:
+    tallies = Tallies()
+    for first, last, count in ((5, 6, 2), (3, 4, 1), (8, 9, 4)):
+        told = Tally(kind=kind(), count=count, first_time=at(first), last_time=at(last), request_id=f"r{first}")
+        tallies.add(told, now=at(10))
+
+    assert tallies.take_due(at(10)) == [
+        Tally(kind=kind(), count=7, first_time=at(3), last_time=at(9), request_id="r3"),
+    ]
+
+
+def test_what_was_handed_over_is_not_told_again_with_what_follows() -> None:
+    tallies = Tallies()
+    tallies.note(kind(), request_id="r1", now=at(0))
+    tallies.take_due(at(0))
+    tallies.note(kind(), request_id="r2", now=at(5))
+
+    assert tallies.take_due(at(5)) == [Tally(kind=kind(), count=1, first_time=at(5), last_time=at(5), request_id="r2")]
+
+
 def test_memory_is_bounded_whatever_is_denied() -> None:
     tallies = Tallies()
     for number in range(50_000):
@@ -105,6 +125,7 @@ def test_a_kind_is_forgotten_when_it_has_been_quiet_for_a_minute() -> None:
     st.lists(
         st.one_of(
             st.integers(0, 100).map(lambda number: ("note", number)),
+            st.integers(0, 100).map(lambda number: ("add", number)),
             st.integers(0, 90).map(lambda seconds: ("wait", seconds)),
             st.just(("take", 0)),
         ),
@@ -118,6 +139,10 @@ def test_no_denial_is_lost_or_counted_twice(steps: list[tuple[str, int]]) -> Non
         if step == "note":
             tallies.note(kind(f"tenants/org_{number}"), request_id="r", now=now)
             noted += 1
+        elif step == "add":
+            told = Tally(kind=kind(f"tenants/org_{number}"), count=3, first_time=START, last_time=now, request_id="r")
+            tallies.add(told, now=now)
+            noted += 3
         elif step == "wait":
             now += timedelta(seconds=number)
         else:

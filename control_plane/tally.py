@@ -1,4 +1,4 @@
-"""Denied calls, counted by kind in bounded memory. Pure.
+"""Denied calls, counted by kind in bounded memory, wherever they are denied. Pure.
 
 A flood of denials alike costs a few rows, whose counts add up to exactly what was noted: a kind is due as soon as it
 is first seen, and while it goes on, after 1, 2, 4, 8 and then every 10 seconds. Each log has a limited number of kinds
@@ -8,7 +8,7 @@ comes beyond the limit is counted together, as the reason OVERFLOW.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -53,8 +53,13 @@ class Tally:
 class _Open:
     wait: timedelta
     due: datetime
-    tally: Tally | None
+    # When it was last counted, by the clock of whoever counts.
+    seen: datetime
+    # Since it was last handed over; meaningless while the count is 0.
+    count: int = 0
+    first_time: datetime
     last_time: datetime
+    request_id: str = ""
 
 
 class Tallies:
@@ -70,16 +75,20 @@ class Tallies:
 
     def note(self, kind: Kind, *, request_id: str, now: datetime) -> None:
         """Count one denial."""
-        kind = self._admitted(kind)
+        self.add(Tally(kind=kind, count=1, first_time=now, last_time=now, request_id=request_id), now=now)
+
+    def add(self, tally: Tally, *, now: datetime) -> None:
+        """Count what somebody else has counted until now."""
+        kind = self._admitted(tally.kind)
         known = self._open.get(kind)
         if known is None:
-            known = self._open[kind] = _Open(wait=_FIRST_WAIT, due=now, tally=None, last_time=now)
+            known = self._open[kind] = _Open(wait=_FIRST_WAIT, due=now, seen=now, first_time=now, last_time=now)
             self._of_log[kind.tenant] += 1
-        known.last_time = now
-        if known.tally is None:
-            known.tally = Tally(kind=kind, count=1, first_time=now, last_time=now, request_id=request_id)
-        else:
-            known.tally = replace(known.tally, count=known.tally.count + 1, last_time=now)
+        known.seen = now
+        if known.count == 0 or tally.first_time < known.first_time:
+            known.first_time, known.request_id = tally.first_time, tally.request_id
+        known.last_time = tally.last_time if known.count == 0 else max(known.last_time, tally.last_time)
+        known.count += tally.count
 
     def take_due(self, now: datetime) -> list[Tally]:
         """Hand over what is due, and forget the kinds that have been quiet for a while."""
@@ -90,16 +99,16 @@ class Tallies:
 
     def take_all(self) -> list[Tally]:
         """Hand over everything."""
-        taken = [known.tally for known in self._open.values() if known.tally]
+        taken = [_tally(kind, known) for kind, known in self._open.items() if known.count]
         self._open.clear()
         self._of_log.clear()
         return taken
 
     def _take_due(self, now: datetime) -> Iterator[Tally]:
-        for known in self._open.values():
-            if known.tally and known.due <= now:
-                yield known.tally
-                known.tally = None
+        for kind, known in self._open.items():
+            if known.count and known.due <= now:
+                yield _tally(kind, known)
+                known.count = 0
                 known.due = now + known.wait
                 known.wait = min(known.wait * 2, _LONGEST_WAIT)
 
@@ -121,7 +130,17 @@ class Tallies:
 
 
 def _is_over(known: _Open, now: datetime) -> bool:
-    return known.tally is None and now - known.last_time >= _QUIET
+    return known.count == 0 and now - known.seen >= _QUIET
+
+
+def _tally(kind: Kind, known: _Open) -> Tally:
+    return Tally(
+        kind=kind,
+        count=known.count,
+        first_time=known.first_time,
+        last_time=known.last_time,
+        request_id=known.request_id,
+    )
 
 
 def _overflow(tenant: TenantId | None) -> Kind:
