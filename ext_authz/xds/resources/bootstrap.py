@@ -19,10 +19,12 @@ from envoy_data_plane.envoy.config.core.v3 import (
     ApiConfigSource,
     ApiConfigSourceApiType,
     ApiVersion,
+    BackoffStrategy,
     ConfigSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
     Node,
+    RetryPolicy,
     SocketAddress,
 )
 from envoy_data_plane.envoy.config.metrics.v3 import StatsConfig, StatsMatcher
@@ -48,6 +50,8 @@ WAITS: Final = timedelta(0)
 # A request is held until its tenant's routes are there.
 ON_DEMAND: Final = timedelta(seconds=2)
 
+# How soon, and how late at most, Envoy asks again for an agent that is away.
+_AGAIN: Final = (timedelta(milliseconds=100), timedelta(seconds=1))
 _HEAP: Final = "envoy.resource_monitors.fixed_heap"
 _RUNTIME: Final = {
     # A client that resets more than half of these streams at once is cut off (CVE-2023-44487).
@@ -75,10 +79,12 @@ def render_bootstrap(settings: EdgeSettings, limits: Limits = DEFAULTS) -> bytes
 
 def bootstrap(settings: EdgeSettings, limits: Limits) -> Bootstrap:
     """Return the bootstrap; see `render_bootstrap`."""
+    # By itself Envoy lets up to thirty seconds pass, in which nobody whom it does not know yet is served.
+    again = RetryPolicy(retry_back_off=BackoffStrategy(base_interval=_AGAIN[0], max_interval=_AGAIN[1]))
     agent = ApiConfigSource(
         api_type=ApiConfigSourceApiType.DELTA_GRPC,
         transport_api_version=ApiVersion.V3,
-        grpc_services=[GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=XDS))],
+        grpc_services=[GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=XDS, retry_policy=again))],
         set_node_on_first_message_only=True,
     )
     return Bootstrap(
