@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from envoy_data_plane.envoy.config.core.v3 import Address, HeaderValue, HeaderValueOption, Http2ProtocolOptions, Pipe
+from envoy_data_plane.envoy.config.core.v3 import Address, HeaderValue, HeaderValueOption, Pipe
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
@@ -86,7 +86,7 @@ def _bootstrap(settings: EdgeSettings, policy: TenantPolicy, *, chains: Chains, 
     if static is None:
         raise AssertionError("the bootstrap has no static resources")
     made.dynamic_resources = None
-    certificates = clusters.pipe_cluster(clusters.CERTIFICATES, upstream, Http2ProtocolOptions())
+    certificates = clusters.agent(clusters.CERTIFICATES, upstream)
     (authz,) = (cluster for cluster in resources.clusters(None) if cluster.name == clusters.EXT_AUTHZ)
     static.clusters = [certificates, authz]
     routes = RouteConfiguration.parse(resources.routes(policy))
