@@ -70,12 +70,12 @@ class Edge:
 
 @asynccontextmanager
 async def edge(folder: Path, limiter: MinuteLimiter) -> AsyncIterator[Edge]:
-    """Serve at `NOW` by the index of A, B and the suspended tenant."""
+    """Serve at `NOW` by the index of A, B and the suspended tenant. An operator may write hosts in any case."""
     denials: list[Denial] = []
     usages: list[Usage] = []
     servicer = CheckServicer(
         domain=DOMAIN,
-        shared_hosts=SHARED,
+        shared_hosts=[host.upper() for host in SHARED],
         context_key=KEY,
         limiter=limiter,
         denied=denials.append,

@@ -152,6 +152,11 @@ async def test_a_worker_that_knows_nothing_yet_says_so(served: Edge) -> None:
     assert served.denials == []
 
 
+async def test_an_outage_is_no_denial(served: Edge) -> None:
+    assert refusal(await served.check(Ask(epoch="6").check())) == (503, "EPOCH_BEHIND")
+    assert served.denials == []
+
+
 async def test_a_suspension_that_is_applied_while_valkey_is_asked_holds(served: Edge, limiter: HeldLimiter) -> None:
     limiter.go.clear()
     waiting = asyncio.create_task(served.check(Ask().check()))
@@ -203,6 +208,7 @@ async def test_it_is_settled_when_what_began_before_has_ended(served: Edge, limi
 
     assert held
     assert still_held
+    assert not served.servicer._older
 
 
 async def test_settling_twice_waits_for_the_same_checks(served: Edge, limiter: HeldLimiter) -> None:
@@ -210,6 +216,7 @@ async def test_settling_twice_waits_for_the_same_checks(served: Edge, limiter: H
     running = asyncio.create_task(served.check(Ask().check()))
     await limiter.holds(1)
     waits = [asyncio.create_task(served.servicer.settled()) for _ in range(3)]
+    await asyncio.sleep(0.01)
     waits[0].cancel()
     await asyncio.sleep(0.01)
     held = [each.done() for each in waits[1:]]

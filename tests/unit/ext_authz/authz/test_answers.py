@@ -51,7 +51,7 @@ def test_an_admitted_request_goes_on_with_its_context_alone() -> None:
 
 
 @pytest.mark.behaviour("S3.8")
-@pytest.mark.parametrize(("reset_s", "told_s"), [(0.001, 1), (1.0, 1), (1.001, 2), (59.2, 60), (60.0, 60)])
+@pytest.mark.parametrize(("reset_s", "told_s"), [(0.0, 1), (0.001, 1), (1.0, 1), (1.001, 2), (59.2, 60), (60.0, 60)])
 def test_whoever_is_limited_is_told_when_a_retry_works(reset_s: float, told_s: int) -> None:
     taken = Taken(allowed=False, remaining=0, reset_s=reset_s)
     answer = answers.limited(REST, limit=10, taken=taken)

@@ -125,6 +125,13 @@ def test_what_is_no_certificate_names_nobody(text: bytes) -> None:
     assert CertificateReader().read(text) is None
 
 
+def test_a_certificate_is_remembered_whole() -> None:
+    reader = CertificateReader()
+    claims = [reader.read(certificate(URI(f"spiffe://bulkhead/tenant/org_{number}"))) for number in (1, 2)]
+
+    assert [claim.tenant_id for claim in claims if claim is not None] == ["org_1", "org_2"]
+
+
 def test_a_certificate_is_read_once_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certificates, "_MOST_REMEMBERED", 2)
     reader, shown = CertificateReader(), certificate(URI(OURS))

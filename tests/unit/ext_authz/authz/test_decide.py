@@ -235,6 +235,7 @@ def test_a_key_that_is_newer_than_the_index_is_no_stranger_s() -> None:
     assert isinstance(decided(replace(routed, epoch="9")), Stranger)
     assert isinstance(decided(replace(routed, token=None)), Stranger)
     assert isinstance(decided(replace(routed, token=B.token())), Stranger)
+    assert isinstance(decided(replace(routed, more=(("x-bulkhead-context", b"forged"),))), Stranger)
 
 
 @pytest.mark.parametrize(

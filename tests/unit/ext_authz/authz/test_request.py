@@ -91,6 +91,18 @@ def test_a_second_value_is_a_fault_even_where_it_is_the_same(name: str, value: b
 
 
 @pytest.mark.behaviour("T-E2")
+def test_a_host_that_envoy_tells_in_two_ways_is_a_fault() -> None:
+    check = Ask().check()
+    check.attributes.request.http.host = b"org-2.csm.example.com"
+
+    assert read_request(check, SHARED).fault == "DUPLICATE_HEADER"
+
+
+def test_of_several_faults_the_first_is_told() -> None:
+    assert read(Ask(path="/..", more=(("x-bulkhead-context", b"x"),))).fault == "FORGED_HEADER"
+
+
+@pytest.mark.behaviour("T-E2")
 @pytest.mark.parametrize("value", NO_IDS)
 def test_a_tenant_s_header_that_is_no_id_is_a_fault(value: bytes) -> None:
     asked = read(Ask(more=(("x-tenant-id", value),)))
