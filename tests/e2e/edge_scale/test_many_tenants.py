@@ -18,7 +18,7 @@ KNOWN: Final = 10_000 if IS_BATTERY else 1_000
 TOUCHED: Final = 3_000 if IS_BATTERY else 100
 # By its id, and by its host.
 SCOPES_EACH: Final = 2
-# Beside a frame of the change itself, there are keep-alives.
+# Beside a frame of the change itself, there are pings.
 FRAME_BYTES: Final = 16 * 1024
 MB: Final = 1e6
 # What an idle tenant may cost: in one process of the agent's, and in the control plane.
