@@ -68,10 +68,7 @@ class Stream:
         before, self._snapshot, self._generation = self._snapshot, snapshot, generation
         for url, subscription in self._subscriptions.items():
             subscription.settle(before.revision)
-            if snapshot.knows(url) and not before.knows(url):
-                subscription.look_again(snapshot, generation)
-            else:
-                subscription.touch(touched.get(url, ()), generation)
+            subscription.touch(touched.get(url, ()), generation)
         self._woken.set()
 
     def turns(self) -> Iterator[discovery_pb2.DeltaDiscoveryResponse | None]:

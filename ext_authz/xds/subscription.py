@@ -160,11 +160,6 @@ class Subscription:
         if is_first and not self._everything:
             self._held = {name: version for name, version in self._held.items() if name in self._names}
 
-    def look_again(self, snapshot: Snapshot, generation: int) -> None:
-        """Look at everything, now that there is something to compare with."""
-        if self._everything:
-            self._look_at((*snapshot.names(self.url), *self._held), generation)
-
     def touch(self, names: Iterable[str], generation: int) -> None:
         """Look at those of the names that it asked for: they may have changed."""
         self._look_at((name for name in names if self._wants(name)), generation)
@@ -270,7 +265,7 @@ class Subscription:
         if not self._everything:
             self._everything = True
             self._greet = not self._held
-            self.look_again(snapshot, generation)
+            self._look_at((*snapshot.names(self.url), *self._held), generation)
 
     def _want(self, name: str, generation: int, *, may_be_held: bool) -> None:
         self._names.add(name)
@@ -283,7 +278,7 @@ class Subscription:
     def _give_up(self, name: str, generation: int) -> None:
         if name == EVERYTHING:
             self._everything = False
-            for other in [other for other in {**self._held, **self._due, **self._leaving} if other not in self._names]:
+            for other in [other for other in {**self._held, **self._due} if other not in self._names]:
                 self._drop(other)
             return
         self._names.discard(name)
@@ -298,7 +293,6 @@ class Subscription:
         self._untold.discard(name)
         self._faults.pop(name, None)
         self._due.pop(name, None)
-        self._leaving.pop(name, None)
 
     def _forget(self, name: str) -> None:
         """Forget what it has: the answer to what is on the way says nothing about what it will have."""
@@ -337,7 +331,6 @@ class Subscription:
         """Put the resource into the batch if the Envoy is to be told of it."""
         if not self._wants(name):
             return
-        self._leaving.pop(name, None)
         found = snapshot.find(self.url, name)
         if found is None and name in self._names:
             found = snapshot.stand_in(self.url, name)

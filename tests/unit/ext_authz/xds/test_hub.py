@@ -113,6 +113,34 @@ def test_what_is_asked_for_again_is_told_again(hub: Hub) -> None:
     assert envoy.ask(ROUTES, "tenant:org_1") == [("RouteConfiguration", ["tenant:org_1"], [])]
 
 
+def test_what_is_asked_for_again_before_the_answer_is_told_again(hub: Hub) -> None:
+    """The Envoy may have dropped what was on the way."""
+    envoy = Conversation(hub)
+    envoy.ask(ROUTES, "tenant:org_1")
+
+    assert envoy.ask(ROUTES, "tenant:org_1") == []
+    assert envoy.answer() == [("RouteConfiguration", ["tenant:org_1"], [])]
+    assert envoy.accept_all() == []
+
+
+def test_whoever_has_everything_is_told_what_a_name_is_that_it_gave_up(hub: Hub) -> None:
+    envoy = Conversation(hub)
+    envoy.ask(SCOPE, "*", "id:org_1", "id:absent")
+    envoy.accept_all()
+
+    assert envoy.ask(SCOPE, give_up=["id:org_1", "id:absent"]) == [
+        ("ScopedRouteConfiguration", ["id:org_1"], ["id:absent"])
+    ]
+
+
+def test_an_envoy_counts_for_nothing_what_it_has_and_did_not_ask_for(hub: Hub) -> None:
+    envoy = Conversation(hub)
+    envoy.ask(ROUTES, "tenant:org_1", held={"tenant:org_2": "v"})
+    envoy.accept_all()
+
+    assert [one.resources for status in hub.statuses() for one in status.types] == [1]
+
+
 def test_what_was_given_up_is_not_told_any_more(hub: Hub) -> None:
     envoy = holding(hub, 1, 2)
     envoy.ask(ROUTES, give_up=["tenant:org_1"])

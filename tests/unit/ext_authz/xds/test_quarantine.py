@@ -37,6 +37,25 @@ def test_what_was_refused_in_company_may_have_been_taken_over_and_is_told_even_i
     assert sorted(names for _, names, _ in said) == [["tenant:org_1"], ["tenant:org_2"]]
 
 
+def test_what_was_given_up_is_not_sent_again_to_find_out_whether_it_is_to_blame(hub: Hub) -> None:
+    envoy = holding(hub, 1, 2)
+    hub.use(HUNDRED.after(change(policy(1, revision=2), policy(2, revision=2), revision=2)))
+    envoy.hear()
+    envoy.ask(ROUTES, give_up=["tenant:org_1"])
+
+    assert envoy.answer("one of them is bad") == [("RouteConfiguration", ["tenant:org_2"], [])]
+
+
+def test_what_was_given_up_meanwhile_is_not_sent_either(hub: Hub) -> None:
+    envoy = holding(hub, 1, 2)
+    hub.use(HUNDRED.after(change(policy(1, revision=2), policy(2, revision=2), revision=2)))
+    envoy.hear()
+    ((_, (first,), _),) = envoy.answer("one of them is bad")
+    envoy.ask(ROUTES, give_up=[{"tenant:org_1": "tenant:org_2", "tenant:org_2": "tenant:org_1"}[first]])
+
+    assert envoy.answer() == []
+
+
 def test_what_was_refused_is_sent_again_when_it_differs_and_alone(hub: Hub) -> None:
     envoy = holding(hub, 1, 2)
     index = HUNDRED.after(change(policy(1, revision=2), revision=2))
