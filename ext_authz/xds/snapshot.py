@@ -6,7 +6,7 @@ an Envoy is sent them. So a tenant that no Envoy serves costs nothing here.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NewType, Protocol
 
@@ -44,8 +44,8 @@ class ResourceSource(Protocol):
     def scope(self, name: str, tenant_id: str) -> bytes:
         """Return the serialized scope of that name, which leads to the routes `tenant:{tenant_id}`.
 
-        MUST be the same bytes for the same arguments as long as the source lives. MUST NOT raise. Costs microseconds:
-        it is called for each scope when an Envoy connects.
+        MUST be the same bytes for the same arguments as long as the source lives. Costs microseconds: it is called for
+        each scope when an Envoy connects. MAY raise as `routes` may.
         """
 
     def routes(self, policy: TenantPolicy) -> bytes:
@@ -92,27 +92,21 @@ class Renderer:
         made = self._source.statics()
         return {url: {name: Resource.of(body) for name, body in made.get(url, {}).items()} for url in STATIC_TYPES}
 
-    def scope(self, name: str, tenant_id: str) -> Resource:
-        """Return a scope."""
-        return Resource.of(self._source.scope(name, tenant_id))
+    def scope(self, name: str, tenant_id: str) -> Resource | Unrenderable:
+        """Return a scope, or why there is none."""
+        return _made(lambda: self._source.scope(name, tenant_id))
 
     def routes(self, policy: TenantPolicy) -> Resource | Unrenderable:
         """Return a tenant's routes, or why there are none."""
         known, made = self._routes.get(policy.tenant_id, (None, None))
         if known is policy and made is not None:
             return made
-        made = self._made(policy)
+        made = _made(lambda: self._source.routes(policy))
         self._routes[policy.tenant_id] = policy, made
         self._routes.move_to_end(policy.tenant_id)
         if len(self._routes) > _MOST_RENDERED:
             self._routes.popitem(last=False)
         return made
-
-    def _made(self, policy: TenantPolicy) -> Resource | Unrenderable:
-        try:
-            return Resource.of(self._source.routes(policy))
-        except Exception as error:  # noqa: BLE001 whatever is wrong with one tenant is told, and stops no other
-            return Unrenderable(f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +206,13 @@ def _is_equal(tenant: str, before: Index, after: Index) -> bool:
         return False
     hosts = new.hosts(after.domain)
     return all(before.by_host.get(host) is old and after.by_host.get(host) is new for host in hosts)
+
+
+def _made(body: Callable[[], bytes]) -> Resource | Unrenderable:
+    try:
+        return Resource.of(body())
+    except Exception as error:  # noqa: BLE001 whatever is wrong with one tenant is told, and stops no other
+        return Unrenderable(f"{type(error).__name__}: {error}")
 
 
 def _owner(index: Index | None, scope: str) -> str | None:

@@ -1,7 +1,9 @@
 """What an Envoy refuses, or what cannot be made, stays behind alone."""
 
+import pytest
+
 from ext_authz.xds.hub import Hub
-from ext_authz.xds.snapshot import ROUTES
+from ext_authz.xds.snapshot import ROUTES, SCOPE
 from tests.fixtures.edge_policies import change, policy
 from tests.fixtures.plain_resources import PlainResources
 from tests.unit.ext_authz.xds.conversation import HUNDRED, Conversation, holding
@@ -111,6 +113,22 @@ def test_a_tenant_whose_routes_cannot_be_made_keeps_its_old_ones_alone(hub: Hub,
     assert envoy.hear() == [("RouteConfiguration", ["tenant:org_1"], [])]
     envoy.accept_all()
     assert [one.state for status in hub.statuses() for one in status.types] == [1]
+
+
+def test_a_scope_that_cannot_be_made_keeps_no_other_back(
+    hub: Hub, source: PlainResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = source.scope
+
+    def fail_for_one(name: str, tenant_id: str) -> bytes:
+        return make(name, tenant_id) if tenant_id != "org_7" else bytes(name, "no such encoding")
+
+    monkeypatch.setattr(source, "scope", fail_for_one)
+    envoy = Conversation(hub)
+    ((_, names, gone),) = envoy.ask(SCOPE)
+
+    assert (len(names), gone) == (198, [])
+    assert [one.state for status in hub.statuses() for one in status.types] == [3]
 
 
 def test_an_answer_to_an_older_response_says_nothing(hub: Hub) -> None:
