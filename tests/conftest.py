@@ -2,7 +2,14 @@
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.canaries", "tests.fixtures.stack", "tests.fixtures.curl"]
+pytest_plugins = [
+    "tests.fixtures.postgres",
+    "tests.fixtures.canaries",
+    "tests.fixtures.stack",
+    "tests.fixtures.curl",
+    "tests.fixtures.edge",
+    "tests.fixtures.edge_mirror",
+]
 
 # No example has a time limit: how busy the machine is says nothing about the code. A failure prints how to repeat it.
 settings.register_profile("bulkhead", deadline=None, print_blob=True)
