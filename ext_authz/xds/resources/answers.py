@@ -1,8 +1,9 @@
 """What Envoy answers by itself, and the one answer for strangers.
 
 A 404 that does not come from the service is the strangers' answer, whoever made it: Envoy where no scope or no route
-fits, a suspended tenant's route, or the agent. Here it becomes a 403 with the same bytes for all of them, and nothing
-else made by us is a 404. Other answers are problems (RFC 9457) with a code, and hold no word of what went wrong inside.
+fits, which a suspended tenant has none of, or the agent. Here it becomes a 403 with the same bytes for all of them, and
+nothing else made by us is a 404. Other answers are problems (RFC 9457) with a code, and hold no word of what went wrong
+inside.
 """
 
 from collections.abc import Iterator, Mapping

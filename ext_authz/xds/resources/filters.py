@@ -170,8 +170,8 @@ def _ext_authz() -> ExtAuthz:
 def _admission() -> RoleBasedAccessControl:
     """Let on only what the agent has given a context, and what the transcoder reads as the agent has read it.
 
-    Without a context goes nothing: neither what an empty answer of the agent's lets through, nor what has no route or a
-    suspended tenant's, whose bodies the transcoder would else read, and complain about, before they are refused.
+    Without a context goes nothing: neither what an empty answer of the agent's lets through, nor what has no route,
+    whose body the transcoder would else read, and complain about, before it is refused.
 
     A parameter of the query may not name a field that is in the path: the transcoder would append it, and in protocol
     buffers the last one counts (`/api/v1/tenants/a/certificates?parent=tenants/b`). Nor may a parameter's name be

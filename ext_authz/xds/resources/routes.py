@@ -4,7 +4,9 @@ What all have in common is authored once, with Envoy's own messages, and kept as
 them. So a tenant costs microseconds, and whatever two tenants' routes differ in is in this file.
 
 Served: REST below `/api/v1/tenants/{tenant}`, and the gRPC methods of the services that `filters.SERVICES` names. A
-suspended tenant has the same routes, and all of them refuse, without the agent: the one place where it is not asked.
+suspended tenant has no route at all: Envoy goes the same way to refuse it as for a tenant that is not there. A route
+that refuses would answer at once, before the body of a request; over HTTP/1 that ends the connection, and whoever asks
+would know that there is such a tenant.
 """
 
 import re
@@ -13,7 +15,6 @@ from datetime import timedelta
 from typing import Final
 
 from envoy_data_plane.envoy.config.route.v3 import (
-    DirectResponseAction,
     RetryPolicy,
     Route,
     RouteAction,
@@ -23,8 +24,6 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatchGrpcRouteMatchOptions,
     VirtualHost,
 )
-from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthzPerRoute
-from envoy_data_plane.google.protobuf import Any
 
 from bulkhead.envoy.v3 import routes_pb2
 from control_plane.ids import tenant_id_violation
@@ -42,8 +41,6 @@ _NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY, "x-envoy
 _PER_ROUTE: Final = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
 _TIMEOUT: Final = timedelta(seconds=15)
 _LONGEST_STREAM: Final = timedelta(seconds=60)
-# The strangers' answer: `answers.py`.
-_REFUSED: Final = 404
 _HOST: Final = re.compile(
     r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+"
 )
@@ -71,8 +68,7 @@ class TenantRoutes:
     def __init__(self, *, domain: str, shared_hosts: Sequence[str]) -> None:
         self._domain = domain
         self._shared_hosts = tuple(host.lower() for host in shared_hosts)
-        self._active = _template(_served())
-        self._suspended = _template(_refused())
+        self._template = _template(_served())
 
     def routes(self, policy: TenantPolicy) -> bytes:
         """Return the serialized `RouteConfiguration` of the tenant, by state.
@@ -81,17 +77,18 @@ class TenantRoutes:
             UnusablePolicyError: when the policy's names are not what such names are.
         """
         self._check(policy)
-        active = policy.state is State.ACTIVE
-        made = routes_pb2.RouteConfiguration.FromString(self._active if active else self._suspended)
-        made.name = f"tenant:{policy.tenant_id}"
+        name = f"tenant:{policy.tenant_id}"
+        if policy.state is not State.ACTIVE:
+            return routes_pb2.RouteConfiguration(name=name).SerializeToString(deterministic=True)
+        made = routes_pb2.RouteConfiguration.FromString(self._template)
+        made.name = name
         (host,) = made.virtual_hosts
         host.domains.extend(dict.fromkeys((*self._shared_hosts, *policy.hosts(self._domain))))
         host.routes[0].match.path_separated_prefix = f"{REST}/{policy.tenant_id}"
-        if active:
-            settings = routes_pb2.CheckSettings(context_extensions={EPOCH: str(policy.revision)})
-            asked = routes_pb2.ExtAuthzPerRoute(check_settings=settings)
-            told = host.typed_per_filter_config[EXT_AUTHZ]
-            told.type_url, told.value = _PER_ROUTE, asked.SerializeToString(deterministic=True)
+        settings = routes_pb2.CheckSettings(context_extensions={EPOCH: str(policy.revision)})
+        asked = routes_pb2.ExtAuthzPerRoute(check_settings=settings)
+        told = host.typed_per_filter_config[EXT_AUTHZ]
+        told.type_url, told.value = _PER_ROUTE, asked.SerializeToString(deterministic=True)
         return made.SerializeToString(deterministic=True)
 
     def _check(self, policy: TenantPolicy) -> None:
@@ -128,9 +125,3 @@ def _served() -> Iterator[Route]:
         retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=1),
     )
     return (Route(name=SERVED, match=match, route=action) for match in _matches())
-
-
-def _refused() -> Iterator[Route]:
-    alone = {EXT_AUTHZ: Any.pack(ExtAuthzPerRoute(disabled=True))}
-    action = DirectResponseAction(status=_REFUSED)
-    return (Route(match=match, direct_response=action, typed_per_filter_config=alone) for match in _matches())

@@ -120,4 +120,5 @@ async def _ask(path: Path) -> None:
             envoy_process.kill()
             await envoy_process.wait()
     if envoy_process.returncode != 0:
-        raise InvalidResourcesError(said.decode(errors="replace").strip()[-_MOST_TOLD:])
+        text = said.decode(errors="replace").strip()[-_MOST_TOLD:]
+        raise InvalidResourcesError(text or f"it ended with {envoy_process.returncode}, and said nothing")
