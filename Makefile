@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status test check lint fmt proto bench lock clean
+.PHONY: help setup up down status test check battery lint fmt proto bench lock clean
 # What a target needs is prepared first, in the order that is written.
 .NOTPARALLEL:
 
@@ -38,6 +38,9 @@ test: setup lint check ## lint, then all tests: what CI runs
 check: setup ## the tests alone; TESTS='-k name' or a path narrows them
 	@echo '· pytest'
 	@pytest $(TESTS)
+
+battery: setup ## the attacks on the edge, as many as the specification demands; SEED=n draws the same ones again
+	@BATTERY=1 pytest tests/e2e/edge $(TESTS)
 
 lint: setup ## every static check
 	@mkdir -p build
