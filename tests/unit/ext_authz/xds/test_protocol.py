@@ -152,7 +152,7 @@ class Protocol(RuleBasedStateMachine):
         self.envoys[which].disconnect()
 
     @rule(knows=st.booleans())
-    def the_hub_begins_anew(self, knows: bool) -> None:  # noqa: FBT001 a rule's arguments are drawn, not passed
+    def the_hub_begins_anew(self, *, knows: bool) -> None:
         for envoy in self.envoys:
             envoy.disconnect()
         self.hub = Hub(self.source)
@@ -168,7 +168,7 @@ class Protocol(RuleBasedStateMachine):
         self.envoys[which].unsubscribe(*asked)
 
     @rule(changes=CHANGES, is_anew=st.booleans())
-    def tenants_change(self, changes: dict[int, tuple[State, list[str]]], is_anew: bool) -> None:  # noqa: FBT001 drawn
+    def tenants_change(self, changes: dict[int, tuple[State, list[str]]], *, is_anew: bool) -> None:
         self.revision += 1
         tenants = [
             policy(number, revision=self.revision, state=state, domains=hosts)
@@ -177,7 +177,7 @@ class Protocol(RuleBasedStateMachine):
         self._use(*tenants, is_anew=is_anew)
 
     @rule(number=NUMBERS, way=st.sampled_from(["poisoned", "unrenderable"]), spoilt=st.booleans())
-    def a_tenant_is_spoilt_or_mended(self, number: int, way: str, spoilt: bool) -> None:  # noqa: FBT001 drawn
+    def a_tenant_is_spoilt_or_mended(self, number: int, way: str, *, spoilt: bool) -> None:
         self.revision += 1
         tenants: set[str] = getattr(self.source, way)
         (tenants.add if spoilt else tenants.discard)(f"org_{number}")
