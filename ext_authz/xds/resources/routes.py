@@ -118,8 +118,9 @@ def _served() -> Iterator[Route]:
     action = RouteAction(
         cluster=clusters.CERTIFICATES,
         timeout=_TIMEOUT,
+        # What is gRPC, which REST is by then, has this limit alone; a caller's own deadline may be later.
         max_stream_duration=RouteActionMaxStreamDuration(
-            max_stream_duration=_LONGEST_STREAM, grpc_timeout_header_max=_LONGEST_STREAM
+            max_stream_duration=_TIMEOUT, grpc_timeout_header_max=_LONGEST_STREAM
         ),
         # Only where the service cannot have seen the request.
         retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=1),
