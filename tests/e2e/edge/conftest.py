@@ -16,6 +16,7 @@ from tests.fixtures.stack import Stack
 
 # Set BATTERY to draw as many as the specification demands, and SEED to draw the same ones again.
 IS_BATTERY: Final = bool(os.environ.get("BATTERY"))
+PATIENCE_S: Final = 900 if IS_BATTERY else 120
 
 
 @pytest.fixture

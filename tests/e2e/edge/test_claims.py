@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from bulkhead.v1 import certificates_pb2
-from tests.e2e.edge.conftest import IS_BATTERY, Callers
+from tests.e2e.edge.conftest import IS_BATTERY, PATIENCE_S, Callers
 from tests.e2e.edge.grammar import (
     NAMED,
     Case,
@@ -81,6 +81,7 @@ def strangers(callers: Callers) -> dict[Wire, Answer]:
 
 @pytest.mark.behaviour("E2.1")
 @pytest.mark.behaviour("E2.2")
+@pytest.mark.timeout(PATIENCE_S)
 def test_only_who_agrees_in_everything_gets_through_and_only_to_its_own(
     own_world: EdgeWorld,
     callers: Callers,

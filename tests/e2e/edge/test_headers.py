@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from bulkhead.v1 import certificates_pb2
-from tests.e2e.edge.conftest import IS_BATTERY
+from tests.e2e.edge.conftest import IS_BATTERY, PATIENCE_S
 from tests.fixtures.edge import EdgeTenant, EdgeWorld
 from tests.fixtures.edge_mirror import PROBE, Mirror, Seen
 from tests.fixtures.edge_wire import Answer, Fields, framed, http1, http2, lines, rest
@@ -117,6 +117,7 @@ def duplicates(chance: random.Random, world: EdgeWorld, *, any_case: bool) -> It
 
 
 @pytest.mark.behaviour("E2.1")
+@pytest.mark.timeout(PATIENCE_S)
 @pytest.mark.parametrize("wire", ["HTTP/1.1", "HTTP/2", "gRPC"])
 def test_what_is_there_more_than_once_counts_for_nothing(mirror: Mirror, chance: random.Random, *, wire: str) -> None:
     send = wires(mirror, mirror.world.tenant_a)[wire]

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.e2e.edge.conftest import IS_BATTERY
+from tests.e2e.edge.conftest import IS_BATTERY, PATIENCE_S
 from tests.fixtures.edge import EdgeTenant, EdgeWorld
 from tests.fixtures.edge_mirror import PROBE, Mirror
 from tests.fixtures.edge_wire import Answer, Fields, http1, http2, lines, rest
@@ -91,6 +91,7 @@ def ask(mirror: Mirror, wire: str, path: bytes, fields: Fields) -> Answer:
 
 @pytest.mark.behaviour("E2.1")
 @pytest.mark.behaviour("H2")
+@pytest.mark.timeout(PATIENCE_S)
 @pytest.mark.parametrize("wire", WIRES)
 def test_what_a_path_says_to_the_agent_it_says_to_the_service(
     mirror: Mirror, chance: random.Random, *, wire: str
