@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 from typing_extensions import override
 
 from bulkhead.edge.v1 import policies_pb2
-from ext_authz.policies.feed import AwayError, Feed, secure_channel
+from ext_authz.policies.feed import AwayError, Feed, RefusedError, secure_channel
 from ext_authz.policies.messages import policy_to
 from ext_authz.policies.model import Change, Index
 from tests.fixtures.authority import new_authority, tls_files
@@ -110,7 +110,7 @@ async def test_a_change_that_goes_back_is_dropped_and_the_stream_opened_anew() -
         await eventually(lambda: len(server.streams) == 2)
 
         assert follower.index.by_id.keys() == {"org_1", "org_2"}
-        assert follower.index.revision == 5
+        assert set(follower.revisions) == {(FEED, 5)}
 
 
 async def test_another_feed_replaces_everything_even_at_a_lower_revision() -> None:
@@ -132,7 +132,7 @@ async def test_a_delta_of_another_feed_is_dropped() -> None:
         server.say(response(9, feed="feed-2", tenants=[policy_to(policy(9))]))
         await eventually(lambda: len(server.streams) == 2)
 
-        assert follower.index.feed == FEED
+        assert set(follower.revisions) == {(FEED, 5)}
         assert "org_9" not in follower.index.by_id
 
 
@@ -168,6 +168,39 @@ async def test_whoever_tells_a_server_that_is_away_is_told_so() -> None:
 
     with pytest.raises(AwayError):
         await feed.report(policies_pb2.ReportDecisionsRequest())
+
+
+async def test_whoever_tells_a_server_that_went_is_told_so() -> None:
+    server = control_plane()
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(serving(server))
+        async with following(address) as follower:
+            await follower.has(5)
+            await follower.feed.report(policies_pb2.ReportDecisionsRequest())
+            await stack.aclose()
+            await asyncio.sleep(0.2)
+
+            with pytest.raises(AwayError):
+                await follower.feed.report(policies_pb2.ReportDecisionsRequest())
+
+
+class Refusing(ControlPlane):
+    """Finds each report malformed."""
+
+    @override
+    async def ReportDecisions(self, request: Any, context: Any) -> policies_pb2.ReportDecisionsResponse:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
+        raise AssertionError
+
+
+async def test_whoever_tells_what_will_never_be_taken_is_told_so() -> None:
+    server = Refusing()
+    server.ledger.take(change(policy(1), revision=5, snapshot=True))
+    async with serving(server) as address, following(address) as follower:
+        await follower.has(5)
+
+        with pytest.raises(RefusedError):
+            await follower.feed.report(policies_pb2.ReportDecisionsRequest())
 
 
 class Hanging(ControlPlane):

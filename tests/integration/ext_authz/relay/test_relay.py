@@ -13,7 +13,7 @@ import pytest
 
 from bulkhead.edge.v1 import policies_pb2, policies_pb2_grpc
 from ext_authz.policies.acknowledger import Acknowledger
-from ext_authz.policies.feed import Feed, socket_channel
+from ext_authz.policies.feed import FOLLOWER, Feed, socket_channel
 from ext_authz.policies.ledger import Ledger
 from ext_authz.policies.model import Index
 from ext_authz.policies.relay import Relay
@@ -137,6 +137,29 @@ async def test_a_worker_without_its_stream_is_waited_for_until_its_process_has_e
         await waiting
 
         assert waited
+
+
+async def test_a_revision_of_another_feed_is_not_applied() -> None:
+    async with scene() as at, socket_channel(at.path) as channel:
+        stub: policies_pb2_grpc.PolicyServiceAsyncStub = policies_pb2_grpc.PolicyServiceStub(channel)
+        await stub.FollowPolicies(policies_pb2.FollowPoliciesRequest(), metadata=((FOLLOWER, "worker-0"),)).read()
+        told = policies_pb2.AcknowledgePoliciesRequest(agent="worker-0", feed=at.ledger.index.feed, revision=5)
+        await stub.AcknowledgePolicies(told)
+        before = at.relay.lagging(at.ledger.index)
+        at.ledger.take(change(policy(1), feed="feed-2", revision=4, snapshot=True))
+
+        assert before == []
+        assert at.relay.lagging(at.ledger.index) == ["worker-0"]
+        assert at.relay.ready(at.ledger.index) == 0
+
+
+async def test_an_acknowledgement_of_a_worker_that_is_gone_brings_it_back_for_nobody() -> None:
+    async with scene() as at, socket_channel(at.path) as channel:
+        stub: policies_pb2_grpc.PolicyServiceAsyncStub = policies_pb2_grpc.PolicyServiceStub(channel)
+        await stub.AcknowledgePolicies(policies_pb2.AcknowledgePoliciesRequest(agent="worker-0", revision=4))
+
+        assert at.relay.heard("worker-0") == 1
+        assert at.relay.lagging(at.ledger.index) == []
 
 
 async def test_a_worker_goes_on_by_what_it_has_while_its_agent_is_away() -> None:

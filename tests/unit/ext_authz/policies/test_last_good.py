@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ext_authz.policies import last_good
 from ext_authz.policies.last_good import POLICIES, VOUCHED, LastGoodCopy
 from ext_authz.policies.ledger import Ledger
 from ext_authz.policies.model import Index
-from tests.fixtures.edge_policies import DOMAIN, NOW, change, policy, token
+from tests.fixtures.edge_policies import DOMAIN, FEED, NOW, change, policy, token
 
 KEY = bytes(range(32))
 REVOKED = {token(9): NOW + timedelta(days=1)}
@@ -40,19 +41,34 @@ async def test_a_copy_says_until_when_it_was_the_newest(tmp_path: Path, ledger: 
     assert read.as_of == NOW + timedelta(seconds=30)
 
 
-async def test_a_later_word_is_none_about_another_revision(tmp_path: Path, ledger: Ledger) -> None:
+@pytest.mark.parametrize(("feed", "revision"), [(FEED, 8), ("feed-2", 7)])
+async def test_a_later_word_is_none_about_another_revision(
+    feed: str, revision: int, tmp_path: Path, ledger: Ledger
+) -> None:
     copy = LastGoodCopy(tmp_path, KEY)
     await copy.write(ledger)
     ledger.take(change(revision=7, as_of=NOW + timedelta(seconds=30)))
     await copy.write(ledger)
     later = (tmp_path / VOUCHED).read_bytes()
-    ledger.take(change(policy(3, revision=8), revision=8, as_of=NOW + timedelta(seconds=20)))
+    as_of = NOW + timedelta(seconds=20)
+    ledger.take(change(policy(3), feed=feed, revision=revision, snapshot=feed != FEED, as_of=as_of))
     await copy.write(ledger)
     read = copy.read()
 
     assert (tmp_path / VOUCHED).read_bytes() == later
     assert read
-    assert read.as_of == NOW + timedelta(seconds=20)
+    assert read.as_of == as_of
+
+
+async def test_an_earlier_word_makes_no_copy_older(tmp_path: Path, ledger: Ledger) -> None:
+    copy = LastGoodCopy(tmp_path, KEY)
+    for seconds, writer in ((0, copy), (30, copy), (60, LastGoodCopy(tmp_path, KEY))):
+        ledger.take(change(revision=7, as_of=NOW + timedelta(seconds=seconds)))
+        await writer.write(ledger)
+    read = copy.read()
+
+    assert read
+    assert read.as_of == NOW + timedelta(seconds=60)
 
 
 def _corruptions(whole: bytes) -> Iterator[bytes]:
@@ -97,6 +113,34 @@ async def test_a_copy_of_another_key_or_a_file_in_the_others_place_is_refused(tm
     (tmp_path / POLICIES).write_bytes((tmp_path / VOUCHED).read_bytes())
 
     assert other is None
+    assert copy.read() is None
+
+
+async def test_what_is_signed_is_of_which_format_it_is(tmp_path: Path, ledger: Ledger) -> None:
+    copy = LastGoodCopy(tmp_path, KEY)
+    await copy.write(ledger)
+    ledger.take(change(revision=7, as_of=NOW + timedelta(seconds=30)))
+    await copy.write(ledger)
+    signed = (tmp_path / POLICIES).read_bytes().removeprefix(last_good._POLICIES_FORMAT)
+    (tmp_path / VOUCHED).write_bytes(last_good._VOUCHED_FORMAT + signed)
+
+    with pytest.raises(last_good.ForgedCopyError, match="signature"):
+        copy._open(VOUCHED, last_good._VOUCHED_FORMAT)
+
+
+async def test_a_copy_that_others_may_read_is_refused(tmp_path: Path, ledger: Ledger) -> None:
+    copy = LastGoodCopy(tmp_path, KEY)
+    await copy.write(ledger)
+    (tmp_path / POLICIES).chmod(0o640)
+
+    assert copy.read() is None
+
+
+@pytest.mark.parametrize("parts", [[], [b""], list(Ledger(Index(domain=DOMAIN, feed=FEED, as_of=NOW)).since(0))])
+def test_a_signed_file_without_all_policies_is_no_copy(parts: list[bytes], tmp_path: Path) -> None:
+    copy = LastGoodCopy(tmp_path, KEY)
+    copy._write(POLICIES, last_good._POLICIES_FORMAT, parts=parts)
+
     assert copy.read() is None
 
 

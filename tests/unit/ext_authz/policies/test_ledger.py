@@ -102,6 +102,21 @@ def test_who_says_a_feed_or_a_revision_that_is_unknown_is_given_everything() -> 
     assert ledger.position_of("feed-1", 10) is not None
 
 
+@pytest.mark.parametrize(("bound", "value"), [("_LOG_CHANGES", 2), ("_LOG_SIZE", 1)])
+def test_who_lacks_more_than_is_kept_is_given_everything(
+    bound: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, bound, value)
+    ledger = first_ledger()
+    start = ledger.position
+    for revision in (11, 12, 13):
+        ledger.take(change(policy(3, revision=revision), revision=revision))
+    first = policies_pb2.FollowPoliciesResponse.FromString(next(ledger.since(start)))
+
+    assert ledger.position_of("feed-1", 10) is None
+    assert first.snapshot
+
+
 def test_a_large_ledger_is_sent_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledgers, "_PART_SIZE", 500)
     many = [policy(number) for number in range(1, 50)]

@@ -45,6 +45,7 @@ def test_a_policy_comes_through_as_it_is(number: int, state: State, kids: list[i
         ("domains", ["*.example.net"]),
         ("domains", ["a..net"]),
         ("domains", ["a" * 64 + ".net"]),
+        ("domains", [".".join(["a" * 63] * 4)]),
         ("token_keys", [policies_pb2.TokenKey(kid=str(UUID(int=1)), public_key=b"short")]),
         ("token_keys", [policies_pb2.TokenKey(kid="?", public_key=bytes(32))]),
         ("max_policy_age", None),

@@ -139,6 +139,14 @@ def test_tenants_revoke_the_same_id_each_for_itself() -> None:
     assert by_both.revoked.keys() == {token(7, tenant=1), token(7, tenant=2)}
 
 
+def test_revocations_of_expired_tokens_are_dropped_as_others_come() -> None:
+    hour = timedelta(hours=1)
+    first = change(policy(1), revision=1, snapshot=True, revocations={token(7): NOW + hour})
+    later = change(revision=2, as_of=NOW + hour, revocations={token(8): NOW + 2 * hour})
+
+    assert Index(domain=DOMAIN).after(first).after(later).revoked.keys() == {token(8)}
+
+
 def test_a_change_that_goes_back_is_refused() -> None:
     index = Index(domain=DOMAIN).after(change(policy(1), revision=5, snapshot=True))
 
