@@ -76,23 +76,19 @@ def _policy(change: Change, tenant_id: str) -> TenantPolicy:
 
 def _text(made: Mapping[str, Any]) -> str:
     routes = made["routeConfiguration"]
-    (host,) = routes["virtualHosts"]
     lines = [
         f"tenant {made['tenant']}, {made['state']}, epoch {made['epoch']}",
         f"revision {made['revision']} as of {made['asOf']}",
         f"scopes -> {routes['name']}",
         *(f"  {scope['name']}" for scope in made["scopes"]),
-        "hosts",
-        *(f"  {domain}" for domain in host["domains"]),
-        "routes",
-        *(f"  {_route(route)}" for route in host["routes"]),
     ]
+    for host in routes.get("virtualHosts", ()):
+        lines += ["hosts", *(f"  {domain}" for domain in host["domains"])]
+        lines += ["routes", *(f"  {_route(route)}" for route in host["routes"])]
+    if "virtualHosts" not in routes:
+        lines.append("no hosts and no routes: every request is refused, without the agent")
     return "\n".join(lines) + "\n"
 
 
 def _route(route: Mapping[str, Any]) -> str:
-    match = route["match"]
-    where = match.get("path") or f"{match['pathSeparatedPrefix']}[/...]"
-    if "directResponse" in route:
-        return f"{where} -> {route['directResponse']['status']}, without the agent"
-    return f"{where} -> agent -> {route['route']['cluster']}"
+    return f"{route['match']['pathSeparatedPrefix']}[/...] -> agent -> {route['route']['cluster']}"

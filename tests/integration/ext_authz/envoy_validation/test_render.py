@@ -51,7 +51,7 @@ def test_the_text_says_who_is_asked(settings: EdgeSettings, capsys: pytest.Captu
     frozen = capsys.readouterr().out
 
     assert "/api/v1/tenants/acme[/...] -> agent -> certificates" in active
-    assert "/api/v1/tenants/frozen[/...] -> 404, without the agent" in frozen
+    assert "every request is refused, without the agent" in frozen
     assert "-> agent" not in frozen
 
 
