@@ -119,7 +119,7 @@ async def test_one_that_hangs_keeps_back_the_telling_and_nothing_else(
         assert while_it_hangs == ("a", 1)
 
 
-async def test_a_feed_that_is_no_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_feed_that_is_no_more_is_neither_waited_for_nor_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "_PATIENCE_S", 0.02)
     async with scene() as at:
         at.proxies.hangs_at = 100
@@ -127,3 +127,7 @@ async def test_a_feed_that_is_no_more_is_not_waited_for(monkeypatch: pytest.Monk
         await at.until("pushed a100")
         at.use(3, feed="b")
         await eventually(lambda: at.applied == ("b", 3))
+        at.proxies.let.set()
+        await asyncio.sleep(0.02)
+
+        assert at.applied == ("b", 3)

@@ -1,12 +1,13 @@
 """What an agent knows reaches its workers, and what they have applied is known."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import grpc
 import pytest
@@ -89,6 +90,23 @@ async def scene() -> AsyncIterator[Scene]:
             yield at
 
 
+@asynccontextmanager
+async def follower(at: Scene) -> AsyncIterator[tuple[Callable[[], Any], Callable[[str, int], Any]]]:
+    """Follow as worker-0; return what opens the stream anew, and what acknowledges."""
+    async with socket_channel(at.path) as channel:
+        stub: policies_pb2_grpc.PolicyServiceAsyncStub = policies_pb2_grpc.PolicyServiceStub(channel)
+
+        async def follow() -> None:
+            await stub.FollowPolicies(policies_pb2.FollowPoliciesRequest(), metadata=((FOLLOWER, "worker-0"),)).read()
+
+        async def acknowledge(feed: str, revision: int) -> None:
+            told = policies_pb2.AcknowledgePoliciesRequest(agent="worker-0", feed=feed, revision=revision)
+            await stub.AcknowledgePolicies(told)
+
+        await follow()
+        yield follow, acknowledge
+
+
 async def test_workers_have_everything_and_then_each_change() -> None:
     async with scene() as at, at.worker("worker-0") as (zero, _), at.worker("worker-1") as (one, _):
         await at.ready(2)
@@ -140,17 +158,27 @@ async def test_a_worker_without_its_stream_is_waited_for_until_its_process_has_e
 
 
 async def test_a_revision_of_another_feed_is_not_applied() -> None:
-    async with scene() as at, socket_channel(at.path) as channel:
-        stub: policies_pb2_grpc.PolicyServiceAsyncStub = policies_pb2_grpc.PolicyServiceStub(channel)
-        await stub.FollowPolicies(policies_pb2.FollowPoliciesRequest(), metadata=((FOLLOWER, "worker-0"),)).read()
-        told = policies_pb2.AcknowledgePoliciesRequest(agent="worker-0", feed=at.ledger.index.feed, revision=5)
-        await stub.AcknowledgePolicies(told)
-        before = at.relay.lagging(at.ledger.index)
+    async with scene() as at, follower(at) as (_, acknowledge):
+        lagging, before = [], at.ledger.index
+        await acknowledge("feed-1", 5)
+        lagging.append(at.relay.lagging(before))
         at.ledger.take(change(policy(1), feed="feed-2", revision=4, snapshot=True))
+        lagging.append(at.relay.lagging(at.ledger.index))
+        await acknowledge("feed-2", 4)
+        lagging.append(at.relay.lagging(at.ledger.index))
 
-        assert before == []
-        assert at.relay.lagging(at.ledger.index) == ["worker-0"]
-        assert at.relay.ready(at.ledger.index) == 0
+        assert lagging == [[], ["worker-0"], []]
+        # Nobody is waited for to apply what is no more.
+        assert at.relay.lagging(before) == []
+        assert at.relay.ready(before) == 0
+
+
+async def test_a_worker_that_opens_its_stream_anew_has_what_it_had() -> None:
+    async with scene() as at, follower(at) as (follow, acknowledge):
+        await acknowledge("feed-1", 5)
+        await follow()
+
+        assert at.relay.ready(at.ledger.index) == 1
 
 
 async def test_an_acknowledgement_of_a_worker_that_is_gone_brings_it_back_for_nobody() -> None:
