@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
+import structlog
 from google.protobuf.message import Message
 from typing_extensions import override
 
@@ -21,6 +22,7 @@ from control_plane.serving.principal import Principal, Role
 VerifyToken = Callable[[str], Awaitable[Principal]]
 """Returns whom a token stands for. Raises UnauthenticatedError."""
 
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _IDENTITY: Final = re.compile(
     r"spiffe://bulkhead/(?:service/(?P<service>[^/]+)|edge/(?P<edge>[a-z0-9-]{1,63}))", re.ASCII
 )
@@ -64,6 +66,10 @@ class ServiceAuthentication(Interceptor):
         call = current_call()
         if not call.rule.unauthenticated:
             call.principal = self._principal(context)
+            if (request_id := _request_id(context)) and call.principal.role is Role.SERVICE:
+                # A service has told its own caller this id: one request has one, wherever it is spoken of.
+                call.request_id = request_id
+                structlog.contextvars.bind_contextvars(request_id=request_id)
         yield
 
     def _principal(self, context: Context) -> Principal:
@@ -106,6 +112,12 @@ def _identity(context: Context) -> tuple[str, str]:
     ours = [name for name in names if name.startswith("spiffe://")]
     found = _IDENTITY.fullmatch(ours[0]) if len(ours) == 1 else None
     return (found["service"] or "", found["edge"] or "") if found else ("", "")
+
+
+def _request_id(context: Context) -> str:
+    """Return the id that the caller gives to the request; empty where that is not one UUID."""
+    values = _values(context, "x-request-id")
+    return values[0] if len(values) == 1 and _UUID.fullmatch(values[0]) else ""
 
 
 def _values(context: Context, key: str) -> list[str]:

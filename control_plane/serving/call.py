@@ -31,7 +31,7 @@ class Call:
     database: Database
     # Makes the audit log's entries; runs inside the transaction of the effect.
     recorder: Callable[["Call"], BeforeCommit]
-    # The server's own, so that no caller can choose or repeat one.
+    # The server's own, so that no caller can choose or repeat one; that of an internal service, which has made it so.
     request_id: str = field(default_factory=_new_request_id)
     peer: str = ""
     # Set by authentication; stays None for unauthenticated methods.

@@ -147,20 +147,20 @@ def _agreeing(chance: random.Random, about: Who) -> Case:
 
 
 def _mutated(chance: random.Random, case: Case, rate: float) -> Case:
-    whos = tuple(Who)
+    parties = tuple(Who)
     places: dict[str, tuple[Any, ...]] = {
         "method": tuple(Method),
-        "path": (Who.NONE,) if case.wire is Wire.GRPC else whos,
-        "header": whos,
+        "path": (Who.NONE,) if case.wire is Wire.GRPC else parties,
+        "header": parties,
         "host_kind": tuple(Host),
         "host": (Who.A, Who.B, Who.SUSPENDED, Who.ABSENT),
         "token_kind": tuple(Token),
         "token": NAMED,
-        "certificate": whos,
-        "sni": whos,
+        "certificate": parties,
+        "sni": parties,
         "query": (Query.NONE,) if case.wire is Wire.GRPC else tuple(Query),
         "query_who": (Who.A, Who.B, Who.ABSENT),
-        "message": whos,
+        "message": parties,
     }
     drawn = {place: chance.choice(values) for place, values in places.items() if chance.random() < rate}
     return replace(case, **drawn)
@@ -210,9 +210,7 @@ def _is_routed(case: Case) -> bool:
     routes = next((who for who in (case.path, case.header, host) if who is not Who.NONE), Who.NONE)
     if routes not in {Who.A, Who.B} or case.host_kind is Host.FOREIGN or host not in {routes, Who.NONE}:
         return False
-    if case.wire is Wire.GRPC:
-        return case.method is not Method.UNKNOWN
-    return case.path is routes
+    return case.wire is Wire.GRPC or case.path is routes
 
 
 def _disagreement(case: Case) -> str:

@@ -253,6 +253,36 @@ async def test_a_service_cannot_reach_past_its_contexts_tenant(rig: "Rig", make_
     assert code is grpc.StatusCode.PERMISSION_DENIED
 
 
+@pytest.mark.parametrize(
+    ("sent", "is_taken"),
+    [
+        (("0b0e7a3c-5f0e-4a4e-9c58-0d6c2f6f3a11",), True),
+        (("0b0e7a3c-5f0e-4a4e-9c58-0d6c2f6f3a11",) * 2, False),
+        (("chosen; by=hand",), False),
+        ((), False),
+    ],
+)
+async def test_a_request_keeps_the_id_that_a_service_has_told_its_caller(
+    rig: "Rig", make_tenant: MakeTenant, sent: tuple[str, ...], *, is_taken: bool
+) -> None:
+    await make_tenant("org_1")
+    channel = rig.service_channel(rig.issue("spiffe://bulkhead/service/billing"))
+    ids = tuple(("x-request-id", value) for value in sent)
+    await _refused(channel, "tenants/org_2/certificates/c", (*_signed(rig), *ids))
+    ((call, _),) = rig.denied
+
+    assert (call.request_id in sent) is is_taken
+
+
+async def test_nobody_else_chooses_a_requests_id(rig: "Rig", make_tenant: MakeTenant) -> None:
+    await make_tenant("org_1")
+    chosen = "0b0e7a3c-5f0e-4a4e-9c58-0d6c2f6f3a11"
+    await _refused(rig.token_channel(), "tenants/org_2/certificates/c", (*_bearer(rig), ("x-request-id", chosen)))
+    ((call, _),) = rig.denied
+
+    assert call.request_id != chosen
+
+
 async def test_the_listener_of_services_demands_a_client_certificate(rig: "Rig") -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await _get(rig.service_channel(None), "tenants/org_1/certificates/c", _signed(rig))
