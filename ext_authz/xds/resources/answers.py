@@ -70,7 +70,10 @@ _OTHERS: Final = (
     _Answer(504, "Gateway Timeout", "DEADLINE_EXCEEDED"),
 )
 _NOT_ADMITTED: Final = f'response.code_details.startsWith("rbac_access_denied") && xds.route_name == "{SERVED}"'
-_DENIED_BY_AGENT: Final = 'response.code_details == "ext_authz_denied"'
+_REASONED: Final = 'response.code_details == "ext_authz_denied" && "x-bulkhead-reason" in response.headers'
+_OUT_OF_ORDER: Final = 'response.code_details == "ext_authz_denied" || response.code_details == "ext_authz_invalid"'
+# A route has limits that come sooner.
+_HELD: Final = 'response.code_details == "stream_idle_timeout"'
 # `filters.py` says what is not admitted.
 _MISREAD: Final = f'{_NOT_ADMITTED} && "{CONTEXT}" in request.headers'
 
@@ -83,7 +86,11 @@ def local_replies() -> LocalReplyConfig:
 def _mappers() -> Iterator[ResponseMapper]:
     yield from _both(_status(404), _STRANGER, _STRANGERS_MESSAGE)
     # What the agent says to a tenant's own callers stays as it is.
-    yield ResponseMapper(filter=_cel(_DENIED_BY_AGENT), body_format_override=_text("%LOCAL_REPLY_BODY%"))
+    yield ResponseMapper(filter=_cel(_REASONED), body_format_override=_text("%LOCAL_REPLY_BODY%"))
+    # What denies without a reason, or would set headers that are none, is no agent of ours.
+    yield from _both(_cel(_OUT_OF_ORDER), _UNAVAILABLE)
+    # A tenant's first request, when the agent does not send its routes.
+    yield from _both(_cel(_HELD), _UNAVAILABLE)
     yield from _both(_cel(_MISREAD), _MALFORMED)
     # The agent admits, and vouches for nobody: it is out of order.
     yield from _both(_cel(_NOT_ADMITTED), _UNAVAILABLE)

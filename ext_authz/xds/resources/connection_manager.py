@@ -39,8 +39,7 @@ NAME: Final = "envoy.filters.network.http_connection_manager"
 STAT_PREFIX: Final = "edge"
 TENANT_KEY: Final = "x-bulkhead-tenant"
 
-# An idle stream, and one that lives on: unary calls only so far.
-_IDLE_STREAM: Final = timedelta(seconds=60)
+# Unary calls only so far.
 _LONGEST_STREAM: Final = timedelta(minutes=5)
 
 
@@ -86,7 +85,8 @@ def connection_manager(lua: str, limits: Limits) -> HttpConnectionManager:
         http2_protocol_options=_http2(limits),
         request_headers_timeout=timedelta(seconds=5),
         request_timeout=timedelta(seconds=30),
-        stream_idle_timeout=_IDLE_STREAM,
+        # Until there is a route, which has its own: so long is a request held for routes that an agent does not send.
+        stream_idle_timeout=ON_DEMAND,
         delayed_close_timeout=timedelta(seconds=1),
         drain_timeout=timedelta(seconds=5),
     )

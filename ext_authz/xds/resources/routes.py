@@ -123,6 +123,7 @@ def _served() -> Iterator[Route]:
     action = RouteAction(
         cluster=clusters.CERTIFICATES,
         timeout=_TIMEOUT,
+        idle_timeout=_LONGEST_STREAM,
         # What is gRPC, which REST is by then, has this limit alone; a caller's own deadline may be later.
         max_stream_duration=RouteActionMaxStreamDuration(
             max_stream_duration=_TIMEOUT, grpc_timeout_header_max=_LONGEST_STREAM
