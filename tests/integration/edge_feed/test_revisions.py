@@ -308,6 +308,8 @@ async def test_a_database_names_its_history_once(control: RawConnection, superus
     (first,) = await rows_of(control, sql.SQL("SELECT id FROM csm_system.edge_feed"))
     with pytest.raises(errors.UniqueViolation):
         await superuser.execute("INSERT INTO csm_system.edge_feed DEFAULT VALUES")
+    with pytest.raises(errors.CheckViolation):
+        await superuser.execute("INSERT INTO csm_system.edge_feed (one) VALUES (false)")
     with pytest.raises(errors.InsufficientPrivilege):
         await control.execute("UPDATE csm_system.edge_feed SET id = gen_random_uuid()")
 

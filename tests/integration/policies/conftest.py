@@ -33,6 +33,7 @@ from control_plane.serving.rules import load_rules
 from tests.fixtures.authority import Identity, new_authority, tls_files
 
 ADMIN = (("authorization", "Bearer root"),)
+CONTEXT_KEY = bytes(32)
 
 
 @dataclass(kw_only=True)
@@ -161,7 +162,7 @@ async def _listeners(
     for_services, service_port = open_listener(
         "127.0.0.1:0",
         tls,
-        interceptors=(reception, ServiceAuthentication({"billing": frozenset()}, bytes(32)), authorization),
+        interceptors=(reception, ServiceAuthentication({"billing": frozenset()}, CONTEXT_KEY), authorization),
         add_servicers=add,
         client_certificates=True,
     )

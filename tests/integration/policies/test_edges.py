@@ -1,7 +1,7 @@
 """How far the edges are: they say it by their certificates, and others wait for it."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -11,11 +11,14 @@ from google.protobuf.duration_pb2 import Duration
 
 from bulkhead.edge.v1 import policies_pb2
 from bulkhead.v1 import edges_pb2
+from control_plane.ids import TenantId
 from control_plane.policies import store
 from control_plane.policies.model import Position
+from control_plane.serving.context import HEADER, TenantContext, encode
+from control_plane.serving.principal import Role
 from tests.fixtures.cell import violations_of
 from tests.fixtures.postgres import MakeTenant
-from tests.integration.policies.conftest import ADMIN
+from tests.integration.policies.conftest import ADMIN, CONTEXT_KEY
 
 if TYPE_CHECKING:
     from control_plane.policies.model import Edge
@@ -138,6 +141,15 @@ async def test_waiting_in_vain_names_those_that_lag(control: "Control", make_ten
     assert found == edges_pb2.WaitAppliedResponse(
         revision=revision, applied=False, lagging=["edges/edge-1", "edges/edge-3"], live_edges=3
     )
+
+
+async def test_whoever_waits_is_told_who_lags_before_giving_up(control: "Control", make_tenant: MakeTenant) -> None:
+    await make_tenant("org_1")
+    await acknowledge(control, "edge-1", Position(feed="", revision=0))
+    async with control.watching() as stub:
+        found = await stub.WaitApplied(edges_pb2.WaitAppliedRequest(), metadata=ADMIN, timeout=2)
+
+    assert list(found.lagging) == ["edges/edge-1"]
 
 
 async def test_nobody_waits_for_the_dead(control: "Control", make_tenant: MakeTenant) -> None:
@@ -301,6 +313,29 @@ async def test_only_an_edge_is_an_edge(
 
     assert set(codes.values()) == {code}
     assert len(control.denied) == (0 if code is grpc.StatusCode.OK else len(CALLS))
+
+
+@pytest.mark.behaviour("H1")
+async def test_a_service_is_no_edge_whomever_it_acts_for(control: "Control") -> None:
+    context = TenantContext(
+        tenant=TenantId("org_1"),
+        tier="standard",
+        isolation_level="POOLED",
+        subject="alice",
+        role=Role.TENANT_ADMIN,
+        scopes=frozenset(),
+        session=None,
+        expire_time=datetime.now(UTC) + timedelta(minutes=1),
+    )
+    metadata = ((HEADER, encode(context, CONTEXT_KEY)),)
+    async with control.channel("spiffe://bulkhead/service/billing") as channel:
+        codes = {
+            await ask(channel, f"/bulkhead.edge.v1.PolicyService/{name}", request, metadata)
+            for name, request in CALLS.items()
+        }
+
+    assert codes == {grpc.StatusCode.PERMISSION_DENIED}
+    assert {error.code for _, error in control.denied} == {"ROLE_NOT_ALLOWED"}
 
 
 async def test_a_denied_edge_is_named_in_the_platforms_own_record(control: "Control") -> None:

@@ -230,6 +230,19 @@ async def test_a_report_counts_once_wherever_the_database_goes_away(
     assert strikes == 4, "the look, two logs, and the count"
 
 
+async def test_a_report_that_comes_twice_at_once_counts_once(
+    control: "Control", monkeypatch: pytest.MonkeyPatch, superuser: Any
+) -> None:
+    async def not_yet(_tx: object, _report: object) -> bool:
+        return False
+
+    monkeypatch.setattr(store, "is_counted", not_yet)
+    tenant = uuid4()
+    await send(control, *[report(uuid4(), 1, usage=[usage(tenant, admitted=3)])] * 2)
+
+    assert [used_["admitted"] for used_ in await used(superuser, tenant)] == [3]
+
+
 TIMELESS = policies_pb2.DenialTally(count=1)
 
 

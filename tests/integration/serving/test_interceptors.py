@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MakeTenant = Callable[..., Awaitable[Placement]]
 Metadata = tuple[tuple[str, str], ...]
+ALL_SCOPES = "certificates.read certificates.write"
 
 
 async def _get(channel: grpc.aio.Channel, name: str, metadata: Metadata = ()) -> certificates_pb2.Certificate:
@@ -170,14 +171,16 @@ async def test_a_method_without_a_rule_is_not_served(rig: "Rig") -> None:
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def _signed(rig: "Rig", *, tenant: str = "org_1", key: bytes | None = None, minutes: int = 4) -> Metadata:
+def _signed(
+    rig: "Rig", *, tenant: str = "org_1", key: bytes | None = None, minutes: int = 4, scopes: str = ALL_SCOPES
+) -> Metadata:
     context = tenant_context.TenantContext(
         tenant=TenantId(tenant),
         tier="standard",
         isolation_level="POOLED",
         subject="alice",
         role=Role.TENANT_MEMBER,
-        scopes=frozenset({"certificates.read", "certificates.write"}),
+        scopes=frozenset(scopes.split()),
         session="s-1",
         expire_time=datetime.now(UTC) + timedelta(minutes=minutes),
     )
@@ -241,6 +244,17 @@ async def test_a_service_has_no_more_scopes_than_its_own_whatever_its_context_sa
             await stub.RevokeCertificate(request, metadata=_signed(rig), timeout=10)
 
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert [error.code for _, error in rig.denied] == ["SCOPE_MISSING"]
+
+
+async def test_a_service_has_no_more_scopes_than_its_context_whatever_its_own_are(
+    rig: "Rig", make_tenant: MakeTenant
+) -> None:
+    await make_tenant("org_1")
+    channel = rig.service_channel(rig.issue("spiffe://bulkhead/service/billing"))
+    code, _, _ = await _refused(channel, "tenants/org_1/certificates/c", _signed(rig, scopes="certificates.write"))
+
+    assert code is grpc.StatusCode.PERMISSION_DENIED
     assert [error.code for _, error in rig.denied] == ["SCOPE_MISSING"]
 
 

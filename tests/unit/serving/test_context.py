@@ -1,5 +1,6 @@
 """Nothing but what our key signed, as it was signed and while it lasts, is taken for a tenant context."""
 
+import hmac
 import string
 import timeit
 from dataclasses import replace
@@ -189,6 +190,14 @@ def test_a_signed_unknown_format_is_refused(version: str) -> None:
 
     with pytest.raises(UnauthenticatedError, match="format"):
         decode(f"{text}.{signed._signature(text, KEY)}", KEY, now=NOW)
+
+
+def test_what_the_key_has_signed_for_another_purpose_is_no_context() -> None:
+    text = encode(CONTEXT, KEY).rpartition(".")[0]
+    other = signed._base64url(hmac.digest(KEY, text.encode(), "sha256"))
+
+    with pytest.raises(UnauthenticatedError, match="signature"):
+        decode(f"{text}.{other}", KEY, now=NOW)
 
 
 def test_a_context_that_is_too_long_is_neither_sent_nor_read() -> None:
