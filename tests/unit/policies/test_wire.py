@@ -71,6 +71,16 @@ def test_what_an_edge_says_of_a_proxy_is_what_people_are_shown(said: object, sho
     assert fields(said) == fields(shown)
 
 
+def test_what_an_edge_says_of_a_proxy_is_short() -> None:
+    resources = policies_pb2.ResourceTypeStatus(type_url="t" * 1000, error="e" * 1000)
+    said = policies_pb2.ProxyStatus(node="n" * 1000, version="v" * 1000, types=[resources])
+    kept = edges_pb2.Edge.FromString(wire.proxies_of(policies_pb2.AcknowledgePoliciesRequest(proxies=[said])))
+    (shown,) = kept.proxies
+
+    assert (shown.node, shown.version) == ("n" * 300, "v" * 300)
+    assert (shown.types[0].type_url, shown.types[0].error) == ("t" * 300, "e" * 300)
+
+
 def test_the_states_of_a_resource_type_are_the_same_on_both_sides() -> None:
     said: dict[str, int] = dict(policies_pb2.ResourceTypeStatus.State.items())
 
