@@ -9,19 +9,29 @@ from envoy_data_plane.envoy.service.auth.v3 import CheckResponse, OkHttpResponse
 from envoy_data_plane.google.rpc import Status
 
 from tests.integration.ext_authz.envoy_edge.calls import call
-from tests.integration.ext_authz.envoy_edge.decisions import headers, serving_worker
+from tests.integration.ext_authz.envoy_edge.decisions import CONTEXT, headers, serving_worker
 from tests.integration.ext_authz.envoy_edge.edge import Edge, running_edge
 from tests.integration.ext_authz.envoy_edge.http1 import request, send
 
 CERTIFICATES = "/api/v1/tenants/acme/certificates"
+
+
+def _admitted(*, onward: dict[str, str] | None = None, back: dict[str, str] | None = None) -> bytes:
+    """Admit, and set more headers of the request or of its answer."""
+    ok = OkHttpResponse(
+        headers=headers({"x-bulkhead-context": CONTEXT, **(onward or {})}), response_headers_to_add=headers(back or {})
+    )
+    return bytes(CheckResponse(status=Status(code=0), ok_response=ok))
+
+
 GARBAGE = {
     "no message": b"\xff\xff\xff\xff",
     "nothing": b"",
     "admitted, by nobody": bytes(CheckResponse(status=Status(code=0))),
     "admitted, with nothing": bytes(CheckResponse(status=Status(code=0), ok_response=OkHttpResponse())),
-    "a header that is none": bytes(
-        CheckResponse(status=Status(code=0), ok_response=OkHttpResponse(headers=headers({"bad name\r\n": "x"})))
-    ),
+    "admitted, with a header that is none": _admitted(onward={"bad name": "x"}),
+    "admitted, with two headers in one": _admitted(onward={"x-bad": "a\r\nx-bulkhead-other: b"}),
+    "admitted, with two headers of the answer in one": _admitted(back={"x-bad": "a\r\nx-more: b"}),
 }
 
 
@@ -84,6 +94,13 @@ async def test_without_any_worker_everything_is_closed_and_a_suspended_tenant_st
     assert (answer.status, json.loads(answer.body)["code"]) == (503, "UNAVAILABLE")
     assert suspended.status == 403
     assert statuses[-1] == 200
+
+
+async def test_a_service_that_has_seen_a_request_is_not_asked_again(edge: Edge) -> None:
+    edge.upstream.status = "503"
+    await send(edge.http_port, request(CERTIFICATES))
+
+    assert len(edge.upstream.seen) == 1
 
 
 async def test_without_its_service_a_request_is_told_nothing_of_the_inside(edge: Edge) -> None:
