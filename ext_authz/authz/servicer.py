@@ -115,7 +115,9 @@ class CheckServicer:
             return self._refuse(asked, method, decision)
         limit = decision.policy.requests_per_minute
         try:
-            taken = await self._limiter.take(decision.policy.uid, limit=limit, cost=_ONE_REQUEST)
+            taken = await self._limiter.take(
+                decision.policy.uid, limit=limit, cost=_ONE_REQUEST, request_id=asked.request_id
+            )
         except LimiterUnavailableError:
             return answers.refusal(asked, _NO_RATE)
         if self._index is not index:

@@ -68,8 +68,11 @@ class MinuteLimiter:
             if limiter._connection is not None:
                 limiter._connection.close()
 
-    async def take(self, tenant_uid: UUID, *, limit: int, cost: int) -> Taken:
+    async def take(self, tenant_uid: UUID, *, limit: int, cost: int, request_id: str = "") -> Taken:
         """Take `cost` out of the tenant's `limit` for this minute, or nothing where less than that remains.
+
+        A request that has taken it, told by an id that nobody but Envoy can choose, does not take it again within a
+        second: Envoy asks another worker when one does not answer in time.
 
         Raises:
             LimiterUnavailableError: when it cannot be told, within 150 ms; at once where Valkey is known to be away.
@@ -77,7 +80,7 @@ class MinuteLimiter:
         if self._connection is None:
             raise LimiterUnavailableError("Valkey is away")
         try:
-            line = await self._connection.send(_take_minute(tenant_uid, limit, cost))
+            line = await self._connection.send(_take_minute(tenant_uid, limit, cost, request_id))
         except ConnectionGoneError:
             raise LimiterUnavailableError("Valkey does not answer") from None
         if not line.startswith(b"+"):
@@ -122,7 +125,8 @@ class MinuteLimiter:
         return True
 
 
-def _take_minute(tenant_uid: UUID, limit: int, cost: int) -> bytes:
-    # The uid, since an id can be another tenant's one day. The braces keep all windows of a tenant on one node.
-    key = b"edge:{%b}:minute" % str(tenant_uid).encode()
-    return packed(b"FCALL", b"take_minute", b"1", key, b"%d" % limit, b"%d" % cost)
+def _take_minute(tenant_uid: UUID, limit: int, cost: int, request_id: str) -> bytes:
+    # The uid, since an id can be another tenant's one day. The braces keep all keys of a tenant on one node.
+    uid, asked = str(tenant_uid).encode(), request_id.encode()
+    minute, request = b"edge:{%b}:minute" % uid, b"edge:{%b}:request:%b" % (uid, asked)
+    return packed(b"FCALL", b"take_minute", b"2", minute, request, b"%d" % limit, b"%d" % cost, asked)

@@ -21,7 +21,7 @@ from bulkhead.envoy.v3 import check_pb2
 from bulkhead.v1 import edges_pb2, edges_pb2_grpc, rules_pb2, tenants_pb2, tenants_pb2_grpc, tokens_pb2, tokens_pb2_grpc
 from ext_authz.policies.model import State, TenantPolicy
 from ext_authz.settings import EdgeSettings
-from tests.bench.callers import Caller, Load, check_callers, check_request, http_callers, http_request, run
+from tests.bench.callers import REQUEST_ID, Caller, Load, check_callers, check_request, http_callers, http_request, run
 from tests.bench.chains import running_chains
 from tests.bench.measure import Figure, quantile
 from tests.bench.system import System
@@ -174,7 +174,7 @@ def _check(edge: EdgeSettings, tenant: str, token: str) -> bytes:
         "authorization": f"Bearer {token}",
         "x-forwarded-for": "127.0.0.1",
         "x-forwarded-proto": "http",
-        "x-request-id": "018f4b5e-dc9e-71df-9005-7f0cc3861685",
+        "x-request-id": REQUEST_ID.decode(),
         "x-bulkhead-tenant": f"id:{tenant}",
     }
     request = check_pb2.CheckRequest()

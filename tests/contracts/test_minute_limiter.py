@@ -124,3 +124,28 @@ async def test_of_many_at_once_exactly_the_limit_is_admitted(server: Server) -> 
 
 def _key(tenant: UUID, minute: int) -> str:
     return f"edge:{{{tenant}}}:minute:{minute}"
+
+
+async def test_a_request_that_is_asked_about_twice_is_counted_once(server: Server) -> None:
+    tenant, other = uuid4(), uuid4()
+    first = await server.limiter.take(tenant, limit=2, cost=1, request_id="one")
+    again = await server.limiter.take(tenant, limit=2, cost=1, request_id="one")
+    elsewhere = await server.limiter.take(other, limit=2, cost=1, request_id="one")
+    last = await server.limiter.take(tenant, limit=2, cost=1, request_id="two")
+    beyond = await server.limiter.take(tenant, limit=2, cost=1, request_id="three")
+
+    assert [(taken.allowed, taken.remaining) for taken in (first, again, elsewhere, last, beyond)] == [
+        (True, 1),
+        (True, 1),
+        (True, 1),
+        (True, 0),
+        (False, 0),
+    ]
+
+
+async def test_a_request_that_was_refused_is_counted_anew(server: Server) -> None:
+    tenant = uuid4()
+    refused = await server.limiter.take(tenant, limit=0, cost=1, request_id="one")
+    again = await server.limiter.take(tenant, limit=1, cost=1, request_id="one")
+
+    assert (refused.allowed, again.allowed) == (False, True)

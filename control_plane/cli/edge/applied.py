@@ -59,4 +59,4 @@ def told(answer: Message) -> str:
     count = int(answer["live_edges"])
     if not count:
         return f"no edge is live to enforce revision {answer['revision']}"
-    return f"revision {answer['revision']} is enforced by {count} edge{'s' if count > 1 else ''}"
+    return f"revision {answer['revision']} is enforced by every edge ({count})"

@@ -85,8 +85,8 @@ def test_a_program_gets_the_whole_answer(cli: Any, *, command: list[str]) -> Non
     ("live", "told"),
     [
         (0, "no edge is live to enforce revision 7"),
-        (1, "revision 7 is enforced by 1 edge"),
-        (2, "revision 7 is enforced by 2 edges"),
+        (1, "revision 7 is enforced by every edge (1)"),
+        (2, "revision 7 is enforced by every edge (2)"),
     ],
 )
 def test_waiting_says_how_many_enforce_it(api: Any, cli: Any, *, live: int, told: str) -> None:
@@ -132,7 +132,7 @@ def test_a_change_waits_for_its_own_revision_if_asked_to(api: Any, cli: Any, *, 
     assert [call.method for call in api.received] == [rpc, rpc, "WaitApplied"]
     assert api.received[-1].request.revision == 7
     assert plain.out == waited.out
-    assert waited.err.startswith("revision 7 is enforced by 2 edges after ")
+    assert waited.err.startswith("revision 7 is enforced by every edge (2) after ")
 
 
 @pytest.mark.parametrize("rpc", CHANGES)

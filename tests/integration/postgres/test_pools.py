@@ -51,7 +51,8 @@ async def test_there_are_never_more_connections_than_the_limit(
     """With more login roles than connections: those at rest make room for those that are needed."""
     tenants = []
     for number in range(6):
-        first = 1_000_000 + number * TENANTS_PER_LOGIN
+        # Beyond the numbers that any other test's tenants have: see `fixtures.postgres`.
+        first = 1_000_000_000 + number * TENANTS_PER_LOGIN
         await superuser.execute(
             sql.SQL("ALTER TABLE csm_system.tenants ALTER COLUMN number RESTART WITH {}").format(first)
         )

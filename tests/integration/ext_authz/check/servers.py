@@ -33,7 +33,7 @@ class HeldLimiter(MinuteLimiter):
         self.left: int | None = None
 
     @override
-    async def take(self, tenant_uid: UUID, *, limit: int, cost: int) -> Taken:
+    async def take(self, tenant_uid: UUID, *, limit: int, cost: int, request_id: str = "") -> Taken:
         self._asked.put_nowait(tenant_uid)
         await self.go.wait()
         if self.is_away:

@@ -70,7 +70,7 @@ async def test_the_limit_is_admitted_and_not_one_more(folder: Path) -> None:
     few = tenant(1, requests_per_minute=3)
     async with valkey_server() as valkey, MinuteLimiter.open(valkey.socket) as limiter, edge(folder, limiter) as served:
         served.servicer.use(index_of(few))
-        responses = [await served.check(Ask().check()) for _ in range(9)]
+        responses = [await served.check(Ask(request_id=f"request-{n}").check()) for n in range(9)]
     admitted = [usage.admitted for usage in served.usages]
 
     # The minute may have ended meanwhile.

@@ -35,9 +35,18 @@ class Answer:
         return re.sub(rb"date: [^\r]*", b"date: D", ids)
 
 
-async def send(port: int, request: bytes, *, tls: ssl.SSLContext | None = None, sni: str | None = None) -> Answer:
+async def send(
+    port: int,
+    request: bytes,
+    *,
+    tls: ssl.SSLContext | None = None,
+    sni: str | None = None,
+    source: str = "127.0.0.1",
+) -> Answer:
     """Send the bytes and close our side; return all that comes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=sni)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=tls, server_hostname=sni, local_addr=(source, 0)
+    )
     try:
         writer.write(request)
         await writer.drain()

@@ -141,6 +141,24 @@ async def test_what_cannot_be_read_is_a_problem_with_a_code(edge: Edge, asked: b
     assert edge.workers.asked == []
 
 
+async def test_a_body_that_is_too_large_reaches_no_service(edge: Edge) -> None:
+    body = b'{"csrPem":"' + b"x" * 64 * 1024 + b'"}'
+    headers = (("content-type", "application/json"), ("content-length", str(len(body))))
+    answer = await send(edge.http_port, request(f"{CERTIFICATES}:issue", *headers, method="POST") + body)
+
+    assert (answer.status, json.loads(answer.body)["code"]) == (413, "REQUEST_TOO_LARGE")
+    assert edge.upstream.seen == []
+
+
+async def test_what_a_service_refuses_is_told_in_json(edge: Edge) -> None:
+    edge.upstream.grpc_status, edge.upstream.body = "9", b""
+    edge.upstream.answers(trailers=[("grpc-message", "not now")])
+    answer = await send(edge.http_port, request(CERTIFICATES))
+
+    assert answer.status == 400
+    assert json.loads(answer.body) == {"code": 9, "message": "not now", "details": []}
+
+
 @pytest.mark.parametrize("protocol", ["websocket", "h2c", "tcp"])
 async def test_nothing_is_upgraded_to(edge: Edge, protocol: str) -> None:
     asked = request(CERTIFICATES, ("upgrade", protocol), ("connection", "upgrade"))

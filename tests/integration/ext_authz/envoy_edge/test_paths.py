@@ -77,6 +77,23 @@ async def test_the_path_that_is_decided_about_is_the_path_that_is_served(edge: E
     assert served
 
 
+@pytest.mark.behaviour("T-E4")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/tenants/acme/./certificates",
+        "/api/v1/tenants/globex/../acme/certificates",
+        "/api//v1/tenants///acme/certificates",
+        "//api/v1/tenants/acme/certificates",
+    ],
+)
+async def test_the_agent_is_asked_about_the_plain_path(edge: Edge, path: str) -> None:
+    answer = await send(edge.http_port, request(path))
+
+    assert edge.workers.http().path == "/api/v1/tenants/acme/certificates"
+    assert answer.status == 200
+
+
 async def test_the_plain_path_is_served(edge: Edge) -> None:
     assert (await send(edge.http_port, request("/api/v1/tenants/acme/certificates"))).status == 200
     assert (await send(edge.http_port, request("/api/v1/tenants/globex/certificates?page_size=1"))).status == 200

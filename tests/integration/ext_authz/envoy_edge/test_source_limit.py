@@ -36,6 +36,15 @@ async def test_a_source_that_asks_too_much_is_stopped_whatever_it_asks_for(edge:
     assert "tenant:globex" not in await edge.loaded()
 
 
+async def test_a_source_is_one_address(edge: Edge) -> None:
+    stranger = request("/api/v1/tenants/nobody/certificates")
+    statuses = {(await send(edge.http_port, stranger)).status for _ in range(4 * BURST)}
+    other = await send(edge.http_port, stranger, source="127.0.0.2")
+
+    assert statuses == {403, 429}
+    assert other.status == 403
+
+
 async def test_a_tenants_routes_are_loaded_when_they_are_asked_for(edge: Edge) -> None:
     before = await edge.loaded()
     await send(edge.http_port, request("/api/v1/tenants/acme/certificates"))

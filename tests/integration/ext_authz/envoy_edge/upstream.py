@@ -37,6 +37,7 @@ class Upstream:
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.status = "200"
+        self.grpc_status = "0"
         self.more_headers: Headers = []
         self.more_trailers: Headers = []
         self.body = EMPTY_MESSAGE
@@ -81,7 +82,7 @@ class _Connection(asyncio.Protocol):
         self._h2.send_headers(stream, first)
         if upstream.body:
             self._h2.send_data(stream, upstream.body)
-        self._h2.send_headers(stream, [("grpc-status", "0"), *upstream.more_trailers], end_stream=True)
+        self._h2.send_headers(stream, [("grpc-status", upstream.grpc_status), *upstream.more_trailers], end_stream=True)
 
     def _flush(self) -> None:
         assert self._transport is not None

@@ -109,12 +109,13 @@ class Ask:
     sni: bytes = b""
     certificate: bytes = b""
     epoch: str | None = "5"
+    request_id: str = "request-1"
     more: tuple[tuple[str, bytes], ...] = ()
 
     def headers(self) -> list[tuple[str, bytes]]:
         """Return the headers in the form in which Envoy has them."""
         sent = [(":authority", self.host), (":path", self.path.encode()), (":method", self.http_method.encode())]
-        sent += [("user-agent", b"curl/8"), ("x-request-id", b"request-1")]
+        sent += [("user-agent", b"curl/8"), ("x-request-id", self.request_id.encode())]
         optional: Mapping[str, str | None] = {
             "x-tenant-id": self.tenant,
             "content-type": self.content_type,
