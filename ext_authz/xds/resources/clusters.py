@@ -86,7 +86,8 @@ def ext_authz(sockets: Sequence[Path]) -> Cluster:
     """Return the agent's workers.
 
     Whichever has the fewest Checks under way is asked, so that one that hangs is soon asked no more; one that fails is
-    left alone for a second, then for longer, but never more than half of them: the last one is always tried.
+    left alone for a second or two, no longer: it may have been replaced, and be the one to ask when another fails. When
+    all are left alone, all are asked.
     """
     return Cluster(
         name=EXT_AUTHZ,
@@ -106,8 +107,8 @@ def ext_authz(sockets: Sequence[Path]) -> Cluster:
             # Also how often it is looked whether one may come back.
             interval=timedelta(milliseconds=200),
             base_ejection_time=timedelta(seconds=1),
-            max_ejection_time=timedelta(seconds=10),
-            max_ejection_percent=50,
+            max_ejection_time=timedelta(seconds=2),
+            max_ejection_percent=100,
         ),
     )
 
