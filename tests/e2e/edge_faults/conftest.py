@@ -1,0 +1,95 @@
+"""One stack that is there to be broken, and figures of how long that lasted."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis import Redis
+
+from ext_authz.settings import EdgeSettings
+from tests.fixtures.edge import EdgeTenant, EdgeWorld, open_edge_world
+from tests.fixtures.edge_faults import Breaker, Reader, Readers, reader, wait_for
+from tests.fixtures.stack import running_stack
+
+REPORT: Final = Path(__file__).parents[3] / "build" / "edge_faults.json"
+
+Tell = Callable[[str, float], None]
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Tell:
+    """Keep a figure in `build/edge_faults.json`. None of them decides whether a test passes."""
+
+    def keep(name: str, value: float) -> None:
+        REPORT.parent.mkdir(parents=True, exist_ok=True)
+        known: dict[str, float] = json.loads(REPORT.read_text()) if REPORT.exists() else {}
+        name = f"{request.node.name}: {name}"
+        REPORT.write_text(json.dumps({**known, name: round(value, 3)}, indent=2, sort_keys=True) + "\n")
+
+    return keep
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A stack, who breaks it, and who reads all the while."""
+
+    world: EdgeWorld
+    breaker: Breaker
+    readers: Readers
+
+    def asks_for(self, tenant: EdgeTenant) -> Reader:
+        """Return one who reads the tenant's certificates when told to."""
+        return reader(self.world, tenant, foreign=self.world.tenant_a.canary)
+
+    def empty_valkey(self) -> None:
+        """Have Valkey forget all that it was told."""
+        settings = EdgeSettings.from_dir(self.world.stack.dir)
+        with Redis(unix_socket_path=str(settings.valkey_socket)) as client:
+            client.flushall()
+            client.function_flush()
+
+
+@pytest.fixture(scope="package")
+def broken_world() -> Iterator[EdgeWorld]:
+    with running_stack() as stack, open_edge_world(stack) as world:
+        yield world
+
+
+@pytest.fixture(scope="package")
+def breaker(broken_world: EdgeWorld) -> Breaker:
+    return Breaker(broken_world.stack)
+
+
+def has_all_workers(world: EdgeWorld) -> bool:
+    """Tell whether the agent says that it serves, with each of its workers."""
+    settings = EdgeSettings.from_dir(world.stack.dir)
+    with grpc.insecure_channel(f"unix:{settings.xds_socket}") as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # gRPC's own stubs are not typed
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+@pytest.fixture
+def broken(broken_world: EdgeWorld, breaker: Breaker) -> Iterator[Broken]:
+    """A stack that is whole, and is so again afterwards; meanwhile nobody has read what is not theirs."""
+    readers = Readers(broken_world)
+    with readers.reading():
+        readers.wait_told("200", 0)
+        # Envoy leaves workers alone for a while that failed in the test before.
+        wait_for(lambda: broken_world.counter("cluster.ext_authz.outlier_detection.ejections_active") == 0)
+        yield Broken(broken_world, breaker, readers)
+        begun = time.monotonic()
+        readers.wait_told("200", begun)
+        broken_world.stack.wait_ready()
+        wait_for(lambda: has_all_workers(broken_world))
+    assert [said for said in readers.own(0) if said.startswith("200 ")] == []
+    assert [said for said in readers.stranger(0) if said.startswith("200")] == []
