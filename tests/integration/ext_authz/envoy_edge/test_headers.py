@@ -16,12 +16,13 @@ FORGED = {
     "x-bulkhead-anything": "evil",
     "X-Bulkhead-Upper": "evil",
     "x-envoy-original-path": "evil",
-    "x-envoy-upstream-rq-timeout-ms": "1",
+    "x-envoy-upstream-rq-timeout-ms": "31337",
     "x-envoy-retry-on": "5xx",
-    "x-envoy-max-retries": "99",
-    "x-envoy-expected-rq-timeout-ms": "1",
+    "x-envoy-max-retries": "31337",
+    "x-envoy-expected-rq-timeout-ms": "31337",
     "x-envoy-decorator-operation": "evil",
     "x-envoy-internal": "true",
+    "x-envoy-anything": "evil",
     "x-forwarded-for": "10.9.8.7",
     "x-forwarded-proto": "https",
     "x-forwarded-host": "evil",
@@ -39,9 +40,10 @@ async def test_what_a_client_forges_reaches_nobody(edge: Edge, name: str) -> Non
     answer = await send(edge.http_port, request(CERTIFICATES, (name, forged), (name, forged)))
 
     assert answer.status == 200
-    assert forged.encode() not in edge.workers.header(name.lower()) or name == "x-envoy-internal"
+    # Nor together with what Envoy itself has to say there.
+    assert forged.encode() not in b"".join(edge.workers.header(name.lower())) or name == "x-envoy-internal"
     (seen,) = edge.upstream.seen
-    assert forged not in seen.all(name.lower())
+    assert forged not in "".join(seen.all(name.lower()))
     assert seen.all("x-bulkhead-context") == [CONTEXT]
 
 
