@@ -74,6 +74,24 @@ async def http2(
     return answer
 
 
+async def streams_at_once(port: int) -> int:
+    """Return how many streams one connection may have, as the server says it."""
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(connection.data_to_send())
+        async with asyncio.timeout(10):
+            while not any(
+                isinstance(event, h2.events.RemoteSettingsChanged)
+                for event in connection.receive_data(await reader.read(65536))
+            ):
+                pass
+    finally:
+        writer.close()
+    return connection.remote_settings.max_concurrent_streams
+
+
 def _take(events: Sequence[h2.events.Event], answer: Http2Answer) -> bool:
     for event in events:
         if isinstance(event, h2.events.ResponseReceived):

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -132,7 +133,11 @@ def edge_settings(folder: Path, ports: Sequence[int] = (1, 2, 3, 4)) -> EdgeSett
 
 @asynccontextmanager
 async def running_edge(
-    *, limits: Limits = DEFAULTS, lua: str = "", upstream_is: str = "certificates"
+    *,
+    limits: Limits = DEFAULTS,
+    lua: str = "",
+    upstream_is: str = "certificates",
+    upstream_tls: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
 ) -> AsyncIterator[Edge]:
     """Start it with three tenants; `lua` stands in for the script."""
     async with AsyncExitStack() as stack:
@@ -151,6 +156,7 @@ async def running_edge(
                 certificate=folder / f"{upstream_is}.pem",
                 key=folder / f"{upstream_is}.key",
                 authority=folder / "ca.pem",
+                newest=upstream_tls,
             )
         )
         hub = Hub(EnvoyResources(settings, limits, lua=lua) if lua else EnvoyResources(settings, limits))

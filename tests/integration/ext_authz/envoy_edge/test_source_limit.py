@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from ext_authz.xds.resources.limits import Limits
-from tests.integration.ext_authz.envoy_edge.calls import call
+from tests.integration.ext_authz.envoy_edge.calls import call, streams_at_once
 from tests.integration.ext_authz.envoy_edge.edge import Edge, running_edge
 from tests.integration.ext_authz.envoy_edge.http1 import request, send
 
@@ -34,6 +34,10 @@ async def test_a_source_that_asks_too_much_is_stopped_whatever_it_asks_for(edge:
     assert edge.workers.asked == []
     assert "tenant:acme" not in await edge.loaded()
     assert "tenant:globex" not in await edge.loaded()
+
+
+async def test_a_connection_has_room_for_so_many_requests_at_once(edge: Edge) -> None:
+    assert await streams_at_once(edge.http_port) == 100
 
 
 async def test_a_source_is_one_address(edge: Edge) -> None:

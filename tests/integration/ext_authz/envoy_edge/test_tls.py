@@ -111,6 +111,14 @@ async def test_who_is_not_the_service_is_not_given_requests(misdirected_edge: Ed
         assert inside not in answer.raw
 
 
+async def test_a_service_is_spoken_to_in_the_newest_tls_alone() -> None:
+    async with running_edge(upstream_tls=ssl.TLSVersion.TLSv1_2) as edge:
+        answer = await send(edge.http_port, request(CERTIFICATES))
+
+        assert answer.status == 503
+        assert edge.upstream.seen == []
+
+
 def _write(edge: Edge, name: str, identity: Identity) -> None:
     (edge.folder / f"{name}.pem").write_bytes(identity.certificate)
     (edge.folder / f"{name}.key").write_bytes(identity.key)

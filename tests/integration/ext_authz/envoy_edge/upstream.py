@@ -95,12 +95,13 @@ def _text(headers: Sequence[tuple[str | bytes, str | bytes]] | None) -> Headers:
 
 @asynccontextmanager
 async def serving_upstream(
-    port: int, *, certificate: Path, key: Path, authority: Path
+    port: int, *, certificate: Path, key: Path, authority: Path, newest: ssl.TLSVersion
 ) -> AsyncIterator[tuple[Upstream, asyncio.Server]]:
-    """Serve it over mutual TLS."""
+    """Serve it over mutual TLS, of no newer version than that."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority))
     context.load_cert_chain(certificate, key)
     context.verify_mode = ssl.CERT_REQUIRED
+    context.maximum_version = newest
     context.set_alpn_protocols(["h2"])
     upstream = Upstream()
     loop = asyncio.get_running_loop()

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from bulkhead.envoy.v3 import discovery_pb2
 from ext_authz.xds.hub import Hub
-from ext_authz.xds.snapshot import LISTENER, ROUTES
+from ext_authz.xds.snapshot import LISTENER, ROUTES, SCOPE
 from tests.fixtures.edge_policies import change, policy
-from tests.fixtures.plain_resources import PlainResources
+from tests.fixtures.plain_resources import PlainResources, index_of
 from tests.unit.ext_authz.xds.conversation import HUNDRED, Conversation, holding
 
 
@@ -60,6 +61,30 @@ async def test_applied_waits_for_no_later_change(hub: Hub) -> None:
         await asyncio.wait_for(hub.applied(3), 0.01)
 
 
+async def test_revisions_of_another_feed_are_counted_anew(hub: Hub) -> None:
+    envoy = holding(hub, 1)
+    hub.use(HUNDRED.after(change(policy(2, revision=100), revision=100)))
+    hub.use(HUNDRED.after(change(policy(1, revision=3), feed="feed-2", revision=3, snapshot=True)))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hub.applied(3), 0.01)
+    envoy.hear()
+    envoy.accept_all()
+
+    await asyncio.wait_for(hub.applied(3), 10)
+
+
+async def test_what_is_to_be_sent_once_more_in_halves_is_waited_for(hub: Hub) -> None:
+    envoy = holding(hub, 1, 2)
+    hub.use(HUNDRED.after(change(policy(1, revision=2), policy(2, revision=2), revision=2)))
+    envoy.hear()
+    refusal = discovery_pb2.DeltaDiscoveryRequest(type_url=ROUTES, response_nonce=envoy.nonces.pop()[1])
+    refusal.error_detail.message = "one of them is bad"
+    envoy.stream.receive(refusal)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hub.applied(2), 0.01)
+
+
 async def test_nothing_is_waited_for_where_no_envoy_is_connected(hub: Hub) -> None:
     await asyncio.wait_for(hub.applied(1), 10)
 
@@ -74,6 +99,30 @@ def test_each_type_has_its_status(hub: Hub) -> None:
         (LISTENER, 2, 0, 0),
         (ROUTES, 1, 1, 1),
     ]
+
+
+def test_what_an_envoy_has_taken_away_it_has_no_more(hub: Hub) -> None:
+    envoy = Conversation(hub)
+    envoy.ask(SCOPE)
+    envoy.accept_all()
+    hub.use(index_of(*(policy(number) for number in range(99))))
+    envoy.hear()
+    envoy.accept_all()
+
+    assert [one.resources for status in hub.statuses() for one in status.types] == [198]
+
+
+@pytest.mark.parametrize(("error", "told"), [("x" * 5000, "x" * 1000), ("", "refused")])
+def test_a_refusal_is_told_and_not_at_any_length(hub: Hub, error: str, told: str) -> None:
+    envoy = holding(hub, 1)
+    hub.use(HUNDRED.after(change(policy(1, revision=2), revision=2)))
+    envoy.hear()
+    refusal = discovery_pb2.DeltaDiscoveryRequest(type_url=ROUTES, response_nonce=envoy.nonces.pop()[1])
+    refusal.error_detail.message = error
+    refusal.error_detail.SetInParent()
+    envoy.stream.receive(refusal)
+
+    assert [one.error for status in hub.statuses() for one in status.types] == [f"tenant:org_1: {told}"]
 
 
 def test_an_envoy_that_has_nothing_to_take_over_has_the_newest_revision(hub: Hub) -> None:
