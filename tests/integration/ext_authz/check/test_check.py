@@ -78,6 +78,15 @@ async def test_the_limit_is_admitted_and_not_one_more(folder: Path) -> None:
     assert {refusal(response) for response in responses if response.status.code} == {(429, "RATE_LIMITED")}
 
 
+async def test_a_request_that_envoy_asks_about_twice_is_counted_once(folder: Path) -> None:
+    few = tenant(1, requests_per_minute=1)
+    async with valkey_server() as valkey, MinuteLimiter.open(valkey.socket) as limiter, edge(folder, limiter) as served:
+        served.servicer.use(index_of(few))
+        codes = [(await served.check(Ask().check())).status.code for _ in range(2)]
+
+    assert codes == [0, 0]
+
+
 async def test_strangers_are_all_answered_alike(served: Edge) -> None:
     paths = (
         "/api/v1/tenants/org_1/certificates",

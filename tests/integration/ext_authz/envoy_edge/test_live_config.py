@@ -62,6 +62,21 @@ async def test_nothing_is_open_because_it_could_not_be_checked(edge: Edge) -> No
     assert list(_all(dump, "prefix")) == [] or "/" not in _all(dump, "prefix")
 
 
+async def test_what_is_closed_elsewhere_too_is_closed_here(edge: Edge) -> None:
+    dump = await _dump(edge)
+    names = {
+        "use_remote_address": {True},
+        "preserve_external_request_id": set(),
+        "enable_trailers": set(),
+        "allow_connect": set(),
+        "request_headers_timeout": {"5s"},
+        "request_timeout": {"30s"},
+        "tls_minimum_protocol_version": {"TLSv1_2", "TLSv1_3"},
+    }
+
+    assert {name: set(_all(dump, name)) - {False} for name in names} == names
+
+
 async def test_every_listener_has_the_same_chain(edge: Edge) -> None:
     listeners = [one["active_state"]["listener"] for one in _all(await _dump(edge), "dynamic_listeners") for one in one]
     managers = [chain["filters"][0]["typed_config"] for listener in listeners for chain in listener["filter_chains"]]
