@@ -72,3 +72,22 @@ async def test_an_envoy_that_says_nothing_is_not_waited_for(tmp_path: Path, monk
 
     with pytest.raises(InvalidResourcesError, match="said nothing"):
         await validate(edge_settings(tmp_path))
+
+
+async def test_a_crash_says_nothing_about_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crashing = tmp_path / "envoy"
+    crashing.write_text(f"#!/bin/sh\n[ -e {tmp_path}/again ] && exit 0\n: > {tmp_path}/again\nkill -SEGV $$\n")
+    crashing.chmod(0o700)
+    monkeypatch.setattr(validation, "envoy_binary", lambda: crashing)
+
+    await validate(edge_settings(tmp_path))
+
+
+async def test_an_envoy_that_always_crashes_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crashing = tmp_path / "envoy"
+    crashing.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    crashing.chmod(0o700)
+    monkeypatch.setattr(validation, "envoy_binary", lambda: crashing)
+
+    with pytest.raises(InvalidResourcesError, match="crashed 8 times, the last time with signal 11"):
+        await validate(edge_settings(tmp_path))
