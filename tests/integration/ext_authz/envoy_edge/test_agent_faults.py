@@ -8,6 +8,7 @@ import pytest_asyncio
 from envoy_data_plane.envoy.service.auth.v3 import CheckResponse, OkHttpResponse
 from envoy_data_plane.google.rpc import Status
 
+from ext_authz.xds.stream import Stream
 from tests.integration.ext_authz.envoy_edge.calls import call
 from tests.integration.ext_authz.envoy_edge.decisions import CONTEXT, denied, headers, serving_worker
 from tests.integration.ext_authz.envoy_edge.edge import Edge, running_edge
@@ -64,6 +65,20 @@ async def test_an_agent_that_takes_too_long_is_not_waited_for(edge: Edge) -> Non
     assert json.loads(answer.body)["code"] == "UNAVAILABLE"
     assert (over_grpc.code.name, over_grpc.message) == ("UNAVAILABLE", "service unavailable")
     assert edge.upstream.seen == []
+
+
+@pytest.mark.behaviour("T-E13")
+async def test_a_first_request_is_not_held_for_routes_that_do_not_come(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stream, "turns", lambda _: iter(()))
+    answer = await send(edge.http_port, request(CERTIFICATES))
+    over_grpc = await call(edge.http_port, ("x-tenant-id", "globex"))
+
+    assert (answer.status, answer.header("retry-after")) == (503, "1")
+    assert json.loads(answer.body)["code"] == "UNAVAILABLE"
+    assert (over_grpc.code.name, over_grpc.message) == ("UNAVAILABLE", "service unavailable")
+    assert (edge.workers.asked, edge.upstream.seen) == ([], [])
 
 
 @pytest.mark.behaviour("T-E13")
