@@ -30,6 +30,7 @@ VARYING: Final = (
     (r"127\.0\.0\.1:\d+", "ADDRESS"),
     (r"SYNCED +\d+ +\d+", "SYNCED N N"),
     (r"(?<=revision )(is )?\d+", r"\1N"),
+    (r"every edge \(\d+\)", "every edge (N)"),
     (r"[ ]+", " "),
 )
 # A denial is written within a second, so not always before the effects that follow it.

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -51,6 +51,12 @@ class Caller:
     is_internal: bool = False
     # Whether that certificate is an edge's.
     is_edge: bool = False
+    # Makes the credential anew for each call, where it does not live as long as the tests.
+    signed: Callable[[], Metadata] | None = None
+
+    def shown(self) -> Metadata:
+        """Return what it sends with a call."""
+        return self.metadata if self.signed is None else self.signed()
 
     @property
     def shows_nothing(self) -> bool:
@@ -117,10 +123,10 @@ class World:
             return asked.SerializeToString() + appended
 
         if method in STREAMING:
-            return _first_answer(channel.unary_stream(method, request_serializer=serialize), message, who.metadata)
+            return _first_answer(channel.unary_stream(method, request_serializer=serialize), message, who.shown())
         send: Any = channel.unary_unary(method, request_serializer=serialize)
         try:
-            body, call = send.with_call(message, metadata=who.metadata, timeout=30)
+            body, call = send.with_call(message, metadata=who.shown(), timeout=30)
         except grpc.RpcError as error:
             body, call = b"", error
         return _answer(body, call)
@@ -220,19 +226,26 @@ def _service_callers(settings: Settings, own: Target) -> dict[str, Caller]:
     key = (settings.secrets_dir / "context.key").read_bytes()
 
     def caller(scopes: frozenset[str]) -> Caller:
-        signed = tenant_context.TenantContext(
-            tenant=TenantId(own.tenant),
-            tier="standard",
-            isolation_level="POOLED",
-            subject="matrix",
-            role=Role.TENANT_ADMIN,
-            scopes=scopes,
-            session=None,
-            expire_time=datetime.now(UTC) + tenant_context.LONGEST_LIFETIME - timedelta(seconds=5),
-        )
-        metadata = ((tenant_context.HEADER, tenant_context.encode(signed, key)),)
+        def signed() -> Metadata:
+            context = tenant_context.TenantContext(
+                tenant=TenantId(own.tenant),
+                tier="standard",
+                isolation_level="POOLED",
+                subject="matrix",
+                role=Role.TENANT_ADMIN,
+                scopes=scopes,
+                session=None,
+                expire_time=datetime.now(UTC) + tenant_context.LONGEST_LIFETIME - timedelta(seconds=5),
+            )
+            return ((tenant_context.HEADER, tenant_context.encode(context, key)),)
+
         return Caller(
-            role=rules_pb2.ROLE_SERVICE, metadata=metadata, tenant=own.tenant, scopes=scopes, is_internal=True
+            role=rules_pb2.ROLE_SERVICE,
+            metadata=(),
+            tenant=own.tenant,
+            scopes=scopes,
+            is_internal=True,
+            signed=signed,
         )
 
     return {"service": caller(SCOPES), "service without scopes": caller(frozenset())}

@@ -60,7 +60,7 @@ def _first_word(world: World, caller: str, *, listener: tuple[bool, bool]) -> st
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
     stream: Iterator[reflection_pb2.ServerReflectionResponse]
-    stream = send(iter([asked]), metadata=world.callers[caller].metadata, timeout=30)
+    stream = send(iter([asked]), metadata=world.callers[caller].shown(), timeout=30)
     try:
         next(stream)
     except grpc.RpcError as error:

@@ -20,7 +20,7 @@ MINUTE_S: Final = 60
 FIELD: Final = re.compile(r'"minute";r=(\d+);t=(\d+)')
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def limited(edge_world: EdgeWorld) -> Iterator[EdgeTenant]:
     """A tenant of ten requests a minute that has asked for nothing yet."""
     founder = edge_world.founder
