@@ -1,7 +1,6 @@
 """What each process is made of. One straight function each: settings in, a running server out."""
 
 import asyncio
-import secrets
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -19,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from bulkhead.edge.v1 import policies_pb2_grpc
 from bulkhead.v1 import audit_pb2_grpc, certificates_pb2_grpc, edges_pb2_grpc, tenants_pb2_grpc, tokens_pb2_grpc
-from control_plane import private_file
+from control_plane import cell_key, private_file
 from control_plane.audit.denials import Denials
 from control_plane.audit.recorder import effects_recorder
 from control_plane.audit.sealer import Sealer
@@ -63,7 +62,6 @@ _HEALTH_EVERY: Final = timedelta(seconds=1)
 _GRACE: Final = timedelta(seconds=5)
 _KEY_WITHIN: Final = timedelta(seconds=30)
 _KEY_POLL: Final = timedelta(milliseconds=20)
-_SHARED_KEY_SIZE: Final = 32
 
 _REFLECTED: Final = (
     "bulkhead.v1.TenantService",
@@ -153,7 +151,7 @@ async def _open_common(
     sealer = Sealer(database, directory)
     denials = Denials(database, directory, touched=sealer.touch)
     recorder = partial(effects_recorder, touched=sealer.touch)
-    context_key = shared_key(settings.secrets_dir / "context.key")
+    context_key = cell_key.load_or_create(settings.secrets_dir / "context.key")
 
     def interceptors(authentication: Interceptor) -> tuple[Interceptor, ...]:
         reception = Reception(load_rules(), database, recorder=recorder, denied=denials.note)
@@ -164,7 +162,7 @@ async def _open_common(
         database=database,
         directory=directory,
         keys=keys,
-        page_tokens=PageTokens(shared_key(settings.secrets_dir / "paging.key")),
+        page_tokens=PageTokens(cell_key.load_or_create(settings.secrets_dir / "paging.key")),
         denials=denials,
         sealer=sealer,
         interceptors=interceptors(BearerAuthentication(verifier.verify)),
@@ -304,10 +302,3 @@ async def _keep_admin_token(settings: Settings, issuer: PlatformIssuer) -> None:
         token = issuer.issue("local", Role.PLATFORM_ADMIN, ttl=_ADMIN_TOKEN_LIFETIME, now=datetime.now(UTC))
         await asyncio.to_thread(private_file.replace, settings.admin_token_file, token.encode())
         await asyncio.sleep(_ADMIN_TOKEN_RENEWAL.total_seconds())
-
-
-def shared_key(path: Path) -> bytes:
-    """Return the key that the cell's processes share, made by whichever comes first."""
-    if not path.exists():
-        private_file.create(path, secrets.token_bytes(_SHARED_KEY_SIZE))
-    return private_file.read(path)

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ext_authz.settings import EdgeSettings, SettingsError
+from control_plane.config_file import SettingsError
+from ext_authz.settings import EdgeSettings
 
 
 def main() -> int:

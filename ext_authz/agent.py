@@ -21,9 +21,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from bulkhead.edge.v1 import policies_pb2
-from control_plane import private_file
+from control_plane import cell_key, private_file
 from control_plane.telemetry import configure_logging
-from ext_authz import cell_key
 from ext_authz.opening import Opening, Proxies
 from ext_authz.policies.acknowledger import Acknowledger
 from ext_authz.policies.feed import Feed, OpenChannel, secure_channel
@@ -37,6 +36,7 @@ from ext_authz.rounds import Rounds
 from ext_authz.settings import EdgeSettings
 from ext_authz.sockets import bind, private_folder
 from ext_authz.workers import Workers
+from ext_authz.xds.servicer import SERVER_OPTIONS
 
 _LOOK_EVERY_S: Final = 0.2
 _CERTIFICATES_EVERY_S: Final = 1.0
@@ -146,9 +146,7 @@ class Agent:
         # It would say SERVING from its making on.
         await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         proxies = await self._proxies.open(self._open_proxies())
-        # An Envoy that comes back names each scope that it has: tens of bytes each, a hundred thousand of them.
-        options = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", -1))
-        server = grpc.aio.server(options=options)
+        server = grpc.aio.server(options=SERVER_OPTIONS)
         proxies.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         bind(server, self._settings.xds_socket)

@@ -9,7 +9,8 @@ from typing import Final
 import grpc
 
 from control_plane import private_file
-from ext_authz.settings import EdgeSettings, SettingsError
+from control_plane.config_file import SettingsError
+from ext_authz.settings import EdgeSettings
 from ext_authz.xds.hub import Hub
 from ext_authz.xds.resources.bootstrap import render_bootstrap
 from ext_authz.xds.resources.source import EnvoyResources
@@ -26,10 +27,10 @@ class UnusableError(Exception):
 class Envoys(Hub):
     """A hub of the real resources."""
 
-    def __init__(self, settings: EdgeSettings) -> None:
-        """Tell what `settings` says. Call `open_envoys` instead, which asks Envoy about it first."""
-        super().__init__(EnvoyResources(settings))
-        self._settings = settings
+    def __init__(self, resources: EnvoyResources) -> None:
+        """Tell `resources`. Call `open_envoys` instead, which asks Envoy about it first."""
+        super().__init__(resources)
+        self._resources = resources
 
     async def reload(self) -> None:
         """Tell what is made from files, such as certificates, anew, if Envoy would take it.
@@ -37,7 +38,7 @@ class Envoys(Hub):
         Raises:
             InvalidResourcesError, OSError: it would not, and nothing is changed.
         """
-        await validate(self._settings)
+        await validate(self._resources)
         self.use_statics()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -53,8 +54,10 @@ async def open_envoys(settings: EdgeSettings) -> Envoys:
     """
     try:
         await asyncio.to_thread(write_bootstrap, settings)
-        await validate(settings)
-        return await asyncio.to_thread(Envoys, settings)
+        # Made once: what Envoy was asked about is what it is told.
+        resources = await asyncio.to_thread(EnvoyResources, settings)
+        await validate(resources)
+        return await asyncio.to_thread(Envoys, resources)
     except (InvalidResourcesError, SettingsError, OSError) as error:
         raise UnusableError(f"Envoy cannot be told what to do: {error}") from error
 

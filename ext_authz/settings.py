@@ -3,17 +3,12 @@
 Relative paths are relative to the state directory.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-_CONFIG_FILE: Final = "config.json"
-
-
-class SettingsError(Exception):
-    """The settings cannot be used; the text says what to do."""
+from control_plane.config_file import read_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +78,7 @@ class EdgeSettings:
         Raises:
             SettingsError: when it is absent or lacks something.
         """
-        path = state_dir / _CONFIG_FILE
-        try:
-            return _settings(state_dir.resolve(), json.loads(path.read_text()))
-        except FileNotFoundError:
-            message = f"{path} does not exist; `bulkhead --dir {state_dir} up` writes it"
-            raise SettingsError(message) from None
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{path} lacks or misspells {error}; `bulkhead --dir {state_dir} up` writes it anew"
-            raise SettingsError(message) from error
+        return read_config(state_dir, _settings)
 
 
 def _settings(state_dir: Path, config: Mapping[str, Any]) -> EdgeSettings:

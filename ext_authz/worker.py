@@ -18,8 +18,8 @@ import grpc
 import structlog
 
 from bulkhead.edge.v1 import policies_pb2
+from control_plane import cell_key
 from control_plane.telemetry import configure_logging
-from ext_authz import cell_key
 from ext_authz.policies.acknowledger import Acknowledger
 from ext_authz.policies.feed import Feed, socket_channel
 from ext_authz.policies.model import Change, Index

@@ -38,7 +38,8 @@ def serve_certificates(context: typer.Context, *, directory: Directory = None) -
 def _serve(directory: Path, run: Callable[["Settings"], Awaitable[None]]) -> None:
     import asyncio  # noqa: PLC0415 a client's command needs no loop
 
-    from control_plane.settings import Settings, SettingsError  # noqa: PLC0415 a client's command needs no settings
+    from control_plane.config_file import SettingsError  # noqa: PLC0415 a client's command needs no settings
+    from control_plane.settings import Settings  # noqa: PLC0415 the same
 
     async def serve() -> None:
         await run(settings)

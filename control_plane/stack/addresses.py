@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
 
-from control_plane.settings import CONFIG_FILE
+from control_plane.config_file import CONFIG_FILE
 from control_plane.stack.authority import CERTIFICATE
 from control_plane.stack.edge import settings as edge
 from control_plane.stack.edge.identities import PLATFORM_HOST

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.settings import Settings, SettingsError
+from control_plane.config_file import SettingsError
+from control_plane.settings import Settings
 
 
 def test_a_missing_file_says_who_writes_it(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 import Fi
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any, Struct
 
-from ext_authz.settings import EdgeSettings, SettingsError
+from control_plane.config_file import SettingsError
+from ext_authz.settings import EdgeSettings
 from ext_authz.xds.resources import clusters
 from ext_authz.xds.resources.limits import DEFAULTS, Limits
 

@@ -24,7 +24,8 @@ class EnvoyResources:
 
     def __init__(self, settings: EdgeSettings, limits: Limits = DEFAULTS, *, lua: str | None = None) -> None:
         """Make them of `settings`; another `lua` than ours is for tests."""
-        self._settings = settings
+        self.settings = settings
+        self.limits = limits
         script = filters.read_lua() if lua is None else lua
         # Costs a tenth of a second, and is the same for as long as this lives.
         self._manager = Any.pack(connection_manager(script, limits))
@@ -56,19 +57,19 @@ class EnvoyResources:
 
     def clusters(self, source: ConfigSource | None) -> list[Cluster]:
         """Return the clusters; they find their secrets at `source`, or among those that Envoy was started with."""
-        sockets = [self._settings.check_socket(number) for number in range(self._settings.workers)]
-        return [clusters.certificates(self._settings.upstream, source), clusters.ext_authz(sockets)]
+        sockets = [self.settings.check_socket(number) for number in range(self.settings.workers)]
+        return [clusters.certificates(self.settings.upstream, source), clusters.ext_authz(sockets)]
 
     def listeners(self, source: ConfigSource | None) -> list[Listener]:
         """Return the listeners; they find their secrets as clusters do."""
         return [
-            listeners.edge_http(self._settings.http_listen, self._manager),
-            listeners.edge_https(self._settings.https_listen, self._manager, source),
+            listeners.edge_http(self.settings.http_listen, self._manager),
+            listeners.edge_https(self.settings.https_listen, self._manager, source),
         ]
 
     def secrets(self) -> list[Secret]:
         """Read the keys and certificates."""
-        paths = self._settings
+        paths = self.settings
         return [
             tls.certificate_secret(tls.EDGE_CERTIFICATE, paths.server_certificate, paths.server_key),
             tls.authority_secret(tls.EDGE_CLIENT_CA, paths.client_ca_file),

@@ -20,9 +20,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.google.protobuf import Any
 
 from ext_authz.policies.model import State, TenantPolicy
-from ext_authz.settings import EdgeSettings
 from ext_authz.xds.resources.bootstrap import ads, bootstrap
-from ext_authz.xds.resources.limits import DEFAULTS, Limits
 from ext_authz.xds.resources.source import EnvoyResources
 
 _LONGEST_S: Final = 20
@@ -39,7 +37,7 @@ def envoy_binary() -> Path:
     return Path(str(files("envoy") / "_bin" / "envoy"))
 
 
-async def validate(settings: EdgeSettings, limits: Limits = DEFAULTS) -> None:
+async def validate(resources: EnvoyResources) -> None:
     """Ask Envoy about the listeners, clusters and secrets as they are now, and about the routes of two tenants.
 
     Costs a tenth of a second of another process.
@@ -51,19 +49,18 @@ async def validate(settings: EdgeSettings, limits: Limits = DEFAULTS) -> None:
     with tempfile.TemporaryDirectory(prefix="bulkhead-validate-") as folder:
         path = Path(folder) / "bootstrap.pb"
         path.touch(mode=0o600)
-        path.write_bytes(await asyncio.to_thread(everything, settings, limits))
+        path.write_bytes(await asyncio.to_thread(everything, resources))
         await _ask(path)
 
 
-def everything(settings: EdgeSettings, limits: Limits) -> bytes:
+def everything(resources: EnvoyResources) -> bytes:
     """Return a bootstrap, in Envoy's binary form, that holds what is pushed later.
 
     Keys are only compared with their certificates where both are at hand. So listeners are there as they are pushed,
     and again with secrets that Envoy has from the start; clusters in the second form alone: in this mode Envoy crashes
     over a cluster whose secrets are to come over the stream.
     """
-    resources = EnvoyResources(settings, limits)
-    made = bootstrap(settings, limits)
+    made = bootstrap(resources.settings, resources.limits)
     static = made.static_resources
     if static is None:
         raise InvalidResourcesError("the bootstrap has no static resources")

@@ -10,9 +10,9 @@ from pathlib import Path
 import grpc
 
 from bulkhead.edge.v1 import policies_pb2
+from control_plane.cell_key import load_or_create
 from control_plane.telemetry import configure_logging
 from ext_authz.agent import Agent
-from ext_authz.cell_key import load_or_create
 from ext_authz.policies.model import Index
 from ext_authz.settings import EdgeSettings
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ext_authz.settings import SettingsError
+from control_plane.config_file import SettingsError
 from ext_authz.xds.resources.bootstrap import render_bootstrap
 from ext_authz.xds.resources.limits import Limits
 from tests.integration.ext_authz.envoy_edge.edge import edge_settings

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.cell_key import BrokenKeyError, load_or_create
 from control_plane.private_file import ExposedKeyError
-from ext_authz.cell_key import BrokenKeyError, load_or_create
 
 
 def test_whoever_comes_first_makes_the_key(tmp_path: Path) -> None:
