@@ -148,7 +148,6 @@ async def _serve(checks: Checks, settings: EdgeSettings, *, number: int, tallies
     sender = Sender(tallies, feed)
     server = grpc.aio.server()
     checks.add_to(server)
-    bind(server, settings.check_socket(number))
     async with asyncio.TaskGroup() as group:
         following = [
             group.create_task(feed.follow(lambda: deciding.index, deciding.take)),
@@ -158,6 +157,8 @@ async def _serve(checks: Checks, settings: EdgeSettings, *, number: int, tallies
         reporting = group.create_task(sender.run())
         # Until it knows anything it would refuse what others can answer.
         await deciding.knows(within_s=_IGNORANT_S)
+        # Not before: whoever has a socket is asked, and waited for.
+        bind(server, settings.check_socket(number))
         await server.start()
         _log.info("worker_serves", worker=number, revision=deciding.index.revision)
         await stop.wait()

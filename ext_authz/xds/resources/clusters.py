@@ -10,6 +10,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
     CircuitBreakersThresholds,
     Cluster,
+    ClusterCommonLbConfig,
     ClusterDiscoveryType,
     ClusterLbPolicy,
     OutlierDetection,
@@ -94,6 +95,8 @@ def ext_authz(sockets: Sequence[Path]) -> Cluster:
         type=ClusterDiscoveryType.STATIC,
         connect_timeout=timedelta(milliseconds=100),
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,
+        # At once: by itself Envoy tells its threads at most once a second who is left alone.
+        common_lb_config=ClusterCommonLbConfig(update_merge_window=timedelta(0)),
         load_assignment=_endpoints(EXT_AUTHZ, [_pipe(path) for path in sockets]),
         typed_extension_protocol_options={_PROTOCOL: _http2()},
         circuit_breakers=_breakers(connections=1024, requests=8192, retries=8192),

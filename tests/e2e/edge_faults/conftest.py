@@ -1,6 +1,7 @@
 """One stack that is there to be broken, and figures of how long that lasted."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,9 +67,17 @@ def breaker(broken_world: EdgeWorld) -> Breaker:
     return Breaker(broken_world.stack)
 
 
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as knocking:
+        return knocking.connect_ex(str(path)) == 0
+
+
 def has_all_workers(world: EdgeWorld) -> bool:
     """Tell whether the agent says that it serves, with each of its workers."""
     settings = EdgeSettings.from_dir(world.stack.dir)
+    # The agent looks five times a second, and may not have noticed yet that one is gone.
+    if not all(listens(settings.check_socket(number)) for number in range(settings.workers)):
+        return False
     with grpc.insecure_channel(f"unix:{settings.xds_socket}") as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # gRPC's own stubs are not typed
         try:
