@@ -1,6 +1,5 @@
 """The two tenants that show the edge: made where they are absent, each with a token and a certificate."""
 
-import os
 import shlex
 import time
 import uuid
@@ -10,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from control_plane import private_file
 from control_plane.cli import operations
 from control_plane.cli.calls.edge import Answer, EdgeCaller
 from control_plane.cli.calls.endpoints import Endpoints
@@ -115,11 +115,8 @@ def _keep_token(administrator: Session, tenant_id: str, *, folder: Path) -> Path
     file = folder / f"{tenant_id}.token"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        # Whole or not at all: a curl of an earlier start may be reading it.
-        draft = folder / f".{tenant_id}.token.new"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
-            opened.write(f"{token}\n")
-        draft.replace(file)
+        # A curl of an earlier start may be reading it.
+        private_file.replace(file, f"{token}\n".encode())
     except OSError as error:
         message = f"{file} cannot be written: {error.strerror}"
         raise failed("FAILED_PRECONDITION", message, hint=f"make {folder} a folder of your own") from error
