@@ -1,26 +1,22 @@
 """The script that chooses routes raises after any of its lines: nobody comes in whom the agent did not admit."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Final
 
-import grpc
 import pytest
 from typing_extensions import override
 
 from control_plane.serving.context import decode
-from ext_authz.authz.servicer import CheckServicer
 from ext_authz.settings import EdgeSettings
 from ext_authz.xds.resources.filters import read_lua
 from ext_authz.xds.resources.limits import Limits
 from ext_authz.xds.resources.source import EnvoyResources
-from tests.integration.ext_authz.check.servers import KEY, HeldLimiter, serving_checks
-from tests.integration.ext_authz.envoy_edge import edge as envoy_edge
-from tests.integration.ext_authz.envoy_edge.edge import Edge, running_edge
+from tests.integration.ext_authz.check.deciding import deciding_edge
+from tests.integration.ext_authz.check.servers import KEY, HeldLimiter
+from tests.integration.ext_authz.envoy_edge.edge import Edge
 from tests.integration.ext_authz.envoy_edge.http1 import request, send
-from tests.unit.ext_authz.authz.checks import DOMAIN, INDEX, NOW, SHARED, SUSPENDED, A, B
+from tests.unit.ext_authz.authz.checks import DOMAIN, NOW, SUSPENDED, A, B
 
 SCRIPT: Final = read_lua().splitlines()
 # After each line but the remarks.
@@ -42,12 +38,11 @@ class Scripted(EnvoyResources):
 
     def __init__(self, settings: EdgeSettings, limits: Limits) -> None:
         super().__init__(settings, limits)
-        self._made_of = settings, limits
         self._other: EnvoyResources | None = None
         made.append(self)
 
     def use(self, script: str) -> None:
-        self._other = EnvoyResources(*self._made_of, lua=script)
+        self._other = EnvoyResources(self.settings, self.limits, lua=script)
 
     @override
     def statics(self) -> Mapping[str, Mapping[str, bytes]]:
@@ -55,33 +50,6 @@ class Scripted(EnvoyResources):
 
 
 made: list[Scripted] = []
-
-
-@asynccontextmanager
-async def deciding_edge() -> AsyncIterator[Edge]:
-    """Start an edge whose requests are really decided."""
-    servicer = CheckServicer(
-        domain=DOMAIN,
-        shared_hosts=SHARED,
-        context_key=KEY,
-        limiter=HeldLimiter(),
-        denied=lambda _: None,
-        used=lambda _: None,
-        now=lambda: NOW,
-    )
-    servicer.use(INDEX)
-
-    @asynccontextmanager
-    async def serving(_: object, path: Path) -> AsyncIterator[grpc.aio.Server]:
-        async with serving_checks(servicer, path) as server:
-            yield server
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(envoy_edge, "serving_worker", serving)
-        patch.setattr(envoy_edge, "EnvoyResources", Scripted)
-        async with running_edge() as edge:
-            await edge.tell(A.policy, B.policy, SUSPENDED.policy)
-            yield edge
 
 
 def bearer(token: str) -> tuple[str, str]:
@@ -124,7 +92,7 @@ async def is_used(edge: Edge, number: int) -> bool:
 async def test_a_script_that_raises_after_any_line_lets_nobody_in_whom_the_agent_did_not_admit() -> None:
     own, strangers = callers()
     taken = set()
-    async with deciding_edge() as edge:
+    async with deciding_edge(HeldLimiter(), resources=Scripted) as edge:
         for number in PLACES:
             broken = [*SCRIPT[:number], "error('after this line')", *SCRIPT[number:], NUMBERED.format(number)]
             made[-1].use("\n".join(broken))

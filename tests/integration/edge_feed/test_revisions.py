@@ -43,16 +43,6 @@ IRRELEVANT: Final = {
 }
 
 
-@pytest.fixture
-async def control(connect_as: ConnectAs) -> RawConnection:
-    return await connect_as("csm_control")
-
-
-@pytest.fixture
-async def org_1(make_tenant: MakeTenant) -> Placement:
-    return await make_tenant("org_1")
-
-
 async def revision_of(connection: RawConnection, tenant_id: str = "org_1") -> int:
     cursor = await connection.execute("SELECT edge_revision FROM csm_system.tenants WHERE id = %s", (tenant_id,))
     row = await cursor.fetchone()

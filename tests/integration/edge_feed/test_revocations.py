@@ -26,16 +26,6 @@ PUBLISH: Final = "SELECT csm_edge.publish_revocation(%s, %s) AS revision"
 PUBLISHED: Final = sql.SQL("SELECT * FROM csm_system.edge_revocations ORDER BY revision")
 
 
-@pytest.fixture
-async def control(connect_as: ConnectAs) -> RawConnection:
-    return await connect_as("csm_control")
-
-
-@pytest.fixture
-async def org_1(make_tenant: MakeTenant) -> Placement:
-    return await make_tenant("org_1")
-
-
 def in_an_hour() -> datetime:
     return datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
 

@@ -2,22 +2,19 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import grpc
 import pytest
 import pytest_asyncio
 
 from control_plane.serving.context import decode
-from ext_authz.authz.servicer import CheckServicer
-from tests.integration.ext_authz.check.servers import KEY, HeldLimiter, serving_checks
-from tests.integration.ext_authz.envoy_edge import edge as envoy_edge
+from tests.integration.ext_authz.check.deciding import deciding_edge
+from tests.integration.ext_authz.check.servers import KEY, HeldLimiter
 from tests.integration.ext_authz.envoy_edge.calls import call
-from tests.integration.ext_authz.envoy_edge.edge import Edge, running_edge
+from tests.integration.ext_authz.envoy_edge.edge import Edge
 from tests.integration.ext_authz.envoy_edge.http1 import Answer, request, send
-from tests.unit.ext_authz.authz.checks import ABSENT, DOMAIN, INDEX, NOW, SHARED, SUSPENDED, A, B, Tenant
+from tests.unit.ext_authz.authz.checks import ABSENT, NOW, SUSPENDED, A, B, Tenant
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OWN = "/api/v1/tenants/org_1/certificates"
@@ -38,27 +35,8 @@ class Decided:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running() -> AsyncIterator[Decided]:
     rate = HeldLimiter()
-    servicer = CheckServicer(
-        domain=DOMAIN,
-        shared_hosts=SHARED,
-        context_key=KEY,
-        limiter=rate,
-        denied=lambda _: None,
-        used=lambda _: None,
-        now=lambda: NOW,
-    )
-    servicer.use(INDEX)
-
-    @asynccontextmanager
-    async def serving(_: object, path: Path) -> AsyncIterator[grpc.aio.Server]:
-        async with serving_checks(servicer, path) as server:
-            yield server
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(envoy_edge, "serving_worker", serving)
-        async with running_edge() as edge:
-            await edge.tell(A.policy, B.policy, SUSPENDED.policy)
-            yield Decided(edge, rate)
+    async with deciding_edge(rate) as edge:
+        yield Decided(edge, rate)
 
 
 @pytest.fixture
