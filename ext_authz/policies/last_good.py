@@ -86,29 +86,33 @@ class LastGoodCopy:
         """Write what changes, at once and then at most once a second, until cancelled."""
         while True:
             news = ledger.news
-            begun = time.monotonic()
-            await self.write(ledger)
-            await asyncio.sleep(max(_EVERY_S, _REST * (time.monotonic() - begun)))
+            spent_s = await self.write(ledger)
+            await asyncio.sleep(max(_EVERY_S, _REST * spent_s))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_VOUCHED_EVERY_S):
                     await news.wait()
 
-    async def write(self, ledger: Ledger) -> None:
-        """Write what is new, durably; where that fails, the copy before stays, and this is told."""
+    async def write(self, ledger: Ledger) -> float:
+        """Write what is new, durably, and return how long that kept a core busy, in seconds.
+
+        Where it fails, the copy before stays, and this is told.
+        """
         index = ledger.index
+        spent_s = 0.0
         if index.as_of is None:
-            return
+            return spent_s
         try:
             if self._written != (index.feed, index.revision):
                 parts = ledger.everything()
-                await run_to_end(lambda: self._write(POLICIES, _POLICIES_FORMAT, parts=parts))
+                spent_s = await run_to_end(lambda: self._write(POLICIES, _POLICIES_FORMAT, parts=parts))
             elif self._vouched != index.as_of:
                 vouched = _vouched(index)
-                await run_to_end(lambda: self._write(VOUCHED, _VOUCHED_FORMAT, parts=[vouched]))
+                spent_s = await run_to_end(lambda: self._write(VOUCHED, _VOUCHED_FORMAT, parts=[vouched]))
         except OSError as error:
             _log.warning("copy_not_written", reason=str(error))
         else:
             self._written, self._vouched = (index.feed, index.revision), index.as_of
+        return spent_s
 
     def _read_policies(self) -> Change:
         parts = Parts()
@@ -129,10 +133,13 @@ class LastGoodCopy:
                 return vouched.as_of_time.ToDatetime(tzinfo=UTC)
         return change.as_of
 
-    def _write(self, name: str, kind: bytes, *, parts: Iterable[bytes]) -> None:
+    def _write(self, name: str, kind: bytes, *, parts: Iterable[bytes]) -> float:
+        # Waiting for a disk keeps no core busy: a slow one must not make the copy old.
+        begun = time.thread_time()
         content = b"".join(len(part).to_bytes(_LENGTH_SIZE) + part for part in parts)
         mac = hmac.digest(self._key, kind + content, _DIGEST)
         private_file.replace(self._folder / name, kind + mac + content)
+        return time.thread_time() - begun
 
     def _open(self, name: str, kind: bytes) -> Iterator[bytes]:
         """Return the parts of a file whose signature is right."""

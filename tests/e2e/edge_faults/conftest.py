@@ -13,6 +13,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis import Redis
 
+from control_plane import private_file
+from ext_authz.policies.last_good import LastGoodCopy
+from ext_authz.policies.model import State
 from ext_authz.settings import EdgeSettings
 from tests.fixtures.edge import EdgeTenant, EdgeWorld, open_edge_world
 from tests.fixtures.edge_faults import Breaker, Reader, Readers, reader, wait_for
@@ -59,7 +62,17 @@ class Broken:
 @pytest.fixture(scope="package")
 def broken_world() -> Iterator[EdgeWorld]:
     with running_stack() as stack, open_edge_world(stack) as world:
+        # An agent that dies before it has copied what is new begins without it, where the control plane is away too.
+        wait_for(lambda: has_copied(world))
         yield world
+
+
+def has_copied(world: EdgeWorld) -> bool:
+    """Tell whether the last-good copy has the newest that happened to the world's tenants: the suspension."""
+    settings = EdgeSettings.from_dir(world.stack.dir)
+    copied = LastGoodCopy(settings.edge_dir, private_file.read(settings.copy_key)).read()
+    states = {policy.tenant_id: policy.state for policy in copied.tenants} if copied else {}
+    return states.get(world.suspended.tenant_id) is State.SUSPENDED
 
 
 @pytest.fixture(scope="package")

@@ -1,5 +1,6 @@
 """A copy is read as it was written, or not at all."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -160,6 +161,15 @@ async def test_a_folder_that_cannot_be_written_keeps_the_copy_before(tmp_path: P
     await copy.write(ledger)
 
     assert copy.read() is not None
+
+
+async def test_a_slow_disk_counts_as_no_work(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_good.private_file, "replace", lambda *_: time.sleep(1))
+    spent_s = await LastGoodCopy(tmp_path, KEY).write(ledger)
+
+    assert 0 < spent_s < 0.5
 
 
 def test_what_was_left_half_written_is_taken_away(tmp_path: Path) -> None:
