@@ -112,10 +112,17 @@ class Case:
 
 
 def cases(chance: random.Random, count: int) -> Iterator[Case]:
-    """Draw so many."""
-    for _ in range(count):
+    """Draw so many, and first of all some that show that whoever looks at the answers sees anything at all."""
+    shown = [
+        replace(_agreeing(chance, about, wire=wire), method=Method.LIST, token_kind=token_kind)
+        for wire in Wire
+        for about in (Who.A, Who.B)
+        for token_kind in (Token.GOOD, Token.EXPIRED)
+    ]
+    yield from shown[:count]
+    for _ in range(count - len(shown)):
         about = chance.choice((Who.A, Who.B))
-        agreeing = _agreeing(chance, about)
+        agreeing = _agreeing(chance, about, wire=chance.choice(tuple(Wire)))
         if chance.random() < 0.1:
             yield replace(agreeing, token_kind=chance.choice(tuple(Token)))
         elif chance.random() < 0.3:
@@ -124,8 +131,7 @@ def cases(chance: random.Random, count: int) -> Iterator[Case]:
             yield _mutated(chance, agreeing, chance.choice((0.0, 0.1, 0.2)))
 
 
-def _agreeing(chance: random.Random, about: Who) -> Case:
-    wire = chance.choice(tuple(Wire))
+def _agreeing(chance: random.Random, about: Who, *, wire: Wire) -> Case:
     is_grpc = wire is Wire.GRPC
     header = about if is_grpc else chance.choice((about, Who.NONE))
     return Case(
