@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from control_plane import private_file
 from ext_authz.policies import last_good
 from ext_authz.policies.last_good import POLICIES, VOUCHED, LastGoodCopy
 from ext_authz.policies.ledger import Ledger
@@ -163,10 +164,8 @@ async def test_a_folder_that_cannot_be_written_keeps_the_copy_before(tmp_path: P
     assert copy.read() is not None
 
 
-async def test_a_slow_disk_counts_as_no_work(
-    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(last_good.private_file, "replace", lambda *_: time.sleep(1))
+async def test_a_slow_disk_counts_as_no_work(tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_file, "replace", lambda *_: time.sleep(1))
     spent_s = await LastGoodCopy(tmp_path, KEY).write(ledger)
 
     assert 0 < spent_s < 0.5
