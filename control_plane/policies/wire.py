@@ -144,8 +144,7 @@ def _policy(policy: TenantPolicy) -> policies_pb2.TenantPolicy:
         tenant_id=policy.tenant_id,
         uid=str(policy.uid),
         revision=policy.revision,
-        # Whether a call would change anything, the services know.
-        state=policies_pb2.TenantPolicy.State.Value("ACTIVE" if policy.state == "READ_ONLY" else policy.state),
+        state=policies_pb2.TenantPolicy.State.Value(policy.state),
         tier=policy.tier,
         isolation_level=policy.isolation_level,
         dns_label=policy.dns_label,

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from control_plane.ids import TenantId, tenant_id_violation
 from control_plane.postgres.database import Database, SystemTransaction
-from control_plane.postgres.placement import ConnectionShare, Placement
+from control_plane.postgres.placement import Placement
 
 MAXIMUM_AGE: Final = timedelta(seconds=1)
 """How long after its commit a suspension may go unnoticed in another process."""
@@ -19,16 +19,13 @@ _SERVED: Final = "ACTIVE"
 _PAGE: Final = 1_000
 
 _BY_ID: Final[LiteralString] = """
-SELECT number, id, uid, state, schema_name, role_name, login_role, min_connections, max_connections
-FROM csm_system.tenants WHERE id = %(key)s
+SELECT number, id, uid, state, schema_name, role_name, login_role FROM csm_system.tenants WHERE id = %(key)s
 """
 _BY_UID: Final[LiteralString] = """
-SELECT number, id, uid, state, schema_name, role_name, login_role, min_connections, max_connections
-FROM csm_system.tenants WHERE uid = %(key)s
+SELECT number, id, uid, state, schema_name, role_name, login_role FROM csm_system.tenants WHERE uid = %(key)s
 """
 _AFTER: Final[LiteralString] = """
-SELECT number, id, uid, state, schema_name, role_name, login_role, min_connections, max_connections
-FROM csm_system.tenants
+SELECT number, id, uid, state, schema_name, role_name, login_role FROM csm_system.tenants
 WHERE number > %(after)s AND state <> 'PROVISIONING' ORDER BY number LIMIT %(limit)s
 """
 
@@ -39,7 +36,7 @@ class Entry:
 
     placement: Placement
     state: str
-    """`PROVISIONING`, `ACTIVE`, `SUSPENDED` or `READ_ONLY`."""
+    """`PROVISIONING`, `ACTIVE` or `SUSPENDED`."""
 
 
 class Directory:
@@ -127,6 +124,5 @@ def _entry(row: Mapping[str, Any]) -> Entry:
         schema=row["schema_name"],
         role=row["role_name"],
         login=row["login_role"],
-        share=ConnectionShare(min_connections=row["min_connections"], max_connections=row["max_connections"]),
     )
     return Entry(placement=placement, state=row["state"])

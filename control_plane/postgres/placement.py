@@ -17,19 +17,6 @@ _LOGIN: Final = re.compile(r"csm_pool_(?:0|[1-9][0-9]{0,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionShare:
-    """How many connections a tenant may use at once, in each process that serves it."""
-
-    min_connections: int = 2
-    """Kept for it while it is active."""
-    max_connections: int = 50
-    """It waits for its own beyond so many."""
-
-
-DEFAULT_SHARE: Final = ConnectionShare()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """Where a tenant's rows live, as the registry says it; never put together from the tenant's id at use.
 
@@ -43,21 +30,11 @@ class Placement:
     role: str
     """Cannot log in; has rights on the schema."""
     login: str
-    """Can log in; has no rights, and may become the role. Shared by `TENANTS_PER_LOGIN` tenants.
-
-    A strict tenant's is its role itself, which can become no other.
-    """
-    share: ConnectionShare = DEFAULT_SHARE
+    """Can log in; has no rights, and may become the role. Shared by `TENANTS_PER_LOGIN` tenants."""
 
     def __post_init__(self) -> None:
         """Refuse names that no tenant can have."""
-        for pattern, name in ((_SCHEMA, self.schema), (_ROLE, self.role)):
+        for pattern, name in ((_SCHEMA, self.schema), (_ROLE, self.role), (_LOGIN, self.login)):
             if not pattern.fullmatch(name):
-                raise ValueError(f"{name!r} is not the name of a tenant's schema or role")
-        if not self.is_strict and not _LOGIN.fullmatch(self.login):
-            raise ValueError(f"{self.login!r} is not the name of a login role that may become {self.role}")
-
-    @property
-    def is_strict(self) -> bool:
-        """Whether nobody else logs in as its login role."""
-        return self.login == self.role
+                message = f"{name!r} is not the name of a tenant's schema or role"
+                raise ValueError(message)

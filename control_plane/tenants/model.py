@@ -4,7 +4,6 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
@@ -13,7 +12,6 @@ from uuid import UUID
 
 from control_plane.errors import EtagMismatchError, PreconditionError, Violations
 from control_plane.ids import TenantId, tenant_id_violation
-from control_plane.postgres.placement import DEFAULT_SHARE, ConnectionShare
 
 
 class State(StrEnum):
@@ -22,18 +20,16 @@ class State(StrEnum):
     PROVISIONING = "PROVISIONING"
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
-    READ_ONLY = "READ_ONLY"
 
 
 class Action(Enum):
     """What takes a tenant from one state to another."""
 
-    ACTIVATE = ({State.PROVISIONING}, State.ACTIVE)
-    SUSPEND = ({State.ACTIVE, State.READ_ONLY}, State.SUSPENDED)
-    REACTIVATE = ({State.SUSPENDED, State.READ_ONLY}, State.ACTIVE)
-    RESTRICT = ({State.ACTIVE}, State.READ_ONLY)
+    ACTIVATE = (State.PROVISIONING, State.ACTIVE)
+    SUSPEND = (State.ACTIVE, State.SUSPENDED)
+    REACTIVATE = (State.SUSPENDED, State.ACTIVE)
 
-    def __init__(self, before: AbstractSet[State], after: State) -> None:
+    def __init__(self, before: State, after: State) -> None:
         self.before = before
         self.after = after
 
@@ -45,11 +41,9 @@ PLATFORM_DOMAIN: Final = "csm.example.com"
 _RATES: Final = {"standard": 600, "business": 3_000, "enterprise": 12_000}
 TIERS: Final = tuple(_RATES)
 CELLS: Final = ("local",)
-STRICT: Final = "STRICT"
-ISOLATION_LEVELS: Final = ("POOLED", STRICT)
+ISOLATION_LEVELS: Final = ("POOLED",)
 UPDATABLE: Final = (
     "display_name", "tier", "labels", "admin_email", "requests_per_minute", "domains", "max_policy_age",
-    "connection_pooling",
 )  # fmt: skip
 DEFAULT_POLICY_AGE: Final = timedelta(minutes=15)
 SHORTEST_POLICY_AGE: Final = timedelta(seconds=1)
@@ -65,8 +59,6 @@ _EMAIL: Final = re.compile(
     r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+", re.ASCII
 )
 
-_MOST_KEPT_CONNECTIONS: Final = 16
-_MOST_CONNECTIONS: Final = 200
 _HIGHEST_RATE: Final = 1_000_000
 _MOST_DOMAINS: Final = 16
 _LONGEST_DOMAIN: Final = 253
@@ -91,7 +83,6 @@ class Settings:
     """Its own host names, beside the one under the platform's domain."""
     max_policy_age: timedelta = DEFAULT_POLICY_AGE
     """For how long the edge serves it without news from the control plane."""
-    connection_pooling: ConnectionShare = DEFAULT_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +125,8 @@ class Tenant:
         """
         if self.state is action.after:
             return self
-        if self.state not in action.before:
-            allowed = ", ".join(each.name.lower() for each in Action if self.state in each.before)
+        if self.state is not action.before:
+            allowed = ", ".join(each.name.lower() for each in Action if each.before is self.state)
             raise PreconditionError(
                 self.name,
                 f"{self.name} is {self.state}; what can be done is: {allowed}",
@@ -171,7 +162,6 @@ def check_settings(settings: Settings, violations: Violations, *, prefix: str) -
     if settings.admin_email and not _EMAIL.fullmatch(settings.admin_email):
         violations.add(f"{prefix}admin_email", "must be an e-mail address", reason="EMAIL")
     _check_edge_settings(settings, violations, prefix=prefix)
-    _check_connections(settings.connection_pooling, violations, prefix=f"{prefix}connection_pooling.")
     if len(settings.labels) > _MOST_LABELS:
         violations.add(f"{prefix}labels", f"must have at most {_MOST_LABELS} entries")
         return
@@ -192,16 +182,6 @@ def _check_edge_settings(settings: Settings, violations: Violations, *, prefix: 
         violations.add(f"{prefix}domains[{index}]", description, reason="DOMAIN")
     if not SHORTEST_POLICY_AGE <= settings.max_policy_age <= LONGEST_POLICY_AGE:
         violations.add(f"{prefix}max_policy_age", "must be 1 second to 24 hours", reason="POLICY_AGE")
-
-
-def _check_connections(share: ConnectionShare, violations: Violations, *, prefix: str) -> None:
-    lowest, highest = share.min_connections, share.max_connections
-    if not 0 <= lowest <= _MOST_KEPT_CONNECTIONS:
-        violations.add(f"{prefix}min_connections", f"must be 0 to {_MOST_KEPT_CONNECTIONS}", reason="CONNECTIONS")
-    if not 1 <= highest <= _MOST_CONNECTIONS:
-        violations.add(f"{prefix}max_connections", f"must be 1 to {_MOST_CONNECTIONS}", reason="CONNECTIONS")
-    elif lowest > highest:
-        violations.add(f"{prefix}max_connections", "must not be below min_connections", reason="CONNECTIONS")
 
 
 def requests_per_minute(tier: str, override: int) -> int:

@@ -149,6 +149,5 @@ def _differences(before: Tenant, after: Tenant) -> dict[str, str]:
         "requests_per_minute": (before.settings.requests_per_minute, after.settings.requests_per_minute),
         "domains": (", ".join(before.settings.domains), ", ".join(after.settings.domains)),
         "max_policy_age": (before.settings.max_policy_age, after.settings.max_policy_age),
-        "connection_pooling": (before.settings.connection_pooling, after.settings.connection_pooling),
     }
     return {name: str(new) for name, (old, new) in pairs.items() if old != new}

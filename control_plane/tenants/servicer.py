@@ -16,7 +16,6 @@ from control_plane.ids import TenantId
 from control_plane.operations.plan import Plans
 from control_plane.operations.servicer import to_proto as operation_to_proto
 from control_plane.postgres.directory import Directory
-from control_plane.postgres.placement import ConnectionShare
 from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
@@ -25,7 +24,6 @@ from control_plane.tenants import service, store
 from control_plane.tenants.model import (
     DEFAULT_POLICY_AGE,
     LONGEST_POLICY_AGE,
-    STRICT,
     UPDATABLE,
     Action,
     Settings,
@@ -125,7 +123,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
 def _creation(request: tenants_pb2.CreateTenantRequest, *, actor: str, call_request_id: str) -> service.Creation:
     """Check the whole request; list everything that is wrong with it at once."""
     violations = Violations()
-    settings = _settings(request.tenant, before=Settings(display_name=request.tenant_id))
+    settings = _settings(request.tenant, default_name=request.tenant_id)
     check_new(request.tenant_id, settings, violations)
     if request.tenant.name not in {"", names.tenant_name(request.tenant_id)}:
         violations.add("tenant.name", "must be empty, or name the tenant_id")
@@ -157,7 +155,7 @@ def _check_mask(mask: FieldMask) -> None:
 
 
 def _merged(settings: Settings, message: tenants_pb2.Tenant, mask: FieldMask) -> Settings:
-    asked = _settings(message, before=settings)
+    asked = _settings(message, default_name=settings.display_name)
     merged = replace(settings, **{path: getattr(asked, path) for path in mask.paths})
     violations = Violations()
     check_settings(merged, violations, prefix="tenant.")
@@ -165,12 +163,12 @@ def _merged(settings: Settings, message: tenants_pb2.Tenant, mask: FieldMask) ->
     return merged
 
 
-def _settings(message: tenants_pb2.Tenant, *, before: Settings) -> Settings:
+def _settings(message: tenants_pb2.Tenant, *, default_name: str) -> Settings:
     # Open enums carry numbers that this version does not know; they have no name, and the model refuses that.
     levels = {number: name for name, number in tenants_pb2.Tenant.IsolationLevel.items()}
     levels[tenants_pb2.Tenant.ISOLATION_LEVEL_UNSPECIFIED] = "POOLED"
     return Settings(
-        display_name=message.display_name or before.display_name[:100],
+        display_name=message.display_name or default_name[:100],
         tier=message.tier or "standard",
         isolation=levels.get(message.isolation_level, ""),
         cell=message.cell or "local",
@@ -179,13 +177,7 @@ def _settings(message: tenants_pb2.Tenant, *, before: Settings) -> Settings:
         requests_per_minute=message.requests_per_minute,
         domains=tuple(message.domains),
         max_policy_age=_span(message.max_policy_age) or DEFAULT_POLICY_AGE,
-        connection_pooling=_share(message.connection_pooling, before=before.connection_pooling),
     )
-
-
-def _share(message: tenants_pb2.Tenant.ConnectionPooling, *, before: ConnectionShare) -> ConnectionShare:
-    named = {name: getattr(message, name) for name in ("min_connections", "max_connections") if message.HasField(name)}
-    return replace(before, **named)
 
 
 def _span(duration: Duration) -> timedelta:
@@ -215,11 +207,6 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
         requests_per_minute=settings.requests_per_minute,
         domains=settings.domains,
         edge_revision=tenant.edge_revision,
-        connection_pooling=tenants_pb2.Tenant.ConnectionPooling(
-            pool_per_tenant=settings.isolation == STRICT,
-            min_connections=settings.connection_pooling.min_connections,
-            max_connections=settings.connection_pooling.max_connections,
-        ),
         etag=tenant.etag,
     )
     message.max_policy_age.FromTimedelta(settings.max_policy_age)

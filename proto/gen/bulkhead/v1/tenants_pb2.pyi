@@ -42,10 +42,6 @@ class Tenant(_message.Message):
         """Served."""
         SUSPENDED: Tenant._State.ValueType  # 3
         """Refused at every door until reactivated; its data stays."""
-        READ_ONLY: Tenant._State.ValueType  # 4
-        """Its reads are served; what would change its data is refused until it is reactivated. A tenant gets here when a
-        verification finds that its isolation does not hold.
-        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a tenant is in its life."""
@@ -58,10 +54,6 @@ class Tenant(_message.Message):
     """Served."""
     SUSPENDED: Tenant.State.ValueType  # 3
     """Refused at every door until reactivated; its data stays."""
-    READ_ONLY: Tenant.State.ValueType  # 4
-    """Its reads are served; what would change its data is refused until it is reactivated. A tenant gets here when a
-    verification finds that its isolation does not hold.
-    """
 
     class _IsolationLevel:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -73,8 +65,6 @@ class Tenant(_message.Message):
         """Taken as POOLED on creation; never returned."""
         POOLED: Tenant._IsolationLevel.ValueType  # 1
         """Shared connections, which take on the tenant's role for one transaction at a time."""
-        STRICT: Tenant._IsolationLevel.ValueType  # 2
-        """Connections of the tenant's own, under a login role that can become no other."""
 
     class IsolationLevel(_IsolationLevel, metaclass=_IsolationLevelEnumTypeWrapper):
         """How the tenant's database sessions are kept apart from the others'."""
@@ -83,45 +73,6 @@ class Tenant(_message.Message):
     """Taken as POOLED on creation; never returned."""
     POOLED: Tenant.IsolationLevel.ValueType  # 1
     """Shared connections, which take on the tenant's role for one transaction at a time."""
-    STRICT: Tenant.IsolationLevel.ValueType  # 2
-    """Connections of the tenant's own, under a login role that can become no other."""
-
-    @_typing.final
-    class ConnectionPooling(_message.Message):
-        """How many database connections the tenant may use at once, in each process that serves it."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        POOL_PER_TENANT_FIELD_NUMBER: _builtins.int
-        MIN_CONNECTIONS_FIELD_NUMBER: _builtins.int
-        MAX_CONNECTIONS_FIELD_NUMBER: _builtins.int
-        pool_per_tenant: _builtins.bool
-        """Whether it has a pool of its own: so with STRICT."""
-        min_connections: _builtins.int
-        """Kept for it while it is active, however busy the others are: 0 to 16, and 2 when unset. Where the tenants that
-        are active at once have more together than there are connections, each has its part of what there is.
-        """
-        max_connections: _builtins.int
-        """It waits for its own beyond so many: 1 to 200, and 50 when unset."""
-        def __init__(
-            self,
-            *,
-            pool_per_tenant: _builtins.bool = ...,
-            min_connections: _builtins.int | None = ...,
-            max_connections: _builtins.int | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_max_connections", b"_max_connections", "_min_connections", b"_min_connections", "max_connections", b"max_connections", "min_connections", b"min_connections"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_connections", b"_max_connections", "_min_connections", b"_min_connections", "max_connections", b"max_connections", "min_connections", b"min_connections", "pool_per_tenant", b"pool_per_tenant"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        _WhichOneofReturnType__max_connections: _TypeAlias = _typing.Literal["max_connections"]  # noqa: Y015
-        _WhichOneofArgType__max_connections: _TypeAlias = _typing.Literal["_max_connections", b"_max_connections"]  # noqa: Y015
-        _WhichOneofReturnType__min_connections: _TypeAlias = _typing.Literal["min_connections"]  # noqa: Y015
-        _WhichOneofArgType__min_connections: _TypeAlias = _typing.Literal["_min_connections", b"_min_connections"]  # noqa: Y015
-        @_typing.overload
-        def WhichOneof(self, oneof_group: _WhichOneofArgType__max_connections) -> _WhichOneofReturnType__max_connections | None: ...
-        @_typing.overload
-        def WhichOneof(self, oneof_group: _WhichOneofArgType__min_connections) -> _WhichOneofReturnType__min_connections | None: ...
 
     @_typing.final
     class LabelsEntry(_message.Message):
@@ -162,7 +113,6 @@ class Tenant(_message.Message):
     DOMAINS_FIELD_NUMBER: _builtins.int
     MAX_POLICY_AGE_FIELD_NUMBER: _builtins.int
     EDGE_REVISION_FIELD_NUMBER: _builtins.int
-    CONNECTION_POOLING_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`. The id is 3 to 41 characters: lower-case words of letters and digits, joined by single
@@ -220,10 +170,6 @@ class Tenant(_message.Message):
         unset. After that its requests are refused until there is news.
         """
 
-    @_builtins.property
-    def connection_pooling(self) -> Global___Tenant.ConnectionPooling:
-        """Its share of the database's connections. An update keeps what it leaves unset."""
-
     def __init__(
         self,
         *,
@@ -246,12 +192,11 @@ class Tenant(_message.Message):
         domains: _abc.Iterable[_builtins.str] | None = ...,
         max_policy_age: _duration_pb2.Duration | None = ...,
         edge_revision: _builtins.int = ...,
-        connection_pooling: Global___Tenant.ConnectionPooling | None = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connection_pooling", b"connection_pooling", "create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "cell", b"cell", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "cell", b"cell", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -494,7 +439,7 @@ class UpdateTenantRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change: `display_name`, `tier`, `labels`, `admin_email`, `requests_per_minute`, `domains`,
-        `max_policy_age`, `connection_pooling`.
+        `max_policy_age`.
         """
 
     def __init__(
