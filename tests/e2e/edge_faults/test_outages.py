@@ -63,12 +63,12 @@ def test_what_is_told_while_a_part_is_away_and_that_all_is_well_afterwards(
     readers = broken.readers
     begun = time.monotonic()
     with getattr(broken.breaker, line.how)(line.part):
+        if line.own != SILENCE:
+            readers.wait_told(line.own, begun)
         # What hangs does so at once, and a reader takes seconds to say so.
         settled = time.monotonic()
-        readers.wait_told(line.own, begun)
-        if line.own != SILENCE:
-            settled = time.monotonic()
-            time.sleep(0.5)
+        time.sleep(0.5)
+        readers.wait_told(line.own, settled)
         readers.wait_stranger_told(line.stranger, settled)
         own, stranger = readers.own(settled), readers.stranger(settled)
         told_in = readers.longest(line.own, settled)
