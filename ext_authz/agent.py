@@ -160,8 +160,8 @@ class Agent:
         """Say SERVING while there is something to decide by, and every worker decides by what is enforced."""
         serving: bool | None = None
         while True:
-            applied = self._rounds.applied
-            now_serving = applied is not None and self._relay.ready(applied) >= self._settings.workers
+            decided = self._rounds.decided
+            now_serving = decided is not None and self._relay.ready(decided) >= self._settings.workers
             if now_serving != serving:
                 serving = now_serving
                 _log.info("health", serving=serving, revision=self._ledger.index.revision)

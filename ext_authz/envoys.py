@@ -29,7 +29,8 @@ class Envoys(Hub):
 
     def __init__(self, resources: EnvoyResources) -> None:
         """Tell `resources`. Call `open_envoys` instead, which asks Envoy about it first."""
-        super().__init__(resources)
+        # It may have outlived the agent that told it what it serves by.
+        super().__init__(resources, expected=[resources.settings.node])
         self._resources = resources
 
     async def reload(self) -> None:

@@ -33,7 +33,7 @@ class Proxies(Protocol):
         """MUST NOT block. Sends what is different to the proxies that are connected."""
 
     async def applied(self, revision: int) -> None:
-        """MUST return when every connected proxy has accepted all that was sent up to that revision."""
+        """MUST return when every proxy that may be serving has answered for all that was sent up to that revision."""
 
     def statuses(self) -> Iterable[policies_pb2.ProxyStatus]:
         """Tell how each proxy is."""
@@ -44,7 +44,10 @@ class Rounds:
 
     def __init__(self, workers: Workers, proxies: Proxies, *, told: Callable[[], None]) -> None:
         """Call `told` whenever `applied` is another index."""
+        self.decided: Index | None = None
+        """Every worker decides by this one, or a later one."""
         self.applied: Index | None = None
+        """And every proxy routes by it."""
         self._workers = workers
         self._proxies = proxies
         self._told = told
@@ -86,6 +89,7 @@ class Rounds:
             if (index := self._pushed) is None:
                 continue
             await self._workers.applied(index)
+            self.decided = index
             await self._proxies.applied(index.revision)
             self.applied = index
             self._told()

@@ -58,6 +58,11 @@ class EdgeSettings:
     """The key that signs the last-good copy."""
 
     @property
+    def node(self) -> str:
+        """What its Envoy calls itself."""
+        return f"{self.name}-envoy"
+
+    @property
     def xds_socket(self) -> Path:
         """Where the agent serves xDS to Envoy."""
         return self.sockets_dir / "xds.sock"

@@ -92,6 +92,10 @@ class Stream:
         await self._woken.wait()
         self._woken.clear()
 
+    def asks_for(self, url: str) -> bool:
+        """Tell whether it has said what it has, or wants, of this type."""
+        return url in self._subscriptions
+
     def is_behind(self, generation: int) -> bool:
         """Tell whether an answer of the Envoy is outstanding that concerns this generation or one before."""
         since = [subscription.oldest() for subscription in self._subscriptions.values()]

@@ -89,7 +89,7 @@ def bootstrap(settings: EdgeSettings, limits: Limits) -> Bootstrap:
         set_node_on_first_message_only=True,
     )
     return Bootstrap(
-        node=Node(id=f"{settings.name}-envoy", cluster="edge"),
+        node=Node(id=settings.node, cluster="edge"),
         admin=Admin(address=_admin_address(settings.admin_listen)),
         dynamic_resources=BootstrapDynamicResources(ads_config=agent, cds_config=ads(), lds_config=ads()),
         static_resources=BootstrapStaticResources(clusters=[clusters.agent(XDS, settings.xds_socket)]),

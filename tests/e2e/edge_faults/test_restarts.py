@@ -71,6 +71,19 @@ def test_a_tenant_that_was_founded_while_the_agent_was_away_is_served_once_it_is
     asking.close()
 
 
+def test_what_is_said_to_be_applied_after_an_agents_death_is_known_to_its_envoy(broken: Broken) -> None:
+    pid = broken.world.stack.pids()["agent"]
+    broken.breaker.kill("agent")
+    wait_for(lambda: broken.world.stack.pids().get("agent", pid) != pid)
+    tenant = broken.world.founder.found("epsilon")
+    broken.world.founder.applied()
+    asking = broken.asks_for(tenant)
+    told = asking.ask().said
+    asking.close()
+
+    assert told == OK
+
+
 def test_envoy_asks_for_an_agent_that_is_away_each_second(broken: Broken) -> None:
     bootstrap = json.loads((broken.world.stack.dir / "edge" / "bootstrap.json").read_text())
     (service,) = bootstrap["dynamicResources"]["adsConfig"]["grpcServices"]

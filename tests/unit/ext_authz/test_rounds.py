@@ -113,10 +113,13 @@ async def test_one_that_hangs_keeps_back_the_telling_and_nothing_else(
         at.use(3)
         await at.until("pushed a3")
         while_it_hangs = at.applied
+        decided = at.rounds.decided
         hanging.let.set()
         await eventually(lambda: at.applied == ("a", 3))
 
         assert while_it_hangs == ("a", 1)
+        assert decided is not None
+        assert decided.revision == (1 if who == "workers" else 2)
 
 
 async def test_a_feed_that_is_no_more_is_neither_waited_for_nor_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """It can be told how far each Envoy is, and waited for."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +11,16 @@ from ext_authz.xds.snapshot import LISTENER, ROUTES, SCOPE
 from tests.fixtures.edge_policies import change, policy
 from tests.fixtures.plain_resources import PlainResources, index_of
 from tests.unit.ext_authz.xds.conversation import HUNDRED, Conversation, holding
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 async def test_applied_waits_until_each_envoy_has_answered(hub: Hub) -> None:
@@ -38,14 +49,53 @@ async def test_a_refusal_does_not_keep_applied_waiting(hub: Hub) -> None:
     await asyncio.wait_for(hub.applied(2), 10)
 
 
-async def test_an_envoy_that_goes_is_not_waited_for(hub: Hub) -> None:
-    envoy = holding(hub, 1)
-    hub.use(HUNDRED.after(change(policy(1, revision=2), revision=2)))
+async def test_an_envoy_that_goes_is_waited_for_until_it_has_what_it_missed(hub: Hub) -> None:
+    holding(hub, 1).go()
+    hub.use(HUNDRED.after(change(policy(1, revision=2, domains=["a.example"]), revision=2)))
     waiting = asyncio.create_task(hub.applied(2))
-    await asyncio.sleep(0)
-    envoy.go()
-
+    back = Conversation(hub)
+    done = []
+    steps: tuple[Callable[[], object], ...] = (lambda: back.ask(LISTENER), lambda: back.ask(SCOPE), back.accept_all)
+    for news in steps:
+        await asyncio.sleep(0)
+        done.append(waiting.done())
+        news()
+        hub.note_answer()
     await asyncio.wait_for(waiting, 10)
+
+    assert done == [False, False, False]
+
+
+async def test_an_envoy_that_does_not_come_back_is_not_waited_for(source: PlainResources) -> None:
+    clock = Clock()
+    hub = Hub(source, clock_s=clock)
+    hub.use(HUNDRED)
+    holding(hub, 1).go()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hub.applied(1), 0.01)
+    clock.now_s += 3
+
+    await asyncio.wait_for(hub.applied(1), 10)
+
+
+async def test_an_envoy_that_another_hub_told_is_waited_for(source: PlainResources) -> None:
+    clock = Clock()
+    hub = Hub(source, expected=["edge-1"], clock_s=clock)
+    hub.use(HUNDRED)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hub.applied(1), 0.01)
+    envoy = Conversation(hub)
+    envoy.ask(SCOPE)
+    envoy.accept_all()
+
+    await asyncio.wait_for(hub.applied(1), 10)
+
+
+async def test_an_envoy_that_is_given_up_is_noticed_by_whoever_waits(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ext_authz.xds.hub._RETURNS_WITHIN_S", 0.01)
+    holding(hub, 1).go()
+
+    await asyncio.wait_for(hub.applied(1), 10)
 
 
 async def test_applied_waits_for_no_later_change(hub: Hub) -> None:
