@@ -39,8 +39,8 @@ check: setup ## the tests alone; TESTS='-k name' or a path narrows them
 	@echo '· pytest'
 	@pytest $(TESTS)
 
-battery: setup ## the attacks on the edge, as many as the specification demands; SEED=n draws the same ones again
-	@BATTERY=1 pytest tests/e2e/edge $(TESTS)
+battery: setup ## the attacks on the edge and the trials at scale, as many as the specification demands; SEED=n draws the same ones again
+	@BATTERY=1 pytest tests/e2e/edge tests/e2e/edge_scale $(TESTS)
 
 lint: setup ## every static check
 	@mkdir -p build

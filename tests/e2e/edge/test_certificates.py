@@ -100,6 +100,7 @@ def test_harmless_names_beside_it_are_no_hindrance(
     assert ask(edge_world, shown).status == 200
 
 
+@pytest.mark.behaviour("T-E12")
 @pytest.mark.behaviour("E2.1")
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_certificate_that_says_anything_else_is_refused(
@@ -129,6 +130,7 @@ def test_a_certificate_replaces_no_token(
     assert ask(edge_world, shown, token=token).status == 403
 
 
+@pytest.mark.behaviour("T-E12")
 def test_an_expired_certificate_ends_the_connection(
     edge_world: EdgeWorld, client_authority: ClientAuthority, *, tmp_path: Path
 ) -> None:

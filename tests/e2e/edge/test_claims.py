@@ -79,6 +79,7 @@ def strangers(callers: Callers) -> dict[Wire, Answer]:
     return {wire: callers.send(case) for wire, case in by_wire.items()}
 
 
+@pytest.mark.behaviour("T-E1")
 @pytest.mark.behaviour("E2.1")
 @pytest.mark.behaviour("E2.2")
 @pytest.mark.timeout(PATIENCE_S)

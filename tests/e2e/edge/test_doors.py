@@ -96,6 +96,7 @@ def test_no_service_but_the_tenants_own_is_reached(edge_world: EdgeWorld, *, pat
     assert edge_world.upstream_requests() == before
 
 
+@pytest.mark.behaviour("T-E19")
 @pytest.mark.parametrize("path", ADMIN)
 def test_nothing_of_the_platforms_is_served_to_tenants(edge_world: EdgeWorld, *, path: str) -> None:
     own = edge_world.tenant_a
@@ -123,6 +124,7 @@ def test_envoys_administration_and_the_agents_sockets_are_this_machines_and_this
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.behaviour("T-E15")
 def test_the_agent_is_passed_by_on_no_route_of_anybodys(edge_world: EdgeWorld, routes: dict[str, Any]) -> None:
     hosts = [host for one in routes.values() for host in one.get("virtual_hosts", ())]
     every = [*hosts, *(route for host in hosts for route in host["routes"])]
@@ -138,6 +140,7 @@ def test_a_suspended_tenant_has_no_routes_at_all(edge_world: EdgeWorld, routes: 
     assert {name for name, one in routes.items() if not one.get("virtual_hosts")} == suspended & routes.keys()
 
 
+@pytest.mark.behaviour("T-E15")
 def test_routes_are_an_allow_list_of_one_tenants_paths_at_its_own_hosts(
     edge_world: EdgeWorld, routes: dict[str, Any]
 ) -> None:
@@ -155,12 +158,14 @@ def test_routes_are_an_allow_list_of_one_tenants_paths_at_its_own_hosts(
     assert {"authorization", "x-tenant-id", "x-bulkhead-tenant"} <= set(made["request_headers_to_remove"])
 
 
+@pytest.mark.behaviour("T-E15")
 def test_no_host_of_any_routes_is_a_wildcard(routes: dict[str, Any]) -> None:
     domains = [domain for one in routes.values() for host in one.get("virtual_hosts", ()) for domain in host["domains"]]
 
     assert [domain for domain in domains if "*" in domain] == []
 
 
+@pytest.mark.behaviour("T-E15")
 def test_nothing_fails_open(config: Any) -> None:
     assert not any(members(config, "failure_mode_allow"))
     assert not any(members(config, "failure_mode_allow_header_add"))

@@ -116,6 +116,7 @@ def duplicates(chance: random.Random, world: EdgeWorld, *, any_case: bool) -> It
         yield fields
 
 
+@pytest.mark.behaviour("T-E2")
 @pytest.mark.behaviour("E2.1")
 @pytest.mark.timeout(PATIENCE_S)
 @pytest.mark.parametrize("wire", ["HTTP/1.1", "HTTP/2", "gRPC"])
@@ -138,6 +139,7 @@ def test_over_http2_a_header_in_capitals_ends_the_connection(mirror: Mirror, own
     assert (answer.status, seen) == (0, [])
 
 
+@pytest.mark.behaviour("T-E2")
 @pytest.mark.parametrize(
     ("name", "spelling"),
     [
@@ -174,6 +176,7 @@ def test_each_way_of_saying_it_twice_is_the_strangers_answer(
     assert answer.header("x-bulkhead-reason") == ""
 
 
+@pytest.mark.behaviour("T-E7")
 @pytest.mark.behaviour("E2.1")
 @pytest.mark.parametrize("name", INTERNAL)
 def test_what_only_we_may_say_never_arrives_with_a_clients_value(send: Send, own: Fields, *, name: str) -> None:
@@ -208,6 +211,7 @@ def test_connection_takes_no_header_of_ours_away(mirror: Mirror, own: Fields, *,
         assert seen == []
 
 
+@pytest.mark.behaviour("T-E7")
 @pytest.mark.parametrize("name", ["x-tenant-id", "authorization", "x-bulkhead-context", "x-probe", ":path", "te"])
 @pytest.mark.parametrize("wire", ["REST", "gRPC"])
 def test_trailers_of_clients_go_no_further(mirror: Mirror, own: Fields, *, name: str, wire: str) -> None:

@@ -97,6 +97,7 @@ def test_a_tenants_own_hosts_lead_to_it_however_they_are_written(mirror: Mirror,
     assert (answer.status, reached) == (200, True), answer
 
 
+@pytest.mark.behaviour("T-E6")
 @pytest.mark.behaviour("E2.1")
 @pytest.mark.parametrize("how", FOREIGN)
 def test_every_other_host_is_refused(mirror: Mirror, ask: Ask, *, how: str) -> None:
@@ -150,6 +151,7 @@ def tls(edge_world: EdgeWorld) -> ssl.SSLContext:
     return trusting(edge_world)
 
 
+@pytest.mark.behaviour("T-E6")
 @pytest.mark.parametrize("second", [False, True])
 @pytest.mark.parametrize(
     ("server_name", "host", "served"),
@@ -182,6 +184,7 @@ def test_what_tls_was_told_has_to_agree(
     assert (own.canary.encode() in answer.body) is served
 
 
+@pytest.mark.behaviour("T-E6")
 def test_a_connection_that_serves_one_tenant_serves_no_other(edge_world: EdgeWorld, tls: ssl.SSLContext) -> None:
     """Browsers use one connection for every name of its certificate, which is a wildcard's."""
     a, b = edge_world.tenant_a, edge_world.tenant_b

@@ -89,6 +89,7 @@ def ask(mirror: Mirror, wire: str, path: bytes, fields: Fields) -> Answer:
     return http1(mirror.door, lines(b"GET %s HTTP/1.1" % target, [(b"host", host), *fields]))
 
 
+@pytest.mark.behaviour("T-E4")
 @pytest.mark.behaviour("E2.1")
 @pytest.mark.behaviour("H2")
 @pytest.mark.timeout(PATIENCE_S)
@@ -126,6 +127,7 @@ def test_what_a_path_says_to_the_agent_it_says_to_the_service(
     assert served > 10
 
 
+@pytest.mark.behaviour("T-E4")
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(
     "path",

@@ -56,6 +56,7 @@ def is_admitted(answer: Answer) -> bool:
     return answer.status == 200 and set(answer.header("grpc-status").split(",")) <= {"", "0"}
 
 
+@pytest.mark.behaviour("S3.8")
 @pytest.mark.behaviour("H11")
 def test_of_forty_at_once_over_every_protocol_ten_are_admitted(edge_world: EdgeWorld, limited: EdgeTenant) -> None:
     begin_a_window(least_s=20)

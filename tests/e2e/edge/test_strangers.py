@@ -72,6 +72,7 @@ def bearer(token: str) -> Fields:
     return [(b"authorization", b"Bearer " + token.encode())]
 
 
+@pytest.mark.behaviour("T-E16")
 @pytest.mark.behaviour("E2.2")
 @pytest.mark.behaviour("H14")
 @pytest.mark.parametrize("credential", ["none", "another tenant's", "the platform's", "its own, suspended", "garbage"])
@@ -98,6 +99,7 @@ def test_what_is_not_the_callers_is_refused_in_the_same_bytes(
     assert {key: told for key, told in answers.items() if told != reference} == {}
 
 
+@pytest.mark.behaviour("T-E16")
 @pytest.mark.behaviour("E2.2")
 @pytest.mark.parametrize("what", GRPC)
 def test_over_grpc_it_is_refused_in_the_same_bytes_too(edge_world: EdgeWorld, plain: Door, *, what: str) -> None:

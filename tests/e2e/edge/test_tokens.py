@@ -109,6 +109,7 @@ def test_a_token_by_the_tenants_own_key_is_one(edge_world: EdgeWorld, ask: Ask) 
     assert ask(own, f"Bearer {own.signed()}").status == 200
 
 
+@pytest.mark.behaviour("T-E9")
 @pytest.mark.behaviour("E2.1")
 def test_none_that_is_forged_is_accepted_and_all_are_told_the_same(edge_world: EdgeWorld, ask: Ask) -> None:
     own = edge_world.tenant_a
@@ -159,6 +160,7 @@ def test_an_issuers_clock_may_be_ahead_but_less_than_a_minute(
     assert ask(own, f"Bearer {token}").status == (200 if clock_ahead_s < 60 else 403)
 
 
+@pytest.mark.behaviour("T-E10")
 @pytest.mark.behaviour("E2.1")
 @pytest.mark.behaviour("E2.3")
 def test_a_tenants_key_speaks_for_no_other_tenant_and_both_are_told(edge_world: EdgeWorld, ask: Ask) -> None:

@@ -131,6 +131,7 @@ def test_routes_are_fetched_for_those_who_are_asked_for(crowd: Crowd, tell: Tell
     assert [statuses.count(403) >= 0.98 * TOUCHED for statuses, _ in (first, again)] == [True, True]
 
 
+@pytest.mark.behaviour("T-X5")
 @pytest.mark.parametrize(
     ("change", "more_scopes"),
     [("state = 'SUSPENDED'", 0), ("domains = ARRAY[dns_label || '.example.org']", 1)],

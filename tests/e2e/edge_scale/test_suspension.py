@@ -146,6 +146,8 @@ def tenant(world: Scaled) -> Iterator[EdgeTenant]:
         yield tenant
 
 
+@pytest.mark.behaviour("S4.7")
+@pytest.mark.behaviour("T-P5")
 @pytest.mark.timeout(3600 if IS_BATTERY else 900)
 async def test_what_begins_after_a_suspension_is_applied_is_refused_on_every_connection(
     world: Scaled, tenant: EdgeTenant, tell: Tell
