@@ -194,7 +194,8 @@ async def test_fifty_tenants_on_four_connections_never_see_each_others_rows(
             await database.tenant(placement, isolation=Isolation.SERIALIZABLE).run(_plant)
         await asyncio.gather(*(_wander(database, tenants, random.Random(seed + client)) for client in range(16)))
 
-        assert database._tenants.size == 4, f"seed {seed}"
+        # Those that were torn out of their work are closed.
+        assert 1 <= database._tenants.size <= 4, f"seed {seed}"
 
 
 async def _plant(tx: TenantTransaction) -> None:
