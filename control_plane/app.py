@@ -39,6 +39,8 @@ from control_plane.policies.service import Edges
 from control_plane.policies.servicer import EdgeServicer, PolicyServicer
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
+from control_plane.postgres.placement import Placement
+from control_plane.postgres.schemas.migrations import SYSTEM_VERSION
 from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
 from control_plane.serving.authorization import Authorization
 from control_plane.serving.interception import Interceptor
@@ -96,13 +98,13 @@ async def run_control_plane(settings: Settings) -> None:
     configure_logging("control-plane")
     async with AsyncExitStack() as stack:
         issuer = await asyncio.to_thread(PlatformIssuer.load_or_create, _platform_key(settings))
-        common = await _open_common(stack, settings, system_role="csm_control", platform_key=issuer.public_key)
+        postgres = _postgres(settings, "csm_control", tenant_connections=settings.control_plane_connections)
+        common = await _open_common(stack, settings, postgres=postgres, platform_key=issuer.public_key)
         plans: Plans = {
             TenantCreation.kind: TenantCreation(
                 common.database, common.directory, common.keys, touched=common.sealer.touch
             ),
         }
-        postgres = _postgres(settings, "csm_control")
         queue = JobQueue(common.database, postgres)
         await stack.enter_async_context(queue.open())
         publisher = Publisher(common.database, partial(policies_store.notified, postgres))
@@ -131,7 +133,8 @@ async def run_certificates(settings: Settings) -> None:
     configure_logging("certificates")
     async with AsyncExitStack() as stack:
         platform_key = await _await_platform_key(settings)
-        common = await _open_common(stack, settings, system_role="csm_directory", platform_key=platform_key)
+        postgres = _postgres(settings, "csm_directory", tenant_connections=settings.certificates_connections)
+        common = await _open_common(stack, settings, postgres=postgres, platform_key=platform_key)
         objects = ObjectStore(open_bucket(settings.objects), common.keys)
 
         def add(server: grpc.aio.Server) -> None:
@@ -142,11 +145,17 @@ async def run_certificates(settings: Settings) -> None:
 
 
 async def _open_common(
-    stack: AsyncExitStack, settings: Settings, *, system_role: str, platform_key: Ed25519PublicKey
+    stack: AsyncExitStack, settings: Settings, *, postgres: PostgresSettings, platform_key: Ed25519PublicKey
 ) -> _Common:
-    database = await stack.enter_async_context(Database.open(_postgres(settings, system_role)))
+    vault = await SoftwareVault.open(settings.vault_dir)
+
+    async def password(placement: Placement, *, anew: bool = False) -> str:
+        # It comes from the tenant's key, and keys are kept in the same database.
+        return await keys.login_password(placement, anew=anew)
+
+    database = await stack.enter_async_context(Database.open(postgres, passwords=password))
     directory = Directory(database)
-    keys = TenantKeys(await SoftwareVault.open(settings.vault_dir), database)
+    keys = TenantKeys(vault, database)
     verifier = TokenVerifier(keys, directory, database=database, platform_key=platform_key)
     sealer = Sealer(database, directory)
     denials = Denials(database, directory, touched=sealer.touch)
@@ -184,12 +193,13 @@ async def _await_platform_key(settings: Settings) -> Ed25519PublicKey:
             await asyncio.sleep(_KEY_POLL.total_seconds())
 
 
-def _postgres(settings: Settings, system_role: str) -> PostgresSettings:
+def _postgres(settings: Settings, system_role: str, *, tenant_connections: int) -> PostgresSettings:
     return PostgresSettings(
         socket_dir=settings.postgres_socket_dir,
         port=settings.postgres_port,
         dbname=settings.postgres_dbname,
         system_role=system_role,
+        tenant_pool_size=tenant_connections,
     )
 
 
@@ -284,7 +294,7 @@ async def _report_health(common: _Common) -> None:
     serving: bool | None = None
     while True:
         try:
-            await common.database.check()
+            await common.database.check(SYSTEM_VERSION)
             now_serving = True
         except UnavailableError:
             now_serving = False

@@ -37,6 +37,10 @@ class Settings:
     """The number in the socket's name."""
     postgres_dbname: str
     """The database of this cell."""
+    control_plane_connections: int
+    """How many connections the control plane may have for tenants' transactions, all tenants together."""
+    certificates_connections: int
+    """How many the certificate service may have."""
     valkey_socket: Path
     """Valkey's unix socket."""
     control_plane: ListenerSettings
@@ -73,6 +77,8 @@ def _settings(state_dir: Path, config: Mapping[str, Any]) -> Settings:
         postgres_socket_dir=state_dir / config["postgres"]["socket_dir"],
         postgres_port=int(config["postgres"]["port"]),
         postgres_dbname=config["postgres"]["dbname"],
+        control_plane_connections=int(config["postgres"]["tenant_connections"]["control_plane"]),
+        certificates_connections=int(config["postgres"]["tenant_connections"]["certificates"]),
         valkey_socket=state_dir / config["valkey"]["socket"],
         control_plane=_listener(state_dir, config["control_plane"]),
         certificates=_listener(state_dir, config["certificates"]),

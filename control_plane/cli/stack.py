@@ -13,9 +13,9 @@ from control_plane.cli.calls.failures import OK, UNAVAILABLE, CallFailedError, F
 from control_plane.cli.session import Session
 
 if TYPE_CHECKING:
-    from control_plane.stack.edge.settings import EdgeSize
     from control_plane.stack.failures import StackError
     from control_plane.stack.layout import StateDir
+    from control_plane.stack.processes.size import StackSize
     from control_plane.stack.progress import Progress
 
 T = TypeVar("T")
@@ -42,14 +42,19 @@ def up(
     ] = False,
     proxy_workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Envoy's threads.")] = 2,
     check_workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Processes that decide.")] = 2,
+    tenant_connections: Annotated[
+        int, typer.Option(metavar="N", min=2, max=1000, help="Database connections for all tenants together.")
+    ] = 40,
     as_json: AsJson = False,
 ) -> None:
     """Start the embedded stack in the state directory, which is made if need be. Ctrl-C stops it."""
     with _reporting(context, as_json=as_json):
-        from control_plane.stack.edge.settings import EdgeSize  # noqa: PLC0415 a client needs no stack
+        from control_plane.stack.processes.size import StackSize  # noqa: PLC0415 a client needs no stack
 
         state_dir, progress = _state_dir(context), _progress()
-        size = EdgeSize(proxy_workers=proxy_workers, check_workers=check_workers)
+        size = StackSize(
+            proxy_workers=proxy_workers, check_workers=check_workers, tenant_connections=tenant_connections
+        )
         asked = _Asked(demo=demo, as_json=as_json)
         if detach:
             from control_plane.stack.background import start_in_background  # noqa: PLC0415 a client needs no stack
@@ -92,7 +97,7 @@ def status(context: typer.Context, *, as_json: AsJson = False) -> None:
         raise typer.Exit(OK if now.state is State.READY else UNAVAILABLE)
 
 
-def _supervise(state_dir: "StateDir", progress: "Progress", *, size: "EdgeSize", asked: _Asked) -> None:
+def _supervise(state_dir: "StateDir", progress: "Progress", *, size: "StackSize", asked: _Asked) -> None:
     import threading  # noqa: PLC0415 a client needs no thread
 
     from control_plane.stack.progress import Progress, log_lines  # noqa: PLC0415 a client needs no stack

@@ -33,6 +33,19 @@ PolicyAge = Annotated[
         help="For how long the edge serves it without news: 15m if not said, 24h at most.",
     ),
 ]
+Isolation = Annotated[
+    str,
+    typer.Option(
+        "--isolation", metavar="LEVEL", help="pooled (if not said), or strict: database connections of its own."
+    ),
+]
+MinConnections = Annotated[
+    int | None,
+    typer.Option("--min-connections", metavar="N", help="Database connections kept for it while it is active."),
+]
+MaxConnections = Annotated[
+    int | None, typer.Option("--max-connections", metavar="N", help="Database connections that it may use at once.")
+]
 Domains = Annotated[
     list[str], typer.Option("--domain", metavar="NAME", help="A host name of its own; may be given again.")
 ]
@@ -50,6 +63,9 @@ class CreateOptions:
     requests_per_minute: Rate = None
     domain: Domains = field(default_factory=list)
     max_policy_age: PolicyAge = None
+    isolation: Isolation = ""
+    min_connections: MinConnections = None
+    max_connections: MaxConnections = None
     request_id: arguments.RequestId = ""
     validate_only: arguments.ValidateOnly = False
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the tenant can be used.")] = True
@@ -74,6 +90,8 @@ class UpdateOptions:
     ] = field(default_factory=list)
     clear_domains: Annotated[bool, typer.Option("--clear-domains", help="Remove all host names of its own.")] = False
     max_policy_age: PolicyAge = None
+    min_connections: MinConnections = None
+    max_connections: MaxConnections = None
     etag: arguments.Etag = ""
     validate_only: arguments.ValidateOnly = False
     wait: applied.Wait = False
@@ -92,6 +110,8 @@ def create_tenant(session: Session, tenant: arguments.Tenant, *, options: Create
             "requests_per_minute": options.requests_per_minute,
             "domains": options.domain,
             "max_policy_age": arguments.duration(options.max_policy_age),
+            "isolation_level": options.isolation.upper(),
+            "connection_pooling": _pooling(options.min_connections, options.max_connections),
         }
     )
     request = {
@@ -136,6 +156,7 @@ def update_tenant(session: Session, tenant: arguments.Tenant, *, options: Update
             ("requests_per_minute", options.requests_per_minute),
             ("domains", options.domain if options.domain or options.clear_domains else None),
             ("max_policy_age", arguments.duration(options.max_policy_age)),
+            ("connection_pooling", _pooling(options.min_connections, options.max_connections)),
         )
         if value is not None
     }
@@ -171,7 +192,7 @@ def suspend_tenant(
 def reactivate_tenant(
     session: Session, tenant: arguments.Tenant, *, etag: arguments.Etag = "", wait: applied.Wait = False
 ) -> None:
-    """Serve a suspended tenant again."""
+    """Serve a suspended tenant, or one that is read-only, as before."""
     _show_changed(session, session.call(f"{_SERVICE}/ReactivateTenant", {"name": tenant, "etag": etag}), wait=wait)
     session.hint("tenants", "get", tenant)
 
@@ -197,6 +218,12 @@ def _show_made(session: Session, operation: Message, *, timeout: timedelta) -> N
     tenant = operations.result(operations.follow(session, operation, timeout=timeout))
     session.show(tenant)
     session.hint("tokens", "issue", tenant["name"], "--subject", "NAME", "--scope", "certificates.write")
+
+
+def _pooling(lowest: int | None, highest: int | None) -> Message | None:
+    """Say which connections a tenant has; None where neither is named."""
+    named = {"min_connections": lowest, "max_connections": highest}
+    return {name: value for name, value in named.items() if value is not None} or None
 
 
 def _camel(name: str) -> str:

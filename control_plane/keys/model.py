@@ -71,7 +71,7 @@ class Purpose(StrEnum):
     AUTHORITY = "authority"
     """Signs certificates: the key of the tenant's own certificate authority."""
     ENROLMENT = "enrolment"
-    """Derives secrets that are handed out once and never stored."""
+    """Derives secrets that are stored nowhere: enrolment tokens, the password of the tenant's own database role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -40,6 +40,7 @@ _FIRST_VERSION: Final = 1
 _LIFETIME: Final = timedelta(minutes=5)
 _OPEN_KEYS: Final = 4096
 _TOKEN_KEYS: Final = 16_384
+_LOGIN_LABEL: Final = b"database login 1"
 # AES-GCM of less is quicker than handing it to a thread.
 _WORTH_A_THREAD: Final = 256 * 1024
 
@@ -193,6 +194,12 @@ class TenantKeys:
         """Derive 32 secret bytes, the same ones for the same label, that only this tenant's key gives."""
         key = await self._opened(placement.uid, Purpose.ENROLMENT)
         return hmac.digest(key.material.private, purpose_label, hashlib.sha256)
+
+    async def login_password(self, placement: Placement, *, anew: bool = False) -> str:
+        """Return what the tenant's own database role logs in with. It is stored nowhere, and changes with the key."""
+        if anew:
+            self.forget(placement.uid)
+        return (await self.derive(placement, _LOGIN_LABEL)).hex()
 
     async def _stored(self, tenant_uid: UUID) -> list[StoredKey]:
         return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))

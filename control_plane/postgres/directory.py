@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
-from control_plane.ids import TenantId, tenant_id_violation
+from control_plane.ids import tenant_id_violation
 from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.placement import Placement
 
@@ -18,16 +18,17 @@ _MOST_TENANTS: Final = 10_000
 _SERVED: Final = "ACTIVE"
 _PAGE: Final = 1_000
 
-_BY_ID: Final[LiteralString] = """
-SELECT number, id, uid, state, schema_name, role_name, login_role FROM csm_system.tenants WHERE id = %(key)s
+SELECT_PLACEMENTS: Final[LiteralString] = """
+SELECT number, id, uid, state, schema_name, role_name, login_role, min_connections, max_connections, is_serializable,
+       cache_bytes
+  FROM csm_system.tenants
 """
-_BY_UID: Final[LiteralString] = """
-SELECT number, id, uid, state, schema_name, role_name, login_role FROM csm_system.tenants WHERE uid = %(key)s
-"""
-_AFTER: Final[LiteralString] = """
-SELECT number, id, uid, state, schema_name, role_name, login_role FROM csm_system.tenants
-WHERE number > %(after)s AND state <> 'PROVISIONING' ORDER BY number LIMIT %(limit)s
-"""
+"""What `Placement.of` reads, and a bit more; to be followed by a condition."""
+_BY_ID: Final = SELECT_PLACEMENTS + " WHERE id = %(key)s"
+_BY_UID: Final = SELECT_PLACEMENTS + " WHERE uid = %(key)s"
+_AFTER: Final = (
+    SELECT_PLACEMENTS + " WHERE number > %(after)s AND state <> 'PROVISIONING' ORDER BY number LIMIT %(limit)s"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class Entry:
 
     placement: Placement
     state: str
-    """`PROVISIONING`, `ACTIVE` or `SUSPENDED`."""
+    """`PROVISIONING`, `ACTIVE`, `SUSPENDED` or `READ_ONLY`."""
 
 
 class Directory:
@@ -118,11 +119,4 @@ class Directory:
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
-    placement = Placement(
-        tenant_id=TenantId(row["id"]),
-        uid=row["uid"],
-        schema=row["schema_name"],
-        role=row["role_name"],
-        login=row["login_role"],
-    )
-    return Entry(placement=placement, state=row["state"])
+    return Entry(placement=Placement.of(row), state=row["state"])

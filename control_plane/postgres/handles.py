@@ -2,6 +2,7 @@
 
 A tenant's transaction begins with a pipeline that costs no round trip of its own: BEGIN, the search path, the tenant,
 and the role last, since from there on nothing may be changed any more. All of it is LOCAL: COMMIT and ROLLBACK undo it.
+A strict tenant's session has logged in as the role, and there is no other that it could go back to.
 """
 
 import asyncio
@@ -60,8 +61,8 @@ class Entrance:
 
     login: str
     statements: tuple[bytes, ...]
-    tenant: str = ""
-    """Its schema, where it is a tenant's transaction."""
+    placement: Placement | None = None
+    """Whose rows it reaches, where it reaches a tenant's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ class Runner:
         begin: Callable[[Connection, psycopg.AsyncPipeline], Tx],
         work: Callable[[Tx], Awaitable[T]],
     ) -> T:
-        async with self.pool.lease(self.entrance.login, tenant=self.entrance.tenant) as connection:
+        async with self.pool.lease(self.entrance.login, self.entrance.placement) as connection:
             async with connection.pipeline() as pipeline:
                 transaction = begin(connection, pipeline)
                 try:
@@ -160,20 +161,18 @@ class SystemHandle:
 def tenant_entrance(placement: Placement, isolation: Isolation) -> Entrance:
     """Enter as the tenant's own role. Raises TypeError without a tenant, before anything is sent."""
     _check_placement(placement)
-    return Entrance(
-        login=placement.login,
-        tenant=placement.schema,
-        statements=(
-            *_begin(placement, isolation),
-            sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(placement.role)).as_bytes(None),
-        ),
-    )
+    level = Isolation.SERIALIZABLE if placement.pooling.is_serializable else isolation
+    statements = _begin(placement, level)
+    if not placement.is_strict:
+        statements += (sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(placement.role)).as_bytes(None),)
+    return Entrance(login=placement.login, placement=placement, statements=statements)
 
 
 def sealer_entrance(placement: Placement) -> Entrance:
     """Enter one tenant's schema as the sealer, which may read the audit log there and write its seals."""
     _check_placement(placement)
-    return Entrance(login="csm_sealer", tenant=placement.schema, statements=_begin(placement, Isolation.READ_COMMITTED))
+    statements = _begin(placement, Isolation.READ_COMMITTED)
+    return Entrance(login="csm_sealer", placement=placement, statements=statements)
 
 
 def system_entrance(role: str) -> Entrance:

@@ -1,8 +1,9 @@
-"""Where a tenant's rows live. Pure."""
+"""Where a tenant's rows live, and how much of what all tenants use it may have. Pure."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from control_plane.ids import TenantId
@@ -17,6 +18,22 @@ _LOGIN: Final = re.compile(r"csm_pool_(?:0|[1-9][0-9]{0,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionPooling:
+    """A tenant's part of the connections, and how its transactions on them are kept apart from each other."""
+
+    min_connections: int = 2
+    """Each process keeps so many for it while it is active, as far as all active tenants' together go round."""
+    max_connections: int = 50
+    """Beyond so many in one process it waits for its own."""
+    is_serializable: bool = False
+    """Whether all its transactions are SERIALIZABLE, also those whose rule asks for less."""
+
+
+DEFAULT_POOLING: Final = ConnectionPooling()
+DEFAULT_CACHE_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """Where a tenant's rows live, as the registry says it; never put together from the tenant's id at use.
 
@@ -28,13 +45,44 @@ class Placement:
     schema: str
     """`tenant_org_12345`"""
     role: str
-    """Cannot log in; has rights on the schema."""
+    """Has rights on the schema."""
     login: str
-    """Can log in; has no rights, and may become the role. Shared by `TENANTS_PER_LOGIN` tenants."""
+    """Logs in. Of a pooled tenant, it has no rights and may become the role; `TENANTS_PER_LOGIN` tenants share it.
+
+    Of a strict tenant it is the role itself, which can become no other.
+    """
+    pooling: ConnectionPooling = DEFAULT_POOLING
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    """So much of the cache it may fill."""
 
     def __post_init__(self) -> None:
         """Refuse names that no tenant can have."""
-        for pattern, name in ((_SCHEMA, self.schema), (_ROLE, self.role), (_LOGIN, self.login)):
+        for pattern, name in ((_SCHEMA, self.schema), (_ROLE, self.role)):
             if not pattern.fullmatch(name):
                 message = f"{name!r} is not the name of a tenant's schema or role"
                 raise ValueError(message)
+        if not self.is_strict and not _LOGIN.fullmatch(self.login):
+            message = f"{self.login!r} is not the name of a tenant's login role"
+            raise ValueError(message)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Placement":
+        """Read a row of `csm_system.tenants`."""
+        return cls(
+            tenant_id=TenantId(row["id"]),
+            uid=row["uid"],
+            schema=row["schema_name"],
+            role=row["role_name"],
+            login=row["login_role"],
+            pooling=ConnectionPooling(
+                min_connections=row["min_connections"],
+                max_connections=row["max_connections"],
+                is_serializable=row["is_serializable"],
+            ),
+            cache_bytes=row["cache_bytes"],
+        )
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether nobody else logs in as its login role."""
+        return self.login == self.role

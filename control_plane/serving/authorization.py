@@ -81,9 +81,16 @@ def check_served(rule: rules_pb2.Rule, entry: Entry | None, name: str) -> Entry:
         raise NotFoundError(name)
     if entry.state == "SUSPENDED" and not rule.serves_suspended:
         raise PreconditionError(name, f"{name} is suspended", reason="TENANT_SUSPENDED", state=entry.state)
+    if entry.state == "READ_ONLY" and changes_data(rule):
+        raise PreconditionError(name, f"{name} is read-only", reason="TENANT_READ_ONLY", state=entry.state)
     if entry.state == "PROVISIONING" and not (rule.serves_suspended and rule.isolation == _OPENS_NO_TENANT):
         raise PreconditionError(name, f"{name} is still being created", reason="TENANT_NOT_READY", state=entry.state)
     return entry
+
+
+def changes_data(rule: rules_pb2.Rule) -> bool:
+    """Tell whether the call may change what is the tenant's: it opens the tenant, and leaves an audit entry."""
+    return rule.audit == rules_pb2.AUDIT_EFFECTS and rule.isolation != _OPENS_NO_TENANT and not rule.serves_suspended
 
 
 def _field(request: Any, path: str) -> str:

@@ -14,6 +14,7 @@ from control_plane.stack.edge.identities import PLATFORM_HOST
 from control_plane.stack.failures import StackError
 from control_plane.stack.layout import StateDir, read_json, write_json
 from control_plane.stack.postgres import DATABASE, Postgres
+from control_plane.stack.processes.size import StackSize
 
 _HOST: Final = "127.0.0.1"
 _DEFAULT_PORTS: Final = {
@@ -89,14 +90,19 @@ class Addresses:
 
 
 def write_config(
-    state_dir: StateDir, addresses: Addresses, *, postgres: Postgres, valkey_socket: Path, size: edge.EdgeSize
+    state_dir: StateDir, addresses: Addresses, *, postgres: Postgres, valkey_socket: Path, size: StackSize
 ) -> None:
     """Write what the stack's processes read at their start.
 
     `control_plane.settings` says what each part means, and `ext_authz.settings` what the edge's does.
     """
     config = {
-        "postgres": {"socket_dir": str(postgres.socket_dir), "port": postgres.port, "dbname": DATABASE},
+        "postgres": {
+            "socket_dir": str(postgres.socket_dir),
+            "port": postgres.port,
+            "dbname": DATABASE,
+            "tenant_connections": size.connections_by_process,
+        },
         "valkey": {"socket": str(valkey_socket)},
         "control_plane": {
             "listen": addresses.admin,

@@ -14,16 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from control_plane.stack.edge.settings import EdgeSize
 from control_plane.stack.failures import AlreadyRunningError, StackError, StateDirectoryError
 from control_plane.stack.layout import StateDir
+from control_plane.stack.processes.size import StackSize
 from control_plane.stack.progress import Kind, Line, Progress, log_lines
 from control_plane.stack.supervisor import Supervisor
 
 _ERRORS = {error.reason: error for error in (StackError, StateDirectoryError, AlreadyRunningError)}
 
 
-def start_in_background(state_dir: StateDir, progress: Progress, *, size: EdgeSize) -> Mapping[str, str]:
+def start_in_background(state_dir: StateDir, progress: Progress, *, size: StackSize) -> Mapping[str, str]:
     """Start a supervisor that outlives us, and return the endpoints once everything answers.
 
     Interrupted by Ctrl-C it stops what it has started.
@@ -68,7 +68,7 @@ def main(directory: str, size: str) -> int:
     log = log_lines(state_dir.log("supervisor"))
     progress = Progress((lambda line: _tell(asdict(line)), log))
     try:
-        asyncio.run(Supervisor(state_dir, progress, size=EdgeSize(**json.loads(size))).run(_tell_ready))
+        asyncio.run(Supervisor(state_dir, progress, size=StackSize(**json.loads(size))).run(_tell_ready))
     except StackError as error:
         log(Line(kind=Kind.FAILED, text=error.message))
         seen_in = str(error.log) if error.log else None

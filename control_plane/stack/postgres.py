@@ -5,6 +5,7 @@ stranger's pid in a stale file for a running server; and its server is no child 
 """
 
 import asyncio
+import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,18 @@ DATABASE: Final = "bulkhead"
 _SETTINGS: Final = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    "max_connections": "100",
     # Recovery after a crash opens every file otherwise: half a minute with ten thousand tenants.
     "recovery_init_sync_method": "syncfs",
     "log_checkpoints": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+# Whoever reaches the socket is the platform itself, and needs no password. A strict tenant's own role has one all the
+# same, which comes from the tenant's key: where that is destroyed, or not to be had, nobody opens its sessions.
+_WHO_LOGS_IN: Final = """\
+local all "/^csm_t_[0-9]+$" scram-sha-256
+local all all trust
+"""
 # A stopping server writes out what it holds: 27 s were seen after a load of ten thousand tenants.
 _FAST_STOP_S: Final = 60.0
 # Recovery replays what the crash left; only a server that ended has failed.
@@ -89,6 +95,8 @@ class Postgres:
         """
         disguise = disguise_for(self.data_dir.parent, postgres_binary("postgres"))
         give(self.data_dir, disguise.owner)
+        self._who_logs_in.write_text(_WHO_LOGS_IN)
+        os.chown(self._who_logs_in, disguise.owner, -1)
         for pid_file in (self.data_dir / "postmaster.pid", self.socket_dir / f".s.PGSQL.{self.port}.lock"):
             _forget_stranger(pid_file, self.data_dir)
         for attempt in range(_TRIES):
@@ -107,8 +115,13 @@ class Postgres:
             log=self.log,
         )
 
+    @property
+    def _who_logs_in(self) -> Path:
+        return self.data_dir / "bulkhead_hba.conf"
+
     def _server(self, disguise: Disguise) -> Program:
-        settings = {**_SETTINGS, "unix_socket_directories": str(self.socket_dir), **self.settings}
+        places = {"unix_socket_directories": str(self.socket_dir), "hba_file": str(self._who_logs_in)}
+        settings = {**_SETTINGS, **places, **self.settings}
         options = [f"--{name}={value}" for name, value in settings.items()]
         return Program(
             arguments=(str(postgres_binary("postgres")), "-D", str(self.data_dir), "-p", str(self.port), *options),

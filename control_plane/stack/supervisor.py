@@ -20,12 +20,12 @@ from control_plane.stack.components import Component, State
 from control_plane.stack.control import already_running
 from control_plane.stack.edge.identities import keep_edge_identities
 from control_plane.stack.edge.programs import agent_program, envoy_program
-from control_plane.stack.edge.settings import EdgeSize
 from control_plane.stack.failures import StackError
 from control_plane.stack.layout import StateDir, write_json
 from control_plane.stack.postgres import Postgres
 from control_plane.stack.processes.children import Child, Program
 from control_plane.stack.processes.locks import Hold
+from control_plane.stack.processes.size import StackSize
 from control_plane.stack.progress import Progress
 from control_plane.stack.valkey import Valkey
 
@@ -47,7 +47,7 @@ Ready = Callable[[Mapping[str, str]], None]
 class Supervisor:
     """The stack of one state directory. `run` is its whole life."""
 
-    def __init__(self, state_dir: StateDir, progress: Progress, *, size: EdgeSize) -> None:
+    def __init__(self, state_dir: StateDir, progress: Progress, *, size: StackSize) -> None:
         """Make ready to run; nothing is touched yet."""
         self._dir = state_dir
         self._size = size
@@ -105,6 +105,7 @@ class Supervisor:
             data_dir=self._dir.postgres,
             socket_dir=sockets,
             log=self._dir.log("postgres"),
+            settings={"max_connections": str(self._size.server_connections)},
             inherited=self._inherited,
         )
         valkey = Valkey(
@@ -124,7 +125,7 @@ class Supervisor:
         await self._start_services(postgres, valkey, needs=(database, cache))
 
     async def _start_database(self, postgres: Postgres, component: Component) -> None:
-        from control_plane.postgres.migrations import MigrationError, migrate_system  # noqa: PLC0415 loads while Valkey starts
+        from control_plane.postgres.schemas.migrations import MigrationError, migrate_system  # noqa: PLC0415 loads while Valkey starts
 
         if not postgres.data_dir.exists():
             with self._progress.step("PostgreSQL has an empty cluster"):

@@ -4,6 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
@@ -12,6 +13,7 @@ from uuid import UUID
 
 from control_plane.errors import EtagMismatchError, PreconditionError, Violations
 from control_plane.ids import TenantId, tenant_id_violation
+from control_plane.postgres.placement import DEFAULT_CACHE_BYTES, DEFAULT_POOLING, ConnectionPooling
 
 
 class State(StrEnum):
@@ -20,16 +22,18 @@ class State(StrEnum):
     PROVISIONING = "PROVISIONING"
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
+    READ_ONLY = "READ_ONLY"
 
 
 class Action(Enum):
     """What takes a tenant from one state to another."""
 
-    ACTIVATE = (State.PROVISIONING, State.ACTIVE)
-    SUSPEND = (State.ACTIVE, State.SUSPENDED)
-    REACTIVATE = (State.SUSPENDED, State.ACTIVE)
+    ACTIVATE = ({State.PROVISIONING}, State.ACTIVE)
+    SUSPEND = ({State.ACTIVE, State.READ_ONLY}, State.SUSPENDED)
+    REACTIVATE = ({State.SUSPENDED, State.READ_ONLY}, State.ACTIVE)
+    RESTRICT = ({State.ACTIVE}, State.READ_ONLY)
 
-    def __init__(self, before: State, after: State) -> None:
+    def __init__(self, before: AbstractSet[State], after: State) -> None:
         self.before = before
         self.after = after
 
@@ -41,9 +45,11 @@ PLATFORM_DOMAIN: Final = "csm.example.com"
 _RATES: Final = {"standard": 600, "business": 3_000, "enterprise": 12_000}
 TIERS: Final = tuple(_RATES)
 CELLS: Final = ("local",)
-ISOLATION_LEVELS: Final = ("POOLED",)
+STRICT: Final = "STRICT"
+ISOLATION_LEVELS: Final = ("POOLED", STRICT)
 UPDATABLE: Final = (
     "display_name", "tier", "labels", "admin_email", "requests_per_minute", "domains", "max_policy_age",
+    "connection_pooling", "cache_bytes",
 )  # fmt: skip
 DEFAULT_POLICY_AGE: Final = timedelta(minutes=15)
 SHORTEST_POLICY_AGE: Final = timedelta(seconds=1)
@@ -59,6 +65,10 @@ _EMAIL: Final = re.compile(
     r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+", re.ASCII
 )
 
+_MOST_KEPT_CONNECTIONS: Final = 16
+_MOST_CONNECTIONS: Final = 200
+_LEAST_CACHE_BYTES: Final = 64 << 10
+_MOST_CACHE_BYTES: Final = 1 << 30
 _HIGHEST_RATE: Final = 1_000_000
 _MOST_DOMAINS: Final = 16
 _LONGEST_DOMAIN: Final = 253
@@ -83,6 +93,8 @@ class Settings:
     """Its own host names, beside the one under the platform's domain."""
     max_policy_age: timedelta = DEFAULT_POLICY_AGE
     """For how long the edge serves it without news from the control plane."""
+    connection_pooling: ConnectionPooling = DEFAULT_POOLING
+    cache_bytes: int = DEFAULT_CACHE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +137,8 @@ class Tenant:
         """
         if self.state is action.after:
             return self
-        if self.state is not action.before:
-            allowed = ", ".join(each.name.lower() for each in Action if each.before is self.state)
+        if self.state not in action.before:
+            allowed = ", ".join(each.name.lower() for each in Action if self.state in each.before)
             raise PreconditionError(
                 self.name,
                 f"{self.name} is {self.state}; what can be done is: {allowed}",
@@ -162,6 +174,7 @@ def check_settings(settings: Settings, violations: Violations, *, prefix: str) -
     if settings.admin_email and not _EMAIL.fullmatch(settings.admin_email):
         violations.add(f"{prefix}admin_email", "must be an e-mail address", reason="EMAIL")
     _check_edge_settings(settings, violations, prefix=prefix)
+    _check_shares(settings, violations, prefix=prefix)
     if len(settings.labels) > _MOST_LABELS:
         violations.add(f"{prefix}labels", f"must have at most {_MOST_LABELS} entries")
         return
@@ -182,6 +195,20 @@ def _check_edge_settings(settings: Settings, violations: Violations, *, prefix: 
         violations.add(f"{prefix}domains[{index}]", description, reason="DOMAIN")
     if not SHORTEST_POLICY_AGE <= settings.max_policy_age <= LONGEST_POLICY_AGE:
         violations.add(f"{prefix}max_policy_age", "must be 1 second to 24 hours", reason="POLICY_AGE")
+
+
+def _check_shares(settings: Settings, violations: Violations, *, prefix: str) -> None:
+    lowest, highest = settings.connection_pooling.min_connections, settings.connection_pooling.max_connections
+    pooling = f"{prefix}connection_pooling."
+    if not 0 <= lowest <= _MOST_KEPT_CONNECTIONS:
+        violations.add(f"{pooling}min_connections", f"must be 0 to {_MOST_KEPT_CONNECTIONS}", reason="CONNECTIONS")
+    if not 1 <= highest <= _MOST_CONNECTIONS:
+        violations.add(f"{pooling}max_connections", f"must be 1 to {_MOST_CONNECTIONS}", reason="CONNECTIONS")
+    elif lowest > highest:
+        violations.add(f"{pooling}max_connections", "must not be below min_connections", reason="CONNECTIONS")
+    if not _LEAST_CACHE_BYTES <= settings.cache_bytes <= _MOST_CACHE_BYTES:
+        sizes = f"must be {_LEAST_CACHE_BYTES} to {_MOST_CACHE_BYTES}, or 0 for {DEFAULT_CACHE_BYTES}"
+        violations.add(f"{prefix}cache_bytes", sizes, reason="CACHE_BYTES")
 
 
 def requests_per_minute(tier: str, override: int) -> int:

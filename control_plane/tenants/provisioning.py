@@ -19,7 +19,7 @@ from control_plane.postgres.database import Database, Isolation, SystemTransacti
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
-from control_plane.postgres.tenancy import create_tenant_schema, drop_tenant_schema, find_tenant_weaknesses
+from control_plane.postgres.schemas.tenancy import create_tenant_schema, drop_tenant_schema, find_tenant_weaknesses
 from control_plane.tenants import service, store
 from control_plane.tenants.model import Action, Tenant
 from control_plane.tenants.servicer import to_proto
@@ -88,7 +88,8 @@ class TenantCreation:
 
     async def _create_schema(self, operation: Operation) -> None:
         _, placement = await self._load(operation)
-        await create_tenant_schema(self._database, placement)
+        password = await self._keys.login_password(placement) if placement.is_strict else ""
+        await create_tenant_schema(self._database, placement, password=password)
 
     async def _invite_administrator(self, operation: Operation) -> None:
         tenant, placement = await self._load(operation)

@@ -1,7 +1,7 @@
 """What can be done with tenants. One function, one transaction."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -149,5 +149,7 @@ def _differences(before: Tenant, after: Tenant) -> dict[str, str]:
         "requests_per_minute": (before.settings.requests_per_minute, after.settings.requests_per_minute),
         "domains": (", ".join(before.settings.domains), ", ".join(after.settings.domains)),
         "max_policy_age": (before.settings.max_policy_age, after.settings.max_policy_age),
+        "connection_pooling": (asdict(before.settings.connection_pooling), asdict(after.settings.connection_pooling)),
+        "cache_bytes": (before.settings.cache_bytes, after.settings.cache_bytes),
     }
     return {name: str(new) for name, (old, new) in pairs.items() if old != new}

@@ -16,6 +16,7 @@ from control_plane.ids import TenantId
 from control_plane.operations.plan import Plans
 from control_plane.operations.servicer import to_proto as operation_to_proto
 from control_plane.postgres.directory import Directory
+from control_plane.postgres.placement import DEFAULT_CACHE_BYTES, ConnectionPooling
 from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
@@ -24,6 +25,7 @@ from control_plane.tenants import service, store
 from control_plane.tenants.model import (
     DEFAULT_POLICY_AGE,
     LONGEST_POLICY_AGE,
+    STRICT,
     UPDATABLE,
     Action,
     Settings,
@@ -123,8 +125,9 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
 def _creation(request: tenants_pb2.CreateTenantRequest, *, actor: str, call_request_id: str) -> service.Creation:
     """Check the whole request; list everything that is wrong with it at once."""
     violations = Violations()
-    settings = _settings(request.tenant, default_name=request.tenant_id)
+    settings = _settings(request.tenant, before=Settings(display_name=request.tenant_id))
     check_new(request.tenant_id, settings, violations)
+    _check_pooling(request.tenant.connection_pooling, settings, violations)
     if request.tenant.name not in {"", names.tenant_name(request.tenant_id)}:
         violations.add("tenant.name", "must be empty, or name the tenant_id")
     request_id = None
@@ -155,29 +158,54 @@ def _check_mask(mask: FieldMask) -> None:
 
 
 def _merged(settings: Settings, message: tenants_pb2.Tenant, mask: FieldMask) -> Settings:
-    asked = _settings(message, default_name=settings.display_name)
+    asked = _settings(message, before=settings)
     merged = replace(settings, **{path: getattr(asked, path) for path in mask.paths})
     violations = Violations()
     check_settings(merged, violations, prefix="tenant.")
+    if "connection_pooling" in mask.paths:
+        _check_pooling(message.connection_pooling, merged, violations)
     violations.check()
     return merged
 
 
-def _settings(message: tenants_pb2.Tenant, *, default_name: str) -> Settings:
-    # Open enums carry numbers that this version does not know; they have no name, and the model refuses that.
-    levels = {number: name for name, number in tenants_pb2.Tenant.IsolationLevel.items()}
-    levels[tenants_pb2.Tenant.ISOLATION_LEVEL_UNSPECIFIED] = "POOLED"
+def _settings(message: tenants_pb2.Tenant, *, before: Settings) -> Settings:
     return Settings(
-        display_name=message.display_name or default_name[:100],
+        display_name=message.display_name or before.display_name[:100],
         tier=message.tier or "standard",
-        isolation=levels.get(message.isolation_level, ""),
+        isolation=_isolation(message),
         cell=message.cell or "local",
         labels=dict(message.labels),
         admin_email=message.admin_email,
         requests_per_minute=message.requests_per_minute,
         domains=tuple(message.domains),
         max_policy_age=_span(message.max_policy_age) or DEFAULT_POLICY_AGE,
+        connection_pooling=_pooling(message.connection_pooling, before=before.connection_pooling),
+        cache_bytes=message.cache_bytes or DEFAULT_CACHE_BYTES,
     )
+
+
+def _isolation(message: tenants_pb2.Tenant) -> str:
+    # Open enums carry numbers that this version does not know; they have no name, and the model refuses that.
+    levels = {number: name for name, number in tenants_pb2.Tenant.IsolationLevel.items()}
+    asked_for_pool = message.connection_pooling.pool_per_tenant
+    levels[tenants_pb2.Tenant.ISOLATION_LEVEL_UNSPECIFIED] = STRICT if asked_for_pool else "POOLED"
+    return levels.get(message.isolation_level, "")
+
+
+def _pooling(message: tenants_pb2.Tenant.ConnectionPooling, *, before: ConnectionPooling) -> ConnectionPooling:
+    named = {name: getattr(message, name) for name in ("min_connections", "max_connections") if message.HasField(name)}
+    if message.isolation_level:
+        named["is_serializable"] = message.isolation_level == tenants_pb2.Tenant.ConnectionPooling.SERIALIZABLE
+    return replace(before, **named)
+
+
+def _check_pooling(message: tenants_pb2.Tenant.ConnectionPooling, settings: Settings, violations: Violations) -> None:
+    """Note what of the message the settings cannot say."""
+    prefix = "tenant.connection_pooling."
+    if message.HasField("pool_per_tenant") and message.pool_per_tenant != (settings.isolation == STRICT):
+        violations.add(f"{prefix}pool_per_tenant", "must be true for STRICT and false for POOLED", reason="CONNECTIONS")
+    if message.isolation_level not in tenants_pb2.Tenant.ConnectionPooling.TransactionIsolation.values():
+        violations.add(f"{prefix}isolation_level", "must be AS_DECLARED or SERIALIZABLE", reason="UNKNOWN")
 
 
 def _span(duration: Duration) -> timedelta:
@@ -207,6 +235,17 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
         requests_per_minute=settings.requests_per_minute,
         domains=settings.domains,
         edge_revision=tenant.edge_revision,
+        connection_pooling=tenants_pb2.Tenant.ConnectionPooling(
+            pool_per_tenant=settings.isolation == STRICT,
+            min_connections=settings.connection_pooling.min_connections,
+            max_connections=settings.connection_pooling.max_connections,
+            isolation_level=(
+                tenants_pb2.Tenant.ConnectionPooling.SERIALIZABLE
+                if settings.connection_pooling.is_serializable
+                else tenants_pb2.Tenant.ConnectionPooling.AS_DECLARED
+            ),
+        ),
+        cache_bytes=settings.cache_bytes,
         etag=tenant.etag,
     )
     message.max_policy_age.FromTimedelta(settings.max_policy_age)

@@ -8,6 +8,7 @@ from psycopg.types.json import Jsonb
 
 from control_plane.ids import TenantId
 from control_plane.postgres.database import SystemTransaction, TenantTransaction
+from control_plane.postgres.directory import SELECT_PLACEMENTS
 from control_plane.postgres.placement import Placement
 from control_plane.tenants.model import Settings, State, Tenant
 
@@ -19,10 +20,12 @@ async def insert(tx: SystemTransaction, tenant: Tenant) -> bool:
             """
             INSERT INTO csm_system.tenants
                 (id, uid, display_name, state, tier, isolation, cell, schema_name, dns_label, labels, admin_email,
-                 requests_per_minute, domains, max_policy_age, revision, create_time, update_time)
+                 requests_per_minute, domains, max_policy_age, min_connections, max_connections, is_serializable,
+                 cache_bytes, revision, create_time, update_time)
             VALUES (%(id)s, %(uid)s, %(display_name)s, %(state)s, %(tier)s, %(isolation)s, %(cell)s, %(schema_name)s,
                     %(dns_label)s, %(labels)s, %(admin_email)s, %(requests_per_minute)s, %(domains)s::text[],
-                    %(max_policy_age)s, %(revision)s, %(create_time)s, %(update_time)s)
+                    %(max_policy_age)s, %(min_connections)s, %(max_connections)s, %(is_serializable)s,
+                    %(cache_bytes)s, %(revision)s, %(create_time)s, %(update_time)s)
             ON CONFLICT DO NOTHING
             """,
             {
@@ -57,19 +60,8 @@ async def find_for_update(tx: SystemTransaction, tenant_id: TenantId) -> Tenant 
 
 async def find_placement(tx: SystemTransaction, tenant_id: TenantId) -> Placement | None:
     """Return where the tenant's rows live, or None."""
-    row = await tx.fetch_one(
-        "SELECT id, uid, schema_name, role_name, login_role FROM csm_system.tenants WHERE id = %(id)s",
-        {"id": tenant_id},
-    )
-    if row is None:
-        return None
-    return Placement(
-        tenant_id=TenantId(row["id"]),
-        uid=row["uid"],
-        schema=row["schema_name"],
-        role=row["role_name"],
-        login=row["login_role"],
-    )
+    row = await tx.fetch_one(SELECT_PLACEMENTS + " WHERE id = %(id)s", {"id": tenant_id})
+    return None if row is None else Placement.of(row)
 
 
 async def list_page(tx: SystemTransaction, *, after: str, limit: int) -> list[Tenant]:
@@ -103,7 +95,9 @@ async def update(tx: SystemTransaction, tenant: Tenant) -> Tenant:
         UPDATE csm_system.tenants
         SET display_name = %(display_name)s, tier = %(tier)s, labels = %(labels)s, admin_email = %(admin_email)s,
             requests_per_minute = %(requests_per_minute)s, domains = %(domains)s::text[],
-            max_policy_age = %(max_policy_age)s, state = %(state)s, suspend_reason = %(suspend_reason)s,
+            max_policy_age = %(max_policy_age)s, min_connections = %(min_connections)s,
+            max_connections = %(max_connections)s, is_serializable = %(is_serializable)s,
+            cache_bytes = %(cache_bytes)s, state = %(state)s, suspend_reason = %(suspend_reason)s,
             revision = %(revision)s, update_time = %(update_time)s
         WHERE id = %(id)s
         RETURNING edge_revision
@@ -144,10 +138,15 @@ def _settings(tenant: Tenant) -> dict[str, object]:
         "requests_per_minute": settings.requests_per_minute,
         "domains": list(settings.domains),
         "max_policy_age": settings.max_policy_age,
+        "min_connections": settings.connection_pooling.min_connections,
+        "max_connections": settings.connection_pooling.max_connections,
+        "is_serializable": settings.connection_pooling.is_serializable,
+        "cache_bytes": settings.cache_bytes,
     }
 
 
 def _tenant(row: Mapping[str, Any]) -> Tenant:
+    placement = Placement.of(row)
     return Tenant(
         id=TenantId(row["id"]),
         uid=row["uid"],
@@ -162,6 +161,8 @@ def _tenant(row: Mapping[str, Any]) -> Tenant:
             requests_per_minute=row["requests_per_minute"],
             domains=tuple(row["domains"]),
             max_policy_age=row["max_policy_age"],
+            connection_pooling=placement.pooling,
+            cache_bytes=placement.cache_bytes,
         ),
         schema=row["schema_name"],
         dns_label=row["dns_label"],

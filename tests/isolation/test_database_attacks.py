@@ -193,7 +193,16 @@ async def test_a_login_role_has_no_rights_before_it_takes_on_a_tenants(
             await all_rows(connection, table)
 
 
-async def test_a_tenants_own_role_cannot_log_in(canaries: Canaries, connect_as: ConnectAs) -> None:
+async def test_a_pooled_tenants_own_role_cannot_log_in(
+    canaries: Canaries, connect_as: ConnectAs, superuser: RawConnection
+) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        await connect_as(canaries.ours.role)
+    await superuser.execute(
+        sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+            sql.Identifier(canaries.ours.role), sql.Literal(f"password of {canaries.ours.role}")
+        )
+    )
     with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
         await connect_as(canaries.ours.role)
     with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):

@@ -5,10 +5,11 @@ from typing import Any, Final
 import pytest
 from psycopg import errors, sql
 
-from control_plane.postgres import tenancy
-from control_plane.postgres.catalogue import find_unprotected, find_weaknesses
 from control_plane.postgres.database import PostgresSettings
-from control_plane.postgres.migrations import Migration, MigrationError, migrate_system
+from control_plane.postgres.schemas import tenancy
+from control_plane.postgres.schemas.catalogue import find_weaknesses
+from control_plane.postgres.schemas.lint import find_faults
+from control_plane.postgres.schemas.migrations import Migration, MigrationError, migrate_system
 from tests.fixtures.canaries import Canaries, ConnectAs, RawConnection, all_rows, enter, insertion, rows_of, values_for
 from tests.fixtures.postgres import MakeTenant, PostgresServer
 
@@ -17,7 +18,7 @@ RIGHTS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES
 # What somebody could do to the database by mistake, and what the audit of the catalogue calls it.
 MISTAKES: Final = {
     "a table without a guard": (
-        "CREATE TABLE {schema}.loot (tenant_id uuid)",
+        "CREATE TABLE {schema}.loot (tenant_id uuid PRIMARY KEY)",
         "{schema}.loot has no forced row-level security by tenant",
     ),
     "a guard that is off": (
@@ -39,6 +40,50 @@ MISTAKES: Final = {
     "a guard that lets everything in": (
         "ALTER POLICY tenant_isolation ON {schema}.users WITH CHECK (true)",
         "{schema}.users has no forced row-level security by tenant",
+    ),
+    "rows of nobody": (
+        (
+            "ALTER TABLE {schema}.users RENAME tenant_id TO id_of_tenant;"
+            "ALTER TABLE {schema}.users ADD tenant_id uuid; CREATE INDEX ON {schema}.users (tenant_id);"
+            "ALTER POLICY tenant_isolation ON {schema}.users"
+            " USING (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid)"
+            " WITH CHECK (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid)"
+        ),
+        "{schema}.users has rows that name no tenant",
+    ),
+    "rows that are found by reading all": (
+        (
+            "CREATE TABLE {schema}.loot (tenant_id uuid NOT NULL, id uuid PRIMARY KEY);"
+            "ALTER TABLE {schema}.loot ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+            "CREATE POLICY tenant_isolation ON {schema}.loot"
+            " USING (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid)"
+            " WITH CHECK (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid)"
+        ),
+        "{schema}.loot has no index that begins with tenant_id",
+    ),
+    "a sequence": (
+        "CREATE SEQUENCE {schema}.loot",
+        "{schema}.loot is a sequence, which stays behind when the tenant moves",
+    ),
+    "a right of another role": (
+        "GRANT SELECT ON {schema}.users TO csm_directory",
+        "csm_directory has rights on table {schema}.users",
+    ),
+    "a right of all tenants on a column": (
+        "GRANT SELECT (email) ON {schema}.users TO csm_tenant",
+        "csm_tenant has rights on column email of table {schema}.users",
+    ),
+    "reference data that tenants may write": (
+        "GRANT UPDATE ON csm_shared_readonly.certificate_profiles TO csm_tenant",
+        "csm_tenant may do more than read csm_shared_readonly.certificate_profiles",
+    ),
+    "reference data that tenants may write in part": (
+        "GRANT UPDATE (name) ON csm_shared_readonly.certificate_profiles TO csm_tenant",
+        "csm_tenant may do more than read csm_shared_readonly.certificate_profiles",
+    ),
+    "reference data of a tenant": (
+        "ALTER TABLE csm_shared_readonly.certificate_profiles ADD tenant_uid uuid",
+        "csm_shared_readonly.certificate_profiles names tenants, and all of them read it",
     ),
     "a copy of the rows": (
         "CREATE MATERIALIZED VIEW {schema}.loot AS SELECT * FROM {schema}.users",
@@ -103,7 +148,7 @@ async def test_every_weakness_is_found(canaries: Canaries, superuser: RawConnect
 async def test_a_migration_that_leaves_a_table_unguarded_makes_nothing(
     superuser: RawConnection, make_tenant: MakeTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loot = Migration(version=2, name="loot", text="CREATE TABLE loot (tenant_id uuid)")
+    loot = Migration(version=2, name="loot", text="CREATE TABLE loot (tenant_id uuid PRIMARY KEY)")
     monkeypatch.setattr(tenancy, "TENANT_MIGRATIONS", (*tenancy.TENANT_MIGRATIONS, loot))
 
     with pytest.raises(MigrationError, match=r"tenant_org_1\.loot has no forced row-level security"):
@@ -347,5 +392,5 @@ async def test_the_tables_of_one_schema_are_found_without_reading_all(
 ) -> None:
     await superuser.execute(sql.SQL("CREATE TABLE {}.loot ()").format(sql.Identifier(canaries.theirs.schema)))
 
-    assert await find_unprotected(superuser, canaries.ours.schema) == []
-    assert len(await find_unprotected(superuser, canaries.theirs.schema)) == 1
+    assert await find_faults(superuser, canaries.ours.schema) == []
+    assert len(await find_faults(superuser, canaries.theirs.schema)) == 3

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from control_plane.stack.edge.settings import EdgeSize
 from control_plane.stack.processes.binaries import envoy_binary
 from control_plane.stack.processes.children import Program
+from control_plane.stack.processes.size import StackSize
 
 BOOTSTRAP: Final = "edge/bootstrap.json"
 """What Envoy starts from, below the state directory; the agent writes it before it is ready."""
@@ -28,7 +28,7 @@ def agent_program(root: Path, *, log: Path, inherited: Sequence[int]) -> Program
     return Program(arguments=command, log=log, inherited=inherited)
 
 
-def envoy_program(root: Path, size: EdgeSize, *, log: Path, inherited: Sequence[int]) -> Program:
+def envoy_program(root: Path, size: StackSize, *, log: Path, inherited: Sequence[int]) -> Program:
     """Return the Envoy of a state directory.
 
     It needs neither root nor any capability: its ports are high ones. Callers put words into what it logs, so line ends

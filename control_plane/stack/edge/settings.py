@@ -1,11 +1,11 @@
 """What the edge is told: the part `edge` of `config.json`, which `ext_authz` reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from control_plane.stack.edge.identities import AGENT, CLIENTS, DOMAIN, PLATFORM_HOST, SERVER, UPSTREAM
+from control_plane.stack.processes.size import StackSize
 
 SERVICE: Final = "edge"
 """What Envoy is to the services behind it."""
@@ -15,18 +15,8 @@ SCOPES: Final = ("certificates.read", "certificates.write")
 _SHARED_HOSTS: Final = (PLATFORM_HOST, "localhost", "127.0.0.1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EdgeSize:
-    """How much of the machine the edge may use."""
-
-    proxy_workers: int = 2
-    """Envoy's threads."""
-    check_workers: int = 2
-    """The processes that decide Envoy's requests."""
-
-
 def edge_settings(
-    size: EdgeSize, *, sockets: Path, http_listen: str, https_listen: str, admin_listen: str
+    size: StackSize, *, sockets: Path, http_listen: str, https_listen: str, admin_listen: str
 ) -> Mapping[str, Any]:
     """Return the part `edge`; `ext_authz.settings` says what each entry means."""
     return {

@@ -11,11 +11,11 @@ from psycopg import errors, sql
 
 from control_plane.errors import NotFoundError
 from control_plane.ids import TenantId, new_uuid
-from control_plane.postgres import migrations
 from control_plane.postgres.database import Database, Isolation, PostgresSettings, Retries, TenantTransaction
-from control_plane.postgres.migrations import SYSTEM_MIGRATIONS, migrate_system
 from control_plane.postgres.placement import Placement
-from control_plane.postgres.tenancy import create_tenant_schema
+from control_plane.postgres.schemas import migrations
+from control_plane.postgres.schemas.migrations import SYSTEM_MIGRATIONS, migrate_system
+from control_plane.postgres.schemas.tenancy import create_tenant_schema
 from control_plane.tokens import service, store
 from control_plane.tokens.model import Token
 from tests.fixtures.canaries import ConnectAs, RawConnection, enter, rows_of

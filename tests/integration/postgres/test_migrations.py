@@ -9,9 +9,9 @@ import pytest
 from psycopg import sql
 
 from control_plane.ids import new_uuid
-from control_plane.postgres import migrations
 from control_plane.postgres.database import PostgresSettings
-from control_plane.postgres.migrations import (
+from control_plane.postgres.schemas import migrations
+from control_plane.postgres.schemas.migrations import (
     SYSTEM_MIGRATIONS,
     SYSTEM_VERSION,
     Migration,
@@ -19,7 +19,7 @@ from control_plane.postgres.migrations import (
     migrate_system,
     read_migrations,
 )
-from control_plane.postgres.tenancy import TENANT_MIGRATIONS
+from control_plane.postgres.schemas.tenancy import TENANT_MIGRATIONS
 from tests.fixtures.canaries import RawConnection, rows_of
 from tests.fixtures.postgres import PostgresServer
 

@@ -10,7 +10,6 @@ from psycopg import errors, sql
 
 from control_plane.errors import UnavailableError
 from control_plane.ids import new_uuid
-from control_plane.postgres import tenancy
 from control_plane.postgres.database import (
     Database,
     Isolation,
@@ -18,9 +17,15 @@ from control_plane.postgres.database import (
     SystemTransaction,
     TenantTransaction,
 )
-from control_plane.postgres.migrations import Migration
 from control_plane.postgres.placement import Placement
-from control_plane.postgres.tenancy import TENANT_VERSION, create_tenant_schema, drop_tenant_schema, schema_version
+from control_plane.postgres.schemas import tenancy
+from control_plane.postgres.schemas.migrations import Migration
+from control_plane.postgres.schemas.tenancy import (
+    TENANT_VERSION,
+    create_tenant_schema,
+    drop_tenant_schema,
+    schema_version,
+)
 from tests.fixtures.canaries import ConnectAs, RawConnection, insert_row, rows_of, tables_of
 from tests.fixtures.postgres import MakeTenant
 
@@ -125,7 +130,7 @@ async def test_a_tenant_made_again_by_name_sees_nothing_of_the_former_one(
 
 
 @pytest.mark.behaviour("T-P1")
-@pytest.mark.parametrize("step", ["_create_roles", "_migrate", "find_unprotected"])
+@pytest.mark.parametrize("step", ["_create_roles", "_migrate", "find_faults"])
 async def test_a_creation_that_dies_at_a_step_leaves_nothing_and_succeeds_when_repeated(
     step: str, database: Database, make_tenant: MakeTenant, superuser: RawConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

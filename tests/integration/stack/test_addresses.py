@@ -9,15 +9,15 @@ import pytest
 
 from control_plane.settings import Settings
 from control_plane.stack.addresses import Addresses, endpoints, write_config
-from control_plane.stack.edge.settings import EdgeSize
 from control_plane.stack.layout import StateDir
 from control_plane.stack.postgres import Postgres
+from control_plane.stack.processes.size import StackSize
 from ext_authz.settings import EdgeSettings
 
 
 def write(state_dir: StateDir, addresses: Addresses) -> Settings:
     postgres = Postgres(data_dir=state_dir.postgres, socket_dir=state_dir.run, log=state_dir.log("postgres"))
-    write_config(state_dir, addresses, postgres=postgres, valkey_socket=state_dir.run / "valkey.sock", size=EdgeSize())
+    write_config(state_dir, addresses, postgres=postgres, valkey_socket=state_dir.run / "valkey.sock", size=StackSize())
     return Settings.from_dir(state_dir.root)
 
 

@@ -12,9 +12,9 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from control_plane.stack.edge.programs import BOOTSTRAP, envoy_program
-from control_plane.stack.edge.settings import EdgeSize
 from control_plane.stack.probes import Probes
 from control_plane.stack.processes.children import Child
+from control_plane.stack.processes.size import StackSize
 
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -63,7 +63,7 @@ def write_bootstrap(folder: Path, address: str, *, status: int) -> None:
 
 
 def start(folder: Path) -> Child:
-    return Child.start(envoy_program(folder, EdgeSize(proxy_workers=1), log=folder / "log", inherited=()))
+    return Child.start(envoy_program(folder, StackSize(proxy_workers=1), log=folder / "log", inherited=()))
 
 
 async def is_open(address: str) -> bool:

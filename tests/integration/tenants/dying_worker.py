@@ -22,7 +22,7 @@ from control_plane.operations.plan import Step
 from control_plane.operations.service import OperationRunner
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
-from control_plane.postgres.tenancy import drop_tenant_schema
+from control_plane.postgres.schemas.tenancy import drop_tenant_schema
 from control_plane.tenants import provisioning
 from control_plane.tenants.provisioning import TenantCreation
 

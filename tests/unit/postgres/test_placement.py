@@ -35,12 +35,17 @@ SOUND: Final = Placement(
         {"login": "csm_ddl"},
         {"login": "bulkhead"},
         {"login": "csm_pool_"},
-        {"login": "csm_t_1"},
+        {"login": "csm_t_2"},
     ],
 )
 def test_a_placement_cannot_name_what_belongs_to_no_tenant(names: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not the name of a tenant"):
         replace(SOUND, **names)
+
+
+def test_who_logs_in_as_itself_is_strict() -> None:
+    assert replace(SOUND, login=SOUND.role).is_strict
+    assert not SOUND.is_strict
 
 
 def test_the_longest_names_are_not_cut_off_by_postgresql() -> None:

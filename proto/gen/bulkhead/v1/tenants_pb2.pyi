@@ -42,6 +42,10 @@ class Tenant(_message.Message):
         """Served."""
         SUSPENDED: Tenant._State.ValueType  # 3
         """Refused at every door until reactivated; its data stays."""
+        READ_ONLY: Tenant._State.ValueType  # 4
+        """Its reads are served; what would change its data is refused until it is reactivated. A tenant gets here when a
+        verification finds that its isolation does not hold.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a tenant is in its life."""
@@ -54,6 +58,10 @@ class Tenant(_message.Message):
     """Served."""
     SUSPENDED: Tenant.State.ValueType  # 3
     """Refused at every door until reactivated; its data stays."""
+    READ_ONLY: Tenant.State.ValueType  # 4
+    """Its reads are served; what would change its data is refused until it is reactivated. A tenant gets here when a
+    verification finds that its isolation does not hold.
+    """
 
     class _IsolationLevel:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -65,6 +73,8 @@ class Tenant(_message.Message):
         """Taken as POOLED on creation; never returned."""
         POOLED: Tenant._IsolationLevel.ValueType  # 1
         """Shared connections, which take on the tenant's role for one transaction at a time."""
+        STRICT: Tenant._IsolationLevel.ValueType  # 2
+        """Connections of the tenant's own, under a login role that can become no other."""
 
     class IsolationLevel(_IsolationLevel, metaclass=_IsolationLevelEnumTypeWrapper):
         """How the tenant's database sessions are kept apart from the others'."""
@@ -73,6 +83,76 @@ class Tenant(_message.Message):
     """Taken as POOLED on creation; never returned."""
     POOLED: Tenant.IsolationLevel.ValueType  # 1
     """Shared connections, which take on the tenant's role for one transaction at a time."""
+    STRICT: Tenant.IsolationLevel.ValueType  # 2
+    """Connections of the tenant's own, under a login role that can become no other."""
+
+    @_typing.final
+    class ConnectionPooling(_message.Message):
+        """Connections to the database, and how transactions on them are kept apart."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _TransactionIsolation:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _TransactionIsolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Tenant.ConnectionPooling._TransactionIsolation.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            TRANSACTION_ISOLATION_UNSPECIFIED: Tenant.ConnectionPooling._TransactionIsolation.ValueType  # 0
+            """Taken as AS_DECLARED on creation; never returned."""
+            AS_DECLARED: Tenant.ConnectionPooling._TransactionIsolation.ValueType  # 1
+            """As the rule of each RPC says: SERIALIZABLE, but for single reads and appends."""
+            SERIALIZABLE: Tenant.ConnectionPooling._TransactionIsolation.ValueType  # 2
+            """Each of them as if alone."""
+
+        class TransactionIsolation(_TransactionIsolation, metaclass=_TransactionIsolationEnumTypeWrapper):
+            """The lowest level at which the tenant's transactions run."""
+
+        TRANSACTION_ISOLATION_UNSPECIFIED: Tenant.ConnectionPooling.TransactionIsolation.ValueType  # 0
+        """Taken as AS_DECLARED on creation; never returned."""
+        AS_DECLARED: Tenant.ConnectionPooling.TransactionIsolation.ValueType  # 1
+        """As the rule of each RPC says: SERIALIZABLE, but for single reads and appends."""
+        SERIALIZABLE: Tenant.ConnectionPooling.TransactionIsolation.ValueType  # 2
+        """Each of them as if alone."""
+
+        POOL_PER_TENANT_FIELD_NUMBER: _builtins.int
+        MIN_CONNECTIONS_FIELD_NUMBER: _builtins.int
+        MAX_CONNECTIONS_FIELD_NUMBER: _builtins.int
+        ISOLATION_LEVEL_FIELD_NUMBER: _builtins.int
+        pool_per_tenant: _builtins.bool
+        """Whether it has connections of its own: the same as STRICT. Never changes."""
+        min_connections: _builtins.int
+        """How many each process keeps for it while it is active, however busy the others are: 0 to 16, and 2 when unset.
+        Where all that are active have more together than there are connections, each has its part of those.
+        """
+        max_connections: _builtins.int
+        """How many it may use at once in each process, beyond which it waits for its own: 1 to 200, and 50 when unset."""
+        isolation_level: Global___Tenant.ConnectionPooling.TransactionIsolation.ValueType
+        """The lowest level at which its transactions run."""
+        def __init__(
+            self,
+            *,
+            pool_per_tenant: _builtins.bool | None = ...,
+            min_connections: _builtins.int | None = ...,
+            max_connections: _builtins.int | None = ...,
+            isolation_level: Global___Tenant.ConnectionPooling.TransactionIsolation.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_max_connections", b"_max_connections", "_min_connections", b"_min_connections", "_pool_per_tenant", b"_pool_per_tenant", "max_connections", b"max_connections", "min_connections", b"min_connections", "pool_per_tenant", b"pool_per_tenant"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_connections", b"_max_connections", "_min_connections", b"_min_connections", "_pool_per_tenant", b"_pool_per_tenant", "isolation_level", b"isolation_level", "max_connections", b"max_connections", "min_connections", b"min_connections", "pool_per_tenant", b"pool_per_tenant"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__max_connections: _TypeAlias = _typing.Literal["max_connections"]  # noqa: Y015
+        _WhichOneofArgType__max_connections: _TypeAlias = _typing.Literal["_max_connections", b"_max_connections"]  # noqa: Y015
+        _WhichOneofReturnType__min_connections: _TypeAlias = _typing.Literal["min_connections"]  # noqa: Y015
+        _WhichOneofArgType__min_connections: _TypeAlias = _typing.Literal["_min_connections", b"_min_connections"]  # noqa: Y015
+        _WhichOneofReturnType__pool_per_tenant: _TypeAlias = _typing.Literal["pool_per_tenant"]  # noqa: Y015
+        _WhichOneofArgType__pool_per_tenant: _TypeAlias = _typing.Literal["_pool_per_tenant", b"_pool_per_tenant"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__max_connections) -> _WhichOneofReturnType__max_connections | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__min_connections) -> _WhichOneofReturnType__min_connections | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_per_tenant) -> _WhichOneofReturnType__pool_per_tenant | None: ...
 
     @_typing.final
     class LabelsEntry(_message.Message):
@@ -113,6 +193,8 @@ class Tenant(_message.Message):
     DOMAINS_FIELD_NUMBER: _builtins.int
     MAX_POLICY_AGE_FIELD_NUMBER: _builtins.int
     EDGE_REVISION_FIELD_NUMBER: _builtins.int
+    CONNECTION_POOLING_FIELD_NUMBER: _builtins.int
+    CACHE_BYTES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`. The id is 3 to 41 characters: lower-case words of letters and digits, joined by single
@@ -146,6 +228,8 @@ class Tenant(_message.Message):
     """
     edge_revision: _builtins.int
     """The revision of the last change that has an effect at the edge: what WaitApplied waits for."""
+    cache_bytes: _builtins.int
+    """How many bytes of the cache it may fill: 65,536 to 1,073,741,824. Zero is taken as 4,194,304."""
     etag: _builtins.str
     """Changes with every update; send it back to refuse to overwrite another's change (AIP-154)."""
     @_builtins.property
@@ -170,6 +254,10 @@ class Tenant(_message.Message):
         unset. After that its requests are refused until there is news.
         """
 
+    @_builtins.property
+    def connection_pooling(self) -> Global___Tenant.ConnectionPooling:
+        """Its part of the database's connections. An update keeps what it leaves unset."""
+
     def __init__(
         self,
         *,
@@ -192,11 +280,13 @@ class Tenant(_message.Message):
         domains: _abc.Iterable[_builtins.str] | None = ...,
         max_policy_age: _duration_pb2.Duration | None = ...,
         edge_revision: _builtins.int = ...,
+        connection_pooling: Global___Tenant.ConnectionPooling | None = ...,
+        cache_bytes: _builtins.int = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection_pooling", b"connection_pooling", "create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "cell", b"cell", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "cache_bytes", b"cache_bytes", "cell", b"cell", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -439,7 +529,7 @@ class UpdateTenantRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change: `display_name`, `tier`, `labels`, `admin_email`, `requests_per_minute`, `domains`,
-        `max_policy_age`.
+        `max_policy_age`, `connection_pooling`, `cache_bytes`.
         """
 
     def __init__(

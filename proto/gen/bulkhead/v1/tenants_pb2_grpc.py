@@ -111,7 +111,7 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReactivateTenant(self, request, context):
-        """Reactivate a suspended tenant. Reactivating an active tenant changes nothing.
+        """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

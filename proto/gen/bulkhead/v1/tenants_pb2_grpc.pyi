@@ -49,7 +49,7 @@ class TenantServiceStub:
     SuspendTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.SuspendTenantRequest, _tenants_pb2.Tenant]
     """Suspend a tenant: its callers are refused until it is reactivated. Its data stays. Suspending a suspended tenant changes nothing."""
     ReactivateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]
-    """Reactivate a suspended tenant. Reactivating an active tenant changes nothing."""
+    """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
@@ -71,7 +71,7 @@ class TenantServiceAsyncStub(TenantServiceStub):
     SuspendTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.SuspendTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Suspend a tenant: its callers are refused until it is reactivated. Its data stays. Suspending a suspended tenant changes nothing."""
     ReactivateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
-    """Reactivate a suspended tenant. Reactivating an active tenant changes nothing."""
+    """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """The registry of tenants: creates them with everything that is theirs alone, and takes them through their life."""
@@ -126,6 +126,6 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenants_pb2.ReactivateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
-        """Reactivate a suspended tenant. Reactivating an active tenant changes nothing."""
+        """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,8 +15,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
-from control_plane.postgres.catalogue import find_weaknesses
 from control_plane.postgres.pools import Connection
+from control_plane.postgres.schemas.catalogue import find_weaknesses
 
 _FILE: Final = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 _LOCK: Final = 0x62756C6B  # any number, the same in every process: "bulk"

@@ -7,25 +7,29 @@ from typing import Final
 
 from psycopg import sql
 
-from control_plane.postgres.catalogue import find_unprotected
 from control_plane.postgres.database import Database
-from control_plane.postgres.migrations import MigrationError, read_migrations
 from control_plane.postgres.placement import Placement
 from control_plane.postgres.pools import Connection
+from control_plane.postgres.schemas.lint import find_faults
+from control_plane.postgres.schemas.migrations import MigrationError, read_migrations
 
 TENANT_MIGRATIONS: Final = read_migrations("tenant")
 TENANT_VERSION: Final = TENANT_MIGRATIONS[-1].version
 
-# What a tenant's statement may take, a lock may wait, and an open transaction may idle; set where the session logs in.
-_TIMEOUTS: Final = {
+# What a tenant's statement may take in time and in memory, a lock may wait, and an open transaction may idle. Set for
+# the role that logs in: a role that is taken on later brings none of its own.
+_BOUNDS: Final = {
     "statement_timeout": "10s",
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "30s",
+    "work_mem": "4MB",
 }
 
 
-async def create_tenant_schema(database: Database, placement: Placement) -> None:
+async def create_tenant_schema(database: Database, placement: Placement, *, password: str = "") -> None:
     """Make the tenant's role and schema, or bring an older schema up to date. Safe to call again, and at once.
+
+    A strict tenant's role logs in with the password, from now on if it had another one.
 
     Raises:
         MigrationError: a table would not be protected by row-level security; nothing was made.
@@ -36,6 +40,8 @@ async def create_tenant_schema(database: Database, placement: Placement) -> None
         version = await _version(connection, placement)
         if version == 0:
             await _create_roles(connection, placement)
+        if placement.is_strict:
+            await _set_password(connection, placement, password)
         if version < TENANT_VERSION:
             await _migrate(connection, placement, version=version)
 
@@ -56,9 +62,9 @@ async def drop_tenant_schema(database: Database, placement: Placement) -> None:
 
 
 async def find_tenant_weaknesses(database: Database, placement: Placement) -> list[str]:
-    """Say what in the tenant's schema is not guarded, as the catalogue has it now."""
+    """Say what is wrong with the tenant's tables, as the catalogue has them now."""
     async with database.ddl() as connection:
-        return await find_unprotected(connection, placement.schema)
+        return await find_faults(connection, placement.schema)
 
 
 async def schema_version(database: Database, placement: Placement) -> int:
@@ -85,13 +91,25 @@ async def _create_roles(connection: Connection, placement: Placement) -> None:
     if not await _is_role(connection, placement.login):
         await connection.execute(sql.SQL("CREATE ROLE {} LOGIN NOINHERIT").format(login))
         await connection.execute(sql.SQL("GRANT csm_login TO {} WITH INHERIT TRUE, SET FALSE").format(login))
-        for setting, value in _TIMEOUTS.items():
+        for setting, value in _BOUNDS.items():
             await connection.execute(
                 sql.SQL("ALTER ROLE {} SET {} = {}").format(login, sql.Identifier(setting), sql.Literal(value))
             )
-    await connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+    if not placement.is_strict:
+        await connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+        await connection.execute(sql.SQL("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE").format(role, login))
     await connection.execute(sql.SQL("GRANT csm_tenant TO {} WITH INHERIT TRUE, SET FALSE").format(role))
-    await connection.execute(sql.SQL("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE").format(role, login))
+
+
+async def _set_password(connection: Connection, placement: Placement, password: str) -> None:
+    """Send what the server verifies the password with (SCRAM), never the password: statements are logged."""
+    if not password:
+        message = f"{placement.role} would log in without a password"
+        raise ValueError(message)
+    verifier = connection.pgconn.encrypt_password(password.encode(), placement.role.encode(), b"scram-sha-256")
+    await connection.execute(
+        sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(placement.role), sql.Literal(verifier.decode()))
+    )
 
 
 async def _is_role(connection: Connection, name: str) -> bool:
@@ -108,7 +126,7 @@ async def _migrate(connection: Connection, placement: Placement, *, version: int
     for migration in TENANT_MIGRATIONS[version:]:
         await connection.execute(sql.SQL(migration.text).format(schema=schema, role=sql.Identifier(placement.role)))
     await connection.execute("SET LOCAL ROLE NONE")
-    if weaknesses := await find_unprotected(connection, placement.schema):
+    if weaknesses := await find_faults(connection, placement.schema):
         raise MigrationError("; ".join(weaknesses))
     await connection.execute(
         "INSERT INTO csm_system.tenant_schemas (tenant_uid, version) VALUES (%s, %s)"
