@@ -23,6 +23,7 @@ from control_plane.audit.denials import Denials
 from control_plane.audit.recorder import effects_recorder
 from control_plane.audit.sealer import Sealer
 from control_plane.audit.servicer import AuditServicer
+from control_plane.breaches.recorder import Breaches
 from control_plane.certificates.servicer import CertificateServicer
 from control_plane.errors import UnavailableError
 from control_plane.keys.service import TenantKeys
@@ -39,12 +40,17 @@ from control_plane.policies.service import Edges
 from control_plane.policies.servicer import EdgeServicer, PolicyServicer
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
+from control_plane.postgres.notifications import notified
 from control_plane.postgres.placement import Placement
 from control_plane.postgres.schemas.migrations import SYSTEM_VERSION
+from control_plane.postgres.schemas.tenancy import TENANT_VERSION
+from control_plane.postgres.schemas.upgrades import CHANNEL as UPGRADE_CHANNEL
+from control_plane.postgres.schemas.upgrades import Elsewhere, SchemaUpgrades
 from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
 from control_plane.serving.authorization import Authorization
 from control_plane.serving.interception import Interceptor
 from control_plane.serving.listeners import AddServicers, TlsFiles, open_listener
+from control_plane.serving.outgoing import OutgoingGuard
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.principal import Role
 from control_plane.serving.reception import Reception
@@ -88,6 +94,7 @@ class _Common:
     page_tokens: PageTokens
     denials: Denials
     sealer: Sealer
+    breaches: Breaches
     interceptors: Sequence[Interceptor]
     internal_interceptors: Sequence[Interceptor]
     health: health.aio.HealthServicer
@@ -99,7 +106,12 @@ async def run_control_plane(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         issuer = await asyncio.to_thread(PlatformIssuer.load_or_create, _platform_key(settings))
         postgres = _postgres(settings, "csm_control", tenant_connections=settings.control_plane_connections)
-        common = await _open_common(stack, settings, postgres=postgres, platform_key=issuer.public_key)
+        database, keys = await _open_database(stack, settings, postgres)
+        upgrades = SchemaUpgrades(
+            database, passwords=keys.login_password, notified=partial(notified, postgres, UPGRADE_CHANNEL)
+        )
+        directory = Directory(database, version=TENANT_VERSION, upgrade=upgrades.ensure)
+        common = _common(settings, directory, database=database, keys=keys, platform_key=issuer.public_key)
         plans: Plans = {
             TenantCreation.kind: TenantCreation(
                 common.database, common.directory, common.keys, touched=common.sealer.touch
@@ -107,7 +119,7 @@ async def run_control_plane(settings: Settings) -> None:
         }
         queue = JobQueue(common.database, postgres)
         await stack.enter_async_context(queue.open())
-        publisher = Publisher(common.database, partial(policies_store.notified, postgres))
+        publisher = Publisher(common.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(common.database)
 
         def add(server: grpc.aio.Server) -> None:
@@ -123,6 +135,7 @@ async def run_control_plane(settings: Settings) -> None:
                 publisher.run(),
                 edges.run(),
                 edges.prune(),
+                upgrades.run(),
             ],
             draining=publisher.close,
         )
@@ -134,7 +147,10 @@ async def run_certificates(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         platform_key = await _await_platform_key(settings)
         postgres = _postgres(settings, "csm_directory", tenant_connections=settings.certificates_connections)
-        common = await _open_common(stack, settings, postgres=postgres, platform_key=platform_key)
+        database, keys = await _open_database(stack, settings, postgres)
+        # This process has no right to change a table: the control plane does it.
+        directory = Directory(database, version=TENANT_VERSION, upgrade=Elsewhere(database).ensure)
+        common = _common(settings, directory, database=database, keys=keys, platform_key=platform_key)
         objects = ObjectStore(open_bucket(settings.objects), common.keys)
 
         def add(server: grpc.aio.Server) -> None:
@@ -144,9 +160,9 @@ async def run_certificates(settings: Settings) -> None:
         await _serve(common, _listeners(common, settings.certificates, add), [])
 
 
-async def _open_common(
-    stack: AsyncExitStack, settings: Settings, *, postgres: PostgresSettings, platform_key: Ed25519PublicKey
-) -> _Common:
+async def _open_database(
+    stack: AsyncExitStack, settings: Settings, postgres: PostgresSettings
+) -> tuple[Database, TenantKeys]:
     vault = await SoftwareVault.open(settings.vault_dir)
 
     async def password(placement: Placement, *, anew: bool = False) -> str:
@@ -154,17 +170,25 @@ async def _open_common(
         return await keys.login_password(placement, anew=anew)
 
     database = await stack.enter_async_context(Database.open(postgres, passwords=password))
-    directory = Directory(database)
     keys = TenantKeys(vault, database)
+    return database, keys
+
+
+def _common(
+    settings: Settings, directory: Directory, *, database: Database, keys: TenantKeys, platform_key: Ed25519PublicKey
+) -> _Common:
     verifier = TokenVerifier(keys, directory, database=database, platform_key=platform_key)
     sealer = Sealer(database, directory)
     denials = Denials(database, directory, touched=sealer.touch)
+    breaches = Breaches(database)
     recorder = partial(effects_recorder, touched=sealer.touch)
     context_key = cell_key.load_or_create(settings.secrets_dir / "context.key")
 
     def interceptors(authentication: Interceptor) -> tuple[Interceptor, ...]:
-        reception = Reception(load_rules(), database, recorder=recorder, denied=denials.note)
-        return reception, authentication, Authorization(directory)
+        reception = Reception(
+            load_rules(), database, recorder=recorder, denied=denials.note, breached=breaches.note_call
+        )
+        return reception, authentication, Authorization(directory), OutgoingGuard(database.canaries)
 
     return _Common(
         settings=settings,
@@ -174,6 +198,7 @@ async def _open_common(
         page_tokens=PageTokens(cell_key.load_or_create(settings.secrets_dir / "paging.key")),
         denials=denials,
         sealer=sealer,
+        breaches=breaches,
         interceptors=interceptors(BearerAuthentication(verifier.verify)),
         internal_interceptors=interceptors(ServiceAuthentication(settings.services, context_key)),
         health=health.aio.HealthServicer(),
@@ -200,6 +225,7 @@ def _postgres(settings: Settings, system_role: str, *, tenant_connections: int) 
         dbname=settings.postgres_dbname,
         system_role=system_role,
         tenant_pool_size=tenant_connections,
+        canary_key=cell_key.load_or_create(settings.secrets_dir / "canary.key"),
     )
 
 
@@ -275,7 +301,13 @@ async def _serve(
             await listener.start()
         tasks = [
             group.create_task(task)
-            for task in (*background, common.denials.run(), common.sealer.run(), _report_health(common))
+            for task in (
+                *background,
+                common.denials.run(),
+                common.sealer.run(),
+                common.breaches.run(),
+                _report_health(common),
+            )
         ]
         _log.info("serving")
         await stop.wait()
@@ -286,6 +318,7 @@ async def _serve(
         for task in tasks:
             task.cancel()
     await common.denials.close()
+    await common.breaches.flush()
     _log.info("stopped")
 
 

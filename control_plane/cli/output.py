@@ -22,6 +22,7 @@ _STATE_STYLES: Final = {
     "SYNCED": "green",
     "STALE": "yellow",
     "SUSPENDED": "yellow",
+    "READ_ONLY": "yellow",
     "RUNNING": "yellow",
     "REVOKED": "red",
     "FAILED": "red",

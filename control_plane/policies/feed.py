@@ -28,7 +28,7 @@ _QUEUE: Final = 256
 _SNAPSHOT_GOOD_FOR: Final = timedelta(seconds=2)
 _log: Final = structlog.get_logger("policies.feed")
 
-Notified = Callable[[], AsyncIterator[None]]
+Notified = Callable[[], AsyncIterator[object]]
 """Yields when it may be worth to look; raises UnavailableError."""
 
 

@@ -1,41 +1,21 @@
-"""SQL of the policy feed, of how far the edges are, and of what they report. Also where a change is heard of."""
+"""SQL of the policy feed, of how far the edges are, and of what they report."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-import psycopg
-
 from control_plane.errors import UnavailableError
 from control_plane.keys.model import Purpose
 from control_plane.policies.model import Changes, Edge, Position, Report, Revocation, TenantPolicy, Usage
-from control_plane.postgres.database import PostgresSettings, SystemTransaction
-from control_plane.postgres.pools import connection_arguments
+from control_plane.postgres.database import SystemTransaction
 from control_plane.tenants.model import requests_per_minute
 
 # At once in memory as rows, and without a pause of the loop.
 _PAGE: Final = 500
-_CONNECT_WITHIN_S: Final = 5
 
-
-async def notified(settings: PostgresSettings) -> AsyncIterator[None]:
-    """Yield once listening, and at each commit that has an effect at the edge. Holds a connection of its own.
-
-    Raises:
-        UnavailableError: when the database goes away; some commits may have gone unheard.
-    """
-    try:
-        connection = await psycopg.AsyncConnection.connect(
-            **connection_arguments(settings), autocommit=True, connect_timeout=_CONNECT_WITHIN_S
-        )
-        async with connection:
-            await connection.execute("LISTEN bulkhead_revision")
-            yield
-            async for _ in connection.notifies():
-                yield
-    except psycopg.OperationalError as error:
-        raise UnavailableError("the database is away") from error
+CHANNEL: Final = "bulkhead_revision"
+"""Where each commit with an effect at the edge is called out."""
 
 
 async def head(tx: SystemTransaction) -> Position:

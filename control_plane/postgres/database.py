@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
+from control_plane.canary import Canaries
 from control_plane.errors import UnavailableError
 from control_plane.postgres.effects import BeforeCommit
 from control_plane.postgres.handles import (
@@ -26,6 +27,7 @@ from control_plane.postgres.handles import (
 from control_plane.postgres.placement import Placement
 from control_plane.postgres.pools import Connection, Passwords, Pool, PostgresSettings, no_passwords
 from control_plane.postgres.transactions import SystemTransaction, TenantTransaction
+from control_plane.postgres.watch import Watch
 
 __all__ = [
     "Database",
@@ -52,6 +54,7 @@ class Database:
         self._retries = retries or Retries()
         self._tenants = Pool(settings, limit=settings.tenant_pool_size, passwords=passwords, is_weighed=True)
         self._platform = Pool(settings, limit=settings.system_pool_size)
+        self._watch = Watch(Canaries(settings.canary_key))
 
     @classmethod
     @asynccontextmanager
@@ -83,7 +86,13 @@ class Database:
                 before_commit=before_commit,
                 retries=self._retries,
             ),
+            _watch=self._watch,
         )
+
+    @property
+    def canaries(self) -> Canaries:
+        """What makes and recognises the markers in this database."""
+        return self._watch.canaries
 
     def system(self, *, before_commit: BeforeCommit | None = None) -> SystemHandle:
         """Give a handle to the registry, with the rights of this process's role."""

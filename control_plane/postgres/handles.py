@@ -23,6 +23,7 @@ from control_plane.postgres.placement import Placement
 from control_plane.postgres.pools import Connection, Pool
 from control_plane.postgres.transactions import SystemTransaction, TenantTransaction
 from control_plane.postgres.violations import is_worth_a_retry
+from control_plane.postgres.watch import Watch
 
 T = TypeVar("T")
 Tx = TypeVar("Tx", TenantTransaction, SystemTransaction)
@@ -105,6 +106,8 @@ class Runner:
                     for statement in self.entrance.statements:
                         await connection.execute(statement)
                     result = await work(transaction)
+                    transaction.check_sound()
+                    await transaction.check_context()
                     if self.before_commit is not None and transaction.effects is not None:
                         await self.before_commit(transaction, transaction.effects)
                     transaction.check_sound()
@@ -124,6 +127,8 @@ class TenantHandle:
     placement: Placement
     # Not for others: it could reach other tenants' connections.
     _runner: Runner = field(repr=False)
+    # Looks at every row; none for a role that cannot read markers.
+    _watch: Watch | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what is no tenant also where nobody checks types."""
@@ -137,11 +142,12 @@ class TenantHandle:
         Raises:
             ConflictError: it lost each time; nothing was done.
             UnavailableError: the database is away. When it went between COMMIT and its answer, the work may be done.
+            BreachError: another tenant's marker was among the rows; nothing was done.
             psycopg.IntegrityError: a constraint refused; see `violations.domain_error`.
         """
 
         def begin(connection: Connection, pipeline: psycopg.AsyncPipeline) -> TenantTransaction:
-            return TenantTransaction(connection, pipeline, placement=self.placement)
+            return TenantTransaction(connection, pipeline, placement=self.placement, watch=self._watch)
 
         return await self._runner.run(begin, work)
 

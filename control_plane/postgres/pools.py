@@ -58,6 +58,8 @@ class PostgresSettings:
     """A connection that has served more is closed: a backend keeps what it learned about each one's tables."""
     memory_per_connection: int = 64 << 20
     """A connection whose backend has grown to more bytes is closed."""
+    canary_key: bytes = field(default=b"", repr=False)
+    """The cell's key of `control_plane.canary`."""
 
 
 class Passwords(Protocol):

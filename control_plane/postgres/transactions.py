@@ -10,11 +10,13 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
+from typing_extensions import override
 
 from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
 from control_plane.postgres.pools import Connection
 from control_plane.postgres.statements import check_statement
+from control_plane.postgres.watch import WHOSE, Watch
 
 NO_PARAMETERS: Final[Mapping[str, object]] = MappingProxyType({})
 
@@ -44,6 +46,9 @@ class Transaction:
         except psycopg.Error as error:
             self._failure = self._failure or error
             raise
+
+    async def check_context(self) -> None:
+        """See to it, before it commits, that the transaction is still whose it was made. Raises BreachError."""
 
     async def fetch_one(
         self, query: LiteralString, params: Mapping[str, object] = NO_PARAMETERS
@@ -104,12 +109,35 @@ class Transaction:
 
 
 class TenantTransaction(Transaction):
-    """A transaction that sees one tenant's rows."""
+    """A transaction that sees one tenant's rows. A row with another tenant's marker ends it (BreachError)."""
 
-    def __init__(self, connection: Connection, pipeline: psycopg.AsyncPipeline, *, placement: Placement) -> None:
-        """Take over a connection that has taken on the tenant's role."""
+    def __init__(
+        self,
+        connection: Connection,
+        pipeline: psycopg.AsyncPipeline,
+        *,
+        placement: Placement,
+        watch: Watch | None = None,
+    ) -> None:
+        """Take over a connection that has taken on the tenant's role, or one that `watch` cannot look at."""
         super().__init__(connection, pipeline)
         self.placement = placement
+        self._watch = watch
+
+    @override
+    async def fetch_all(
+        self, query: LiteralString, params: Mapping[str, object] = NO_PARAMETERS
+    ) -> list[dict[str, Any]]:
+        rows = await super().fetch_all(query, params)
+        if self._watch is not None:
+            self._watch.look_at(rows, own=self.placement.uid, channel="row")
+        return rows
+
+    @override
+    async def check_context(self) -> None:
+        if self._watch is not None and self._watch.is_due():
+            rows = await super().fetch_all(WHOSE)
+            self._watch.look_at(rows, own=self.placement.uid, channel="context")
 
 
 class SystemTransaction(Transaction):

@@ -56,12 +56,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 async for response in serving(request, context):
                     yield response
 
-        make: Any = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
         behaviour = stream if handler.response_streaming else answer
-        wrapped: Handler = make(behaviour, handler.request_deserializer, handler.response_serializer)
-        return wrapped
+        return handler_like(handler, behaviour, serializer=handler.response_serializer)
+
+
+def handler_like(handler: Handler, behaviour: Any, *, serializer: "Callable[[Any], bytes] | None") -> Handler:
+    """Return a handler of the same kind that does something else; without a serializer that returns bytes."""
+    make: Any = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    made: Handler = make(behaviour, handler.request_deserializer, serializer)
+    return made

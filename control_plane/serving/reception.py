@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from typing_extensions import override
 
 from bulkhead.v1 import rules_pb2
+from control_plane.canary import BreachError
 from control_plane.errors import DomainError, PermissionDeniedError, UnauthenticatedError
 from control_plane.postgres.database import Database
 from control_plane.postgres.effects import BeforeCommit
@@ -26,6 +27,9 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 DenialNoted = Callable[[Call, DomainError], None]
 """Told of each denied call, after its transaction is gone. Must not block, must not raise."""
 
+BreachNoted = Callable[[Call, BreachError], None]
+"""Told of each call whose answer was held back. Must not block, must not raise."""
+
 
 class Reception(Interceptor):
     """Begins each call, and ends each failed one with a status that gives away no more than it should."""
@@ -37,6 +41,7 @@ class Reception(Interceptor):
         *,
         recorder: Callable[[Call], BeforeCommit],
         denied: DenialNoted,
+        breached: BreachNoted,
         deadline: timedelta = _DEADLINE,
     ) -> None:
         """Serve only methods that have a rule; end calls without a deadline of their own after `deadline`."""
@@ -45,6 +50,7 @@ class Reception(Interceptor):
         self._database = database
         self._recorder = recorder
         self._denied = denied
+        self._breached = breached
         self._deadline_s = deadline.total_seconds()
         # These live as long as their clients, whichever side it is that streams.
         self._streams: set[str] = set()
@@ -80,6 +86,8 @@ class Reception(Interceptor):
             return
         if isinstance(failure, DomainError) and _is_denial(failure):
             self._denied(call, failure)
+        if isinstance(failure, BreachError):
+            self._breached(call, failure)
         status = to_status(failure, call.request_id)
         await context.abort(
             _CODES[status.code],

@@ -26,6 +26,9 @@ _BOUNDS: Final = {
 }
 
 
+_PATIENCE: Final = "SET LOCAL lock_timeout = '500ms'"
+
+
 async def create_tenant_schema(database: Database, placement: Placement, *, password: str = "") -> None:
     """Make the tenant's role and schema, or bring an older schema up to date. Safe to call again, and at once.
 
@@ -36,14 +39,16 @@ async def create_tenant_schema(database: Database, placement: Placement, *, pass
         UnavailableError: the database is away, or busy with the same tenants.
     """
     async with database.ddl() as connection:
-        await _take_turn(connection, placement)
+        await _take_turn(connection, placement.schema)
         version = await _version(connection, placement)
         if version == 0:
+            await _take_turn(connection, placement.login)
             await _create_roles(connection, placement)
         if placement.is_strict:
             await _set_password(connection, placement, password)
         if version < TENANT_VERSION:
             await _migrate(connection, placement, version=version)
+            await _put_canary(connection, placement, database.canaries.marker(placement.uid))
 
 
 async def drop_tenant_schema(database: Database, placement: Placement) -> None:
@@ -53,7 +58,8 @@ async def drop_tenant_schema(database: Database, placement: Placement) -> None:
         UnavailableError: the database is away, or the tenant's transactions did not end in time.
     """
     async with database.ddl() as connection:
-        await _take_turn(connection, placement)
+        await _take_turn(connection, placement.schema)
+        await _take_turn(connection, placement.login)
         await connection.execute("SET LOCAL ROLE csm_owner")
         await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(placement.schema)))
         await connection.execute("SET LOCAL ROLE NONE")
@@ -73,9 +79,9 @@ async def schema_version(database: Database, placement: Placement) -> int:
         return await _version(connection, placement)
 
 
-async def _take_turn(connection: Connection, placement: Placement) -> None:
-    """Wait for whoever else makes or drops tenants of the same login role: they share that role's memberships."""
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (placement.login,))
+async def _take_turn(connection: Connection, name: str) -> None:
+    """Wait for whoever else works at this schema; or makes or drops tenants of this login role, which share members."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (name,))
 
 
 async def _version(connection: Connection, placement: Placement) -> int:
@@ -120,6 +126,9 @@ async def _is_role(connection: Connection, name: str) -> bool:
 async def _migrate(connection: Connection, placement: Placement, *, version: int) -> None:
     schema = sql.Identifier(placement.schema)
     await connection.execute("SET LOCAL ROLE csm_owner")
+    if version:
+        # The tenant's own transactions queue up behind one that waits to change a table.
+        await connection.execute(_PATIENCE)
     if version == 0:
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
     await connection.execute(sql.SQL("SET LOCAL search_path = {}").format(schema))
@@ -130,6 +139,18 @@ async def _migrate(connection: Connection, placement: Placement, *, version: int
         raise MigrationError("; ".join(weaknesses))
     await connection.execute(
         "INSERT INTO csm_system.tenant_schemas (tenant_uid, version) VALUES (%s, %s)"
-        " ON CONFLICT (tenant_uid) DO UPDATE SET version = excluded.version, migrate_time = now()",
+        " ON CONFLICT (tenant_uid) DO UPDATE"
+        " SET version = excluded.version, migrate_time = now(), failure = '', failures = 0, retry_time = '-infinity'",
         (placement.uid, TENANT_VERSION),
     )
+
+
+async def _put_canary(connection: Connection, placement: Placement, marker: str) -> None:
+    schema = sql.Identifier(placement.schema)
+    await connection.execute(sql.SQL("SET LOCAL app.tenant_id = {}").format(sql.Literal(str(placement.uid))))
+    await connection.execute("SET LOCAL ROLE csm_owner")
+    insert = sql.SQL(
+        "INSERT INTO {}.canaries (marker) VALUES ({}) ON CONFLICT (tenant_id) DO UPDATE SET marker = excluded.marker"
+    )
+    await connection.execute(insert.format(schema, sql.Literal(marker)))
+    await connection.execute("SET LOCAL ROLE NONE")

@@ -22,6 +22,7 @@ from control_plane.postgres.database import Isolation, TenantHandle
 from control_plane.postgres.placement import Placement
 from control_plane.serving.authentication import BearerAuthentication
 from control_plane.serving.authorization import Authorization
+from control_plane.serving.outgoing import OutgoingGuard
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.reception import Reception
 from control_plane.serving.rules import load_rules
@@ -93,9 +94,11 @@ async def stub(bench: Bench) -> "AsyncIterator[certificates_pb2_grpc.Certificate
         cell.database,
         recorder=partial(effects_recorder, touched=cell.sealer.touch),
         denied=cell.denials.note,
+        breached=cell.breaches.note_call,
     )
     authentication = BearerAuthentication(cell.verifier.verify)
-    server = grpc.aio.server(interceptors=(reception, authentication, Authorization(cell.directory)))
+    guard = OutgoingGuard(cell.database.canaries)
+    server = grpc.aio.server(interceptors=(reception, authentication, Authorization(cell.directory), guard))
     servicer = CertificateServicer(cell.keys, bench.objects, page_tokens=PageTokens(bytes(32)))
     certificates_pb2_grpc.add_CertificateServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

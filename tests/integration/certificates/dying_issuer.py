@@ -21,7 +21,7 @@ from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
 from control_plane.objects.store import ObjectStore, open_bucket
 from control_plane.postgres.database import Database, Isolation, PostgresSettings
-from control_plane.postgres.placement import Placement
+from control_plane.postgres.placement import ConnectionPooling, Placement
 
 POINTS: Final = [
     "before the claim",
@@ -45,7 +45,8 @@ def _dies(work: Callable[..., Awaitable[Any]], *, before: bool) -> Callable[...,
 
 async def issue(where: dict[str, Any], point: str) -> None:
     settings = PostgresSettings(socket_dir=Path(where["socket_dir"]), port=where["port"], dbname=where["dbname"])
-    tenant = Placement(**{**where["tenant"], "uid": UUID(where["tenant"]["uid"])})
+    named = where["tenant"]
+    tenant = Placement(**named | {"uid": UUID(named["uid"]), "pooling": ConnectionPooling(**named["pooling"])})
     async with Database.open(settings) as database:
         keys = TenantKeys(await SoftwareVault.open(Path(where["vault"])), database)
         objects = ObjectStore(open_bucket(where["bucket"]), keys)

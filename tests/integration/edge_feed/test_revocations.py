@@ -15,7 +15,7 @@ from control_plane.postgres.database import Database, Isolation, PostgresSetting
 from control_plane.postgres.placement import Placement
 from control_plane.postgres.schemas import migrations
 from control_plane.postgres.schemas.migrations import SYSTEM_MIGRATIONS, migrate_system
-from control_plane.postgres.schemas.tenancy import create_tenant_schema
+from control_plane.postgres.schemas.tenancy import TENANT_MIGRATIONS
 from control_plane.tokens import service, store
 from control_plane.tokens.model import Token
 from tests.fixtures.canaries import ConnectAs, RawConnection, enter, rows_of
@@ -224,7 +224,7 @@ async def test_a_database_of_the_time_before_brings_its_tenants_and_revocations_
         conninfo, autocommit=True, row_factory=psycopg.rows.dict_row
     )
     async with connection:
-        placement = await tenant_of_the_time_before(connection, settings)
+        placement = await tenant_of_the_time_before(connection)
         await migrate_system(conninfo)
         (published,) = await rows_of(connection, PUBLISHED)
         tenants = await rows_of(connection, sql.SQL("SELECT id, edge_revision FROM csm_system.tenants ORDER BY id"))
@@ -238,7 +238,26 @@ async def test_a_database_of_the_time_before_brings_its_tenants_and_revocations_
     assert [row["edge_revision"] > 0 for row in tenants] == [True, False]
 
 
-async def tenant_of_the_time_before(superuser: RawConnection, settings: PostgresSettings) -> Placement:
+async def tables_of_the_time_before(superuser: RawConnection, placement: Placement) -> None:
+    """Make what the code of that time made."""
+    schema, role, login = map(sql.Identifier, (placement.schema, placement.role, placement.login))
+    for statement in (
+        sql.SQL("CREATE ROLE {} LOGIN NOINHERIT").format(login),
+        sql.SQL("CREATE ROLE {} NOLOGIN").format(role),
+        sql.SQL("CREATE SCHEMA {} AUTHORIZATION csm_owner").format(schema),
+        sql.SQL("SET search_path = {}").format(schema),
+        sql.SQL("SET ROLE csm_owner"),
+        sql.SQL(TENANT_MIGRATIONS[0].text).format(schema=schema, role=role),
+        sql.SQL("RESET ROLE"),
+        sql.SQL("RESET search_path"),
+        sql.SQL("INSERT INTO csm_system.tenant_schemas (tenant_uid, version) VALUES ({}, 1)").format(
+            sql.Literal(placement.uid)
+        ),
+    ):
+        await superuser.execute(statement)
+
+
+async def tenant_of_the_time_before(superuser: RawConnection) -> Placement:
     """Make a tenant with a token that is good, one that is revoked, and one that is revoked and has expired."""
     await superuser.execute("ALTER TABLE csm_system.tenants ALTER COLUMN number RESTART WITH 900000000")
     insert = (
@@ -253,8 +272,7 @@ async def tenant_of_the_time_before(superuser: RawConnection, settings: Postgres
     placement = Placement(
         tenant_id=TenantId("org_1"), uid=uid, schema="tenant_org_1", role=row["role_name"], login=row["login_role"]
     )
-    async with Database.open(settings) as database:
-        await create_tenant_schema(database, placement)
+    await tables_of_the_time_before(superuser, placement)
     for number, is_revoked, hours in ((1, False, 1), (2, True, 1), (3, True, -1)):
         await superuser.execute(
             "INSERT INTO tenant_org_1.tokens (tenant_id, id, subject, role, scopes, kid, expire_time, revoke_time)"

@@ -15,6 +15,7 @@ import pytest
 from bulkhead.edge.v1 import policies_pb2_grpc
 from bulkhead.v1 import edges_pb2_grpc
 from control_plane.audit.denials import Denials
+from control_plane.breaches.recorder import Breaches
 from control_plane.errors import DomainError
 from control_plane.policies import store
 from control_plane.policies.feed import Publisher
@@ -23,6 +24,7 @@ from control_plane.policies.service import Edges
 from control_plane.policies.servicer import EdgeServicer, PolicyServicer
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
+from control_plane.postgres.notifications import notified
 from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
 from control_plane.serving.authorization import Authorization
 from control_plane.serving.call import Call
@@ -93,7 +95,7 @@ async def _record_nothing(_tx: object, _effects: object) -> None:
 
 @pytest.fixture
 async def publisher(database: Database, postgres_settings: PostgresSettings) -> AsyncIterator[Publisher]:
-    made = Publisher(database, partial(store.notified, postgres_settings))
+    made = Publisher(database, partial(notified, postgres_settings, store.CHANNEL))
     task = asyncio.create_task(made.run())
     yield made
     made.close()
@@ -115,6 +117,7 @@ async def control(database: Database, publisher: Publisher, tmp_path: Path) -> A
         database,
         recorder=lambda _: _record_nothing,
         denied=lambda call, error: denied.append((call, error)),
+        breached=Breaches(database).note_call,
         # For calls without a deadline: streams must outlive it.
         deadline=dt.timedelta(milliseconds=300),
     )

@@ -29,8 +29,9 @@ from control_plane.postgres.schemas.tenancy import (
 from tests.fixtures.canaries import ConnectAs, RawConnection, insert_row, rows_of, tables_of
 from tests.fixtures.postgres import MakeTenant
 
-SECOND = Migration(version=2, name="notes", text="ALTER TABLE users ADD COLUMN note text NOT NULL DEFAULT ''")
-BROKEN = Migration(version=2, name="broken", text="ALTER TABLE users ADD COLUMN note text; SELECT no_such_column")
+NEXT = TENANT_VERSION + 1
+NOTES = Migration(version=NEXT, name="notes", text="ALTER TABLE users ADD COLUMN note text NOT NULL DEFAULT ''")
+BROKEN = Migration(version=NEXT, name="broken", text="ALTER TABLE users ADD COLUMN note text; SELECT no_such_column")
 
 
 async def census(superuser: RawConnection) -> dict[str, Any]:
@@ -178,15 +179,15 @@ async def test_an_older_schema_is_brought_up_to_date_with_its_rows(
     handle = database.tenant(placement, isolation=Isolation.SERIALIZABLE)
     insert = "INSERT INTO users (id, subject, role, state) VALUES (uuidv7(), 'alice', 'auditor', 'ACTIVE')"
     await handle.run(partial(TenantTransaction.execute, query=insert))
-    monkeypatch.setattr(tenancy, "TENANT_MIGRATIONS", (*tenancy.TENANT_MIGRATIONS, SECOND))
-    monkeypatch.setattr(tenancy, "TENANT_VERSION", SECOND.version)
+    monkeypatch.setattr(tenancy, "TENANT_MIGRATIONS", (*tenancy.TENANT_MIGRATIONS, NOTES))
+    monkeypatch.setattr(tenancy, "TENANT_VERSION", NEXT)
 
     await create_tenant_schema(database, placement)
     await create_tenant_schema(database, placement)
 
     rows = await handle.run(partial(TenantTransaction.fetch_all, query="SELECT subject, note FROM users"))
     assert rows == [{"subject": "alice", "note": ""}]
-    assert await census(superuser) == whole(placement, version=2)
+    assert await census(superuser) == whole(placement, version=NEXT)
 
 
 @pytest.mark.behaviour("T-D8")
@@ -195,7 +196,7 @@ async def test_a_migration_that_fails_leaves_the_old_schema(
 ) -> None:
     placement = await make_tenant()
     monkeypatch.setattr(tenancy, "TENANT_MIGRATIONS", (*tenancy.TENANT_MIGRATIONS, BROKEN))
-    monkeypatch.setattr(tenancy, "TENANT_VERSION", BROKEN.version)
+    monkeypatch.setattr(tenancy, "TENANT_VERSION", NEXT)
 
     with pytest.raises(errors.UndefinedColumn):
         await create_tenant_schema(database, placement)

@@ -11,6 +11,7 @@ import pytest
 from typing_extensions import override
 
 from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
+from control_plane.canary import BreachError
 from control_plane.errors import DomainError, UnauthenticatedError
 from control_plane.postgres.database import Database
 from control_plane.postgres.directory import Directory
@@ -19,6 +20,7 @@ from control_plane.serving.authorization import Authorization
 from control_plane.serving.call import Call, current_call
 from control_plane.serving.interception import Context
 from control_plane.serving.listeners import open_listener
+from control_plane.serving.outgoing import OutgoingGuard
 from control_plane.serving.principal import Principal
 from control_plane.serving.reception import Reception
 from control_plane.serving.rules import load_rules
@@ -34,6 +36,7 @@ class ProbeServicer(certificates_pb2_grpc.CertificateServiceServicer):
         self.failure: Exception | None = None
         self.served = 0
         self.takes_s = 0.0
+        self.says = ""
 
     @override
     async def GetCertificate(
@@ -47,7 +50,7 @@ class ProbeServicer(certificates_pb2_grpc.CertificateServiceServicer):
         assert call.placement is not None
         row = await call.tenant().run(lambda tx: tx.fetch_one("SELECT current_user AS role"))
         return certificates_pb2.Certificate(
-            name=request.name, subject=call.actor, serial_number=str(row and row["role"])
+            name=request.name, subject=call.actor, serial_number=str(row and row["role"]), pem_chain=self.says
         )
 
 
@@ -64,6 +67,7 @@ class Rig:
     issue: Callable[[str], Identity]
     principals: dict[str, Principal]
     denied: list[tuple[Call, DomainError]]
+    breached: list[tuple[Call, BreachError]]
 
     def token_channel(self) -> grpc.aio.Channel:
         return grpc.aio.secure_channel(f"127.0.0.1:{self.token_port}", grpc.ssl_channel_credentials(self.authority))
@@ -88,6 +92,7 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
     tls = tls_files(tmp_path, issue(""), authority)
     principals: dict[str, Principal] = {}
     denied: list[tuple[Call, DomainError]] = []
+    breached: list[tuple[Call, BreachError]] = []
 
     async def verify(token: str) -> Principal:
         if token not in principals:
@@ -99,6 +104,7 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
         database,
         recorder=_no_recorder,  # type: ignore[arg-type]  # the probe writes nothing that an audit log would keep
         denied=lambda call, error: denied.append((call, error)),
+        breached=lambda call, error: breached.append((call, error)),
         deadline=dt.timedelta(milliseconds=200),
     )
     authorization = Authorization(Directory(database))
@@ -112,7 +118,7 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
         server, port = open_listener(
             "127.0.0.1:0",
             tls,
-            interceptors=(reception, authentication, authorization),
+            interceptors=(reception, authentication, authorization, OutgoingGuard(database.canaries)),
             add_servicers=lambda server: certificates_pb2_grpc.add_CertificateServiceServicer_to_server(
                 servicer, server
             ),
@@ -129,6 +135,7 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
         issue=issue,
         principals=principals,
         denied=denied,
+        breached=breached,
     )
     for server in servers:
         await server.stop(None)

@@ -28,7 +28,7 @@ def _principal(role: Role, *scopes: str) -> Principal:
 
 def _entry(state: str) -> Entry:
     placement = Placement(tenant_id=_ORG_1, uid=UUID(int=1), schema="tenant_org_1", role="csm_t_1", login="csm_pool_0")
-    return Entry(placement=placement, state=state)
+    return Entry(placement=placement, state=state, schema_version=1)
 
 
 def test_a_role_that_the_rule_does_not_name_is_refused() -> None:
