@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final
 
 import grpc
@@ -17,7 +18,14 @@ from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from bulkhead.edge.v1 import policies_pb2_grpc
-from bulkhead.v1 import audit_pb2_grpc, certificates_pb2_grpc, edges_pb2_grpc, tenants_pb2_grpc, tokens_pb2_grpc
+from bulkhead.v1 import (
+    audit_pb2_grpc,
+    certificates_pb2_grpc,
+    edges_pb2_grpc,
+    isolation_pb2_grpc,
+    tenants_pb2_grpc,
+    tokens_pb2_grpc,
+)
 from control_plane import cell_key, private_file
 from control_plane.audit.denials import Denials
 from control_plane.audit.recorder import effects_recorder
@@ -26,7 +34,14 @@ from control_plane.audit.servicer import AuditServicer
 from control_plane.breaches.recorder import Breaches
 from control_plane.certificates.servicer import CertificateServicer
 from control_plane.errors import UnavailableError
+from control_plane.isolation.probes.api import CertificatesApi
+from control_plane.isolation.schedule import Schedule
+from control_plane.isolation.service import Verifier, as_it_is, read_only
+from control_plane.isolation.servicer import IsolationServicer
+from control_plane.isolation.walls import Walls
+from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
+from control_plane.keys.vault import KeyVault
 from control_plane.keys.vault_software import SoftwareVault
 from control_plane.objects.store import ObjectStore, open_bucket
 from control_plane.operations.jobs import JobQueue
@@ -46,14 +61,14 @@ from control_plane.postgres.schemas.migrations import SYSTEM_VERSION
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import CHANNEL as UPGRADE_CHANNEL
 from control_plane.postgres.schemas.upgrades import Elsewhere, SchemaUpgrades
-from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
-from control_plane.serving.authorization import Authorization
 from control_plane.serving.interception import Interceptor
+from control_plane.serving.interceptors.authentication import BearerAuthentication, ServiceAuthentication
+from control_plane.serving.interceptors.authorization import Authorization
+from control_plane.serving.interceptors.outgoing import OutgoingGuard
+from control_plane.serving.interceptors.reception import Reception
 from control_plane.serving.listeners import AddServicers, TlsFiles, open_listener
-from control_plane.serving.outgoing import OutgoingGuard
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.principal import Role
-from control_plane.serving.reception import Reception
 from control_plane.serving.rules import load_rules
 from control_plane.settings import ListenerSettings, Settings
 from control_plane.telemetry import configure_logging
@@ -76,6 +91,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.TokenService",
     "bulkhead.v1.AuditService",
     "bulkhead.v1.EdgeService",
+    "bulkhead.v1.IsolationService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -91,6 +107,7 @@ class _Common:
     database: Database
     directory: Directory
     keys: TenantKeys
+    verifier: TokenVerifier
     page_tokens: PageTokens
     denials: Denials
     sealer: Sealer
@@ -106,7 +123,8 @@ async def run_control_plane(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         issuer = await asyncio.to_thread(PlatformIssuer.load_or_create, _platform_key(settings))
         postgres = _postgres(settings, "csm_control", tenant_connections=settings.control_plane_connections)
-        database, keys = await _open_database(stack, settings, postgres)
+        vault = await SoftwareVault.open(settings.vault_dir)
+        database, keys = await _open_database(stack, vault, postgres)
         upgrades = SchemaUpgrades(
             database, passwords=keys.login_password, notified=partial(notified, postgres, UPGRADE_CHANNEL)
         )
@@ -121,10 +139,15 @@ async def run_control_plane(settings: Settings) -> None:
         await stack.enter_async_context(queue.open())
         publisher = Publisher(common.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(common.database)
+        platform_keys = PlatformKeys(vault, database)
+        verifier = await _open_verifier(stack, common, platform_keys)
+        schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
 
         def add(server: grpc.aio.Server) -> None:
             _add_control_plane(server, common=common, plans=plans, queue=queue)
             _add_edges(server, common=common, publisher=publisher, edges=edges)
+            isolation = IsolationServicer(verifier, platform_keys, common.page_tokens)
+            isolation_pb2_grpc.add_IsolationServiceServicer_to_server(isolation, server)
 
         await _serve(
             common,
@@ -136,6 +159,7 @@ async def run_control_plane(settings: Settings) -> None:
                 edges.run(),
                 edges.prune(),
                 upgrades.run(),
+                schedule.run(),
             ],
             draining=publisher.close,
         )
@@ -147,7 +171,7 @@ async def run_certificates(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         platform_key = await _await_platform_key(settings)
         postgres = _postgres(settings, "csm_directory", tenant_connections=settings.certificates_connections)
-        database, keys = await _open_database(stack, settings, postgres)
+        database, keys = await _open_database(stack, await SoftwareVault.open(settings.vault_dir), postgres)
         # This process has no right to change a table: the control plane does it.
         directory = Directory(database, version=TENANT_VERSION, upgrade=Elsewhere(database).ensure)
         common = _common(settings, directory, database=database, keys=keys, platform_key=platform_key)
@@ -161,10 +185,8 @@ async def run_certificates(settings: Settings) -> None:
 
 
 async def _open_database(
-    stack: AsyncExitStack, settings: Settings, postgres: PostgresSettings
+    stack: AsyncExitStack, vault: KeyVault, postgres: PostgresSettings
 ) -> tuple[Database, TenantKeys]:
-    vault = await SoftwareVault.open(settings.vault_dir)
-
     async def password(placement: Placement, *, anew: bool = False) -> str:
         # It comes from the tenant's key, and keys are kept in the same database.
         return await keys.login_password(placement, anew=anew)
@@ -172,6 +194,15 @@ async def _open_database(
     database = await stack.enter_async_context(Database.open(postgres, passwords=password))
     keys = TenantKeys(vault, database)
     return database, keys
+
+
+async def _open_verifier(stack: AsyncExitStack, common: _Common, keys: PlatformKeys) -> Verifier:
+    settings = common.settings
+    tls, context_key = _tls(settings.control_plane, settings), _context_key(settings)
+    api = await stack.enter_async_context(CertificatesApi.open(settings.certificates.internal_listen, tls, context_key))
+    walls = Walls(database=common.database, keys=common.keys, tokens=common.verifier, api=api)
+    restrict = read_only(common.database, touched=common.sealer.touch) if settings.restricts_unsafe else as_it_is
+    return Verifier(common.database, keys, walls, restrict=restrict, breached=common.breaches.note)
 
 
 def _common(
@@ -182,7 +213,7 @@ def _common(
     denials = Denials(database, directory, touched=sealer.touch)
     breaches = Breaches(database)
     recorder = partial(effects_recorder, touched=sealer.touch)
-    context_key = cell_key.load_or_create(settings.secrets_dir / "context.key")
+    context_key = _context_key(settings)
 
     def interceptors(authentication: Interceptor) -> tuple[Interceptor, ...]:
         reception = Reception(
@@ -195,6 +226,7 @@ def _common(
         database=database,
         directory=directory,
         keys=keys,
+        verifier=verifier,
         page_tokens=PageTokens(cell_key.load_or_create(settings.secrets_dir / "paging.key")),
         denials=denials,
         sealer=sealer,
@@ -203,6 +235,14 @@ def _common(
         internal_interceptors=interceptors(ServiceAuthentication(settings.services, context_key)),
         health=health.aio.HealthServicer(),
     )
+
+
+def _tls(listener: ListenerSettings, settings: Settings) -> TlsFiles:
+    return TlsFiles(certificate=listener.certificate, key=listener.key, authority=settings.ca_file)
+
+
+def _context_key(settings: Settings) -> bytes:
+    return cell_key.load_or_create(settings.secrets_dir / "context.key")
 
 
 def _platform_key(settings: Settings) -> Path:
@@ -255,7 +295,7 @@ def _listeners(
     common: _Common, settings: ListenerSettings, add: AddServicers, *, reflected: Sequence[str] = ()
 ) -> list[grpc.aio.Server]:
     """Open the listener for tokens, and the one for internal services; the latter tells no names."""
-    tls = TlsFiles(certificate=settings.certificate, key=settings.key, authority=common.settings.ca_file)
+    tls = _tls(settings, common.settings)
 
     def add_all(server: grpc.aio.Server) -> None:
         add(server)

@@ -17,6 +17,7 @@ _RESERVED: Final = frozenset({
     "msp", "msps", "none", "null", "platform", "postgres", "public", "root", "self", "shared", "system", "tenant",
     "tenants", "undefined", "valkey", "www",
 })  # fmt: skip
+_UUID_LENGTH: Final = 36
 _RESERVED_PREFIXES: Final = ("pg_", "csm_", "bulkhead_")
 
 
@@ -47,3 +48,14 @@ def dns_label(tenant_id: TenantId) -> str:
 def new_uuid() -> UUID:
     """Make a UUIDv7: unique, and in the order of its making."""
     return uuid_utils.compat.uuid7()
+
+
+def uuid_of(text: str) -> UUID | None:
+    """Read a UUID in the one form that we write; None for any other text."""
+    if len(text) != _UUID_LENGTH:
+        return None
+    try:
+        value = UUID(text)
+    except ValueError:
+        return None
+    return value if str(value) == text else None

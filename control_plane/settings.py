@@ -57,6 +57,8 @@ class Settings:
     """The software vault."""
     objects: str
     """A directory, or the URL of a bucket."""
+    restricts_unsafe: bool
+    """Whether a tenant whose isolation does not hold becomes read-only."""
     services: Mapping[str, frozenset[str]]
     """The scopes of each internal service, by the name in its SPIFFE identity."""
 
@@ -87,6 +89,7 @@ def _settings(state_dir: Path, config: Mapping[str, Any]) -> Settings:
         secrets_dir=state_dir / config["secrets_dir"],
         vault_dir=state_dir / config["vault_dir"],
         objects=objects if "://" in objects else str(state_dir / objects),
+        restricts_unsafe=bool(config["restricts_unsafe"]),
         services={name: frozenset(scopes) for name, scopes in config["services"].items()},
     )
 

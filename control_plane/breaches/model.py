@@ -14,7 +14,7 @@ class Kind:
     finder_uid: UUID | None
     """In whose call or transaction it turned up; None where that was nobody's."""
     channel: str
-    """Where: `row`, `response`, `object` or `context`."""
+    """Where: `row`, `response`, `object`, `cache` or `context`."""
     method: str
     """The call's, or what was at work."""
 
@@ -30,6 +30,10 @@ class Breach:
     """The first one's."""
     first_time: datetime
     last_time: datetime
+    owner: str = ""
+    """The owner's resource name; `uids/{uid}` where the tenant is gone. Said by the database."""
+    finder: str = ""
+    """The finder's, in the same form."""
 
     @property
     def name(self) -> str:

@@ -32,14 +32,18 @@ async def add(tx: SystemTransaction, breach: Breach) -> None:
     )
 
 
-async def list_page(tx: SystemTransaction, *, before: UUID | None, limit: int) -> list[Breach]:
+async def list_page(tx: SystemTransaction, *, before: UUID, limit: int) -> list[Breach]:
     """Return breaches, the newest first, from before `before` on."""
     rows = await tx.fetch_all(
         """
-        SELECT id, owner_uid, finder_uid, channel, method, request_id, count, first_time, last_time
-          FROM csm_system.breaches
-         WHERE %(before)s::uuid IS NULL OR id < %(before)s
-         ORDER BY id DESC
+        SELECT b.id, owner_uid, finder_uid, channel, method, request_id, count, first_time, last_time,
+               coalesce('tenants/' || owner.id, 'uids/' || owner_uid) AS owner,
+               coalesce('tenants/' || finder.id, 'uids/' || finder_uid, '') AS finder
+          FROM csm_system.breaches AS b
+          LEFT JOIN csm_system.tenants AS owner ON owner.uid = owner_uid
+          LEFT JOIN csm_system.tenants AS finder ON finder.uid = finder_uid
+         WHERE b.id < %(before)s
+         ORDER BY b.id DESC
          LIMIT %(limit)s
         """,
         {"before": before, "limit": limit},
@@ -56,4 +60,6 @@ def _breach(row: Mapping[str, Any]) -> Breach:
         request_id=row["request_id"],
         first_time=row["first_time"],
         last_time=row["last_time"],
+        owner=row["owner"],
+        finder=row["finder"],
     )

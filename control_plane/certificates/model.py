@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from control_plane.errors import Violations
-from control_plane.ids import TenantId
+from control_plane.ids import TenantId, uuid_of
 
 DEFAULT_PROFILE: Final = "private"
 SHORTEST_VALIDITY: Final = timedelta(minutes=1)
@@ -123,14 +123,14 @@ def authority_name(tenant_id: TenantId) -> str:
 
 def certificate_id(segment: str) -> UUID | None:
     """Read the last segment of a certificate's name; None for what names none. Each certificate has one name only."""
-    return _canonical_uuid(segment)
+    return uuid_of(segment)
 
 
 def checked_request_id(asked: Asked, violations: Violations) -> UUID | None:
     """Read the caller's request id, if it gave one."""
     if not asked.request_id:
         return None
-    found = _canonical_uuid(asked.request_id.lower())
+    found = uuid_of(asked.request_id.lower())
     if found is None or found.int == 0:
         violations.add("request_id", "must be a UUID, and not the nil one", reason="REQUEST_ID")
     return found
@@ -157,11 +157,3 @@ def reason_violation(reason: str) -> str | None:
     if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in reason):
         return "must be one line of text"
     return None
-
-
-def _canonical_uuid(text: str) -> UUID | None:
-    try:
-        found = UUID(text)
-    except ValueError:
-        return None
-    return found if str(found) == text else None

@@ -10,6 +10,7 @@ import typer
 from control_plane.cli import audit, certificates, operations, output, serve, stack, tenants, tokens
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.edge import demo, edges, proxy, xds
+from control_plane.cli.isolation import commands as isolation
 from control_plane.cli.session import DEFAULT_DIRECTORY
 
 _INTERRUPTED: Final = 130
@@ -31,6 +32,7 @@ app.add_typer(tokens.app, name="tokens")
 app.add_typer(certificates.app, name="certificates")
 app.add_typer(operations.app, name="operations")
 app.add_typer(audit.app, name="audit")
+app.add_typer(isolation.app, name="isolation")
 app.add_typer(edges.app, name="edges")
 app.add_typer(proxy.app, name="proxy")
 app.add_typer(xds.app, name="xds")

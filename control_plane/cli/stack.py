@@ -1,5 +1,6 @@
 """`bulkhead up`, `down` and `status`: the embedded stack of the state directory."""
 
+import os
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _INTERRUPTED: Final = 130
+_UNSAFE_TENANTS: Final = "BULKHEAD_UNSAFE_TENANTS"
+_RESTRICT: Final = "restrict"
+_REPORT: Final = "report"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -53,7 +57,10 @@ def up(
 
         state_dir, progress = _state_dir(context), _progress()
         size = StackSize(
-            proxy_workers=proxy_workers, check_workers=check_workers, tenant_connections=tenant_connections
+            proxy_workers=proxy_workers,
+            check_workers=check_workers,
+            tenant_connections=tenant_connections,
+            restricts_unsafe=_restricts_unsafe(),
         )
         asked = _Asked(demo=demo, as_json=as_json)
         if detach:
@@ -62,6 +69,14 @@ def up(
             _put_ready(state_dir, start_in_background(state_dir, progress, size=size), asked=asked)
             return
         _supervise(state_dir, progress, size=size, asked=asked)
+
+
+def _restricts_unsafe() -> bool:
+    """Read what is seldom set from the environment: what becomes of a tenant whose isolation does not hold."""
+    given = os.environ.get(_UNSAFE_TENANTS, _RESTRICT)
+    if given not in {_RESTRICT, _REPORT}:
+        raise typer.BadParameter(f"{_UNSAFE_TENANTS} must be {_RESTRICT} or {_REPORT}")
+    return given == _RESTRICT
 
 
 def down(context: typer.Context, *, as_json: AsJson = False) -> None:

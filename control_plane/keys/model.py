@@ -27,6 +27,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 WrappedKey = NewType("WrappedKey", bytes)
 """A key encrypted under a KEK. Safe to store and to log the length of; opaque to all but the vault that made it."""
 
+PLATFORM_UID: Final = UUID(int=0)
+"""Stands in the place of a tenant's uid where a key is the platform's own; no tenant has it."""
+
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 # Random nonces of 96 bits: one key may seal 2**32 messages before the odds of a repeat pass 2**-32 (SP 800-38D, 8.3).

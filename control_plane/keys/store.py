@@ -1,7 +1,8 @@
-"""Wrapped keys in `csm_system.tenant_keys`. Nothing here is secret: what is wrapped, only the vault opens."""
+"""Wrapped keys: of tenants, and of the platform. Nothing here is secret: what is wrapped, only the vault opens."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +38,20 @@ class StoredKey:
             version=self.version,
             object_name=str(self.id),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformKey:
+    """A row of `csm_system.platform_keys`: one version of a key of the platform's own."""
+
+    id: UUID
+    purpose: str
+    version: int
+    algorithm: str
+    kek_version: int
+    public: bytes = field(repr=False)
+    wrapped: WrappedKey = field(repr=False)
+    create_time: datetime
 
 
 async def enabled(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
@@ -93,6 +108,41 @@ async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> No
 async def delete_all(tx: SystemTransaction, tenant_uid: UUID) -> None:
     """Delete all of a tenant's keys."""
     await tx.execute("DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
+
+
+async def platform_keys(tx: SystemTransaction, purpose: str) -> list[PlatformKey]:
+    """List the platform's keys of that purpose, the newest first."""
+    rows = await tx.fetch_all(
+        """
+        SELECT id, purpose, version, algorithm, kek_version, wrapped, public, create_time
+          FROM csm_system.platform_keys WHERE purpose = %(purpose)s ORDER BY version DESC
+        """,
+        {"purpose": purpose},
+    )
+    return [PlatformKey(**row) for row in rows]
+
+
+async def insert_platform_key(tx: SystemTransaction, key: PlatformKey, *, wrapped: WrappedKey) -> None:
+    """Insert a key of the platform's own, unless there is one of that purpose and version already: the first stays."""
+    await tx.execute(
+        """
+        INSERT INTO csm_system.platform_keys
+               (id, purpose, version, algorithm, kek_version, wrapped, public, create_time)
+        VALUES (%(id)s, %(purpose)s, %(version)s, %(algorithm)s, %(kek_version)s, %(wrapped)s, %(public)s,
+                %(create_time)s)
+        ON CONFLICT (purpose, version) DO NOTHING
+        """,
+        {
+            "id": key.id,
+            "purpose": key.purpose,
+            "version": key.version,
+            "algorithm": key.algorithm,
+            "kek_version": key.kek_version,
+            "wrapped": wrapped,
+            "public": key.public,
+            "create_time": key.create_time,
+        },
+    )
 
 
 def _stored_key(row: dict[str, Any]) -> StoredKey:

@@ -126,6 +126,16 @@ class Database:
         )
 
     @asynccontextmanager
+    async def bare(self, placement: Placement) -> AsyncIterator[Connection]:
+        """Lend a session of the tenant's login, before any transaction. For `probing` alone: nothing checks its SQL."""
+        async with self._tenants.lease(placement.login, placement) as connection:
+            yield connection
+
+    def entrance(self, placement: Placement) -> tuple[bytes, ...]:
+        """Return what a transaction of the tenant's begins with. For `probing` alone."""
+        return tenant_entrance(placement, Isolation.READ_COMMITTED).statements
+
+    @asynccontextmanager
     async def ddl(self) -> AsyncIterator[Connection]:
         """Open a transaction in which tenants' schemas are made and dropped. For `tenancy` alone.
 

@@ -200,7 +200,8 @@ def unavailability_told() -> Iterator[None]:
         # An aborted pipeline is no loss of the database, but the trace of an earlier error that somebody swallowed.
         if is_worth_a_retry(error) or isinstance(error, errors.PipelineAborted):
             raise
-        raise UnavailableError("the database is away") from error
+        is_lock = isinstance(error, errors.LockNotAvailable)
+        raise UnavailableError("a lock did not come free in time" if is_lock else "the database is away") from error
 
 
 def _begin(placement: Placement, isolation: Isolation) -> tuple[bytes, ...]:

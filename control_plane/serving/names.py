@@ -10,6 +10,8 @@ from control_plane.ids import TenantId, tenant_id_violation
 TENANT: Final = "tenants/{tenant}"
 TOKEN: Final = "tenants/{tenant}/tokens/{token}"  # noqa: S105 a pattern of names, not a secret
 CERTIFICATE: Final = "tenants/{tenant}/certificates/{certificate}"
+ATTESTATION: Final = "tenants/{tenant}/attestations/{attestation}"
+CELL: Final = "cells/{cell}"
 OPERATION: Final = "operations/{operation}"
 
 

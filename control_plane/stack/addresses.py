@@ -121,6 +121,7 @@ def write_config(
         "secrets_dir": "secrets",
         "vault_dir": "vault",
         "objects": "objects",
+        "restricts_unsafe": size.restricts_unsafe,
         "services": _SERVICES,
         "edge": edge.edge_settings(
             size,

@@ -13,7 +13,7 @@ from control_plane.operations.model import Operation, OperationState, StepRecord
 from control_plane.postgres.database import SystemHandle, SystemTransaction
 from control_plane.postgres.effects import Effect
 from control_plane.tenants import store
-from control_plane.tenants.model import Settings, State, Tenant
+from control_plane.tenants.model import Action, Settings, State, Tenant
 
 KIND: Final = "tenants.create"
 # What the transaction of CreateTenant does itself, and what the operation does afterwards.
@@ -95,6 +95,13 @@ async def change_tenant(
         return after
 
     return await system.run(work)
+
+
+async def restrict_tenant(system: SystemHandle, tenant_id: TenantId, *, now: datetime) -> None:
+    """Make an active tenant read-only; leave any other as it is. Raises NotFoundError when there is no such tenant."""
+    await change_tenant(
+        system, tenant_id, lambda tenant: tenant.after(Action.RESTRICT, now) if tenant.state is State.ACTIVE else tenant
+    )
 
 
 async def _check_domains(tx: SystemTransaction, tenant: Tenant) -> None:

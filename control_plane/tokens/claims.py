@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from control_plane.tokens.model import LONGEST_LIFETIME, TENANT_ROLES, Token, subject_violation, uuid_of
+from control_plane.ids import uuid_of
+from control_plane.tokens.model import LONGEST_LIFETIME, TENANT_ROLES, Token, subject_violation
 
 ALGORITHM: Final = "EdDSA"
 ISSUER: Final = "bulkhead"

@@ -11,7 +11,9 @@ from uuid import UUID
 
 # As `Role` in rules.proto, in the words of the claim.
 TENANT_ROLES: Final = frozenset({"tenant-admin", "tenant-member", "auditor"})
-SCOPES: Final = frozenset({"audit.read", "certificates.read", "certificates.write"})
+SCOPES: Final = frozenset({
+    "audit.read", "certificates.read", "certificates.write", "isolation.read", "isolation.verify",
+})  # fmt: skip
 
 SHORTEST_LIFETIME: Final = timedelta(minutes=1)
 DEFAULT_LIFETIME: Final = timedelta(hours=1)
@@ -19,7 +21,6 @@ LONGEST_LIFETIME: Final = timedelta(hours=24)
 
 MOST_SCOPES: Final = 32
 LONGEST_SUBJECT: Final = 200
-_UUID_LENGTH: Final = 36
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,17 +110,6 @@ def scope_violations(scopes: Sequence[str]) -> dict[int, str]:
     """Say why each of the scopes at fault cannot be granted, by its index."""
     found = {index: "is no scope" for index, scope in enumerate(scopes) if scope not in SCOPES}
     return found | {index: "is there twice" for index, scope in enumerate(scopes) if scope in scopes[:index]}
-
-
-def uuid_of(text: str) -> UUID | None:
-    """Read a UUID in the one form that we write; None for any other text."""
-    if len(text) != _UUID_LENGTH:
-        return None
-    try:
-        value = UUID(text)
-    except ValueError:
-        return None
-    return value if str(value) == text else None
 
 
 def _seconds(duration: timedelta) -> int:

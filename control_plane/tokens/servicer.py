@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from bulkhead.v1 import rules_pb2, tokens_pb2, tokens_pb2_grpc
 from control_plane.errors import NotFoundError, Violations
+from control_plane.ids import uuid_of
 from control_plane.keys.service import TenantKeys
 from control_plane.serving import names
 from control_plane.serving.call import current_call
@@ -26,7 +27,6 @@ from control_plane.tokens.model import (
     lifetime_violation,
     scope_violations,
     subject_violation,
-    uuid_of,
 )
 
 _ROLES: Final = {role_number(role): role.value for role in (Role.TENANT_ADMIN, Role.TENANT_MEMBER, Role.AUDITOR)}

@@ -11,6 +11,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import grpc
+import psycopg
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -18,6 +19,8 @@ from google.rpc import error_details_pb2, status_pb2
 from bulkhead.v1 import (
     certificates_pb2,
     certificates_pb2_grpc,
+    isolation_pb2,
+    isolation_pb2_grpc,
     rules_pb2,
     tenants_pb2,
     tenants_pb2_grpc,
@@ -29,6 +32,7 @@ from control_plane.serving import context as tenant_context
 from control_plane.serving.principal import Role
 from control_plane.settings import ListenerSettings, Settings
 from control_plane.stack.edge.identities import AGENT
+from control_plane.stack.postgres import SUPERUSER
 from control_plane.tokens.platform import PlatformIssuer
 from tests.isolation.rpc_requests import METHODS, Target, path, rule, signing_request
 
@@ -175,6 +179,7 @@ def open_world(state_dir: Path) -> Iterator[World]:
         founder = _Founder(channels, admin)
         own, foreign, suspended = (founder.tenant(kind) for kind in ("own", "foreign", "suspended"))
         founder.suspend(suspended)
+        _note_two_breaches(settings)
         yield World(
             own=own,
             foreign=foreign,
@@ -183,6 +188,20 @@ def open_world(state_dir: Path) -> Iterator[World]:
             callers=_platform_callers(settings, admin) | founder.callers(own) | _service_callers(settings, own) | EDGES,
             channels=channels,
             edge_channels=edge_channels,
+        )
+
+
+def _note_two_breaches(settings: Settings) -> None:
+    """Say that there were some, for their list: of tenants that are gone."""
+    with psycopg.connect(
+        host=str(settings.postgres_socket_dir),
+        port=settings.postgres_port,
+        dbname=settings.postgres_dbname,
+        user=SUPERUSER,
+    ) as connection:
+        connection.execute(
+            "INSERT INTO csm_system.breaches (id, owner_uid, channel, method, request_id, count, first_time, last_time)"
+            " SELECT uuidv7(), uuidv7(), 'row', 'a test', '', 1, now(), now() FROM generate_series(1, 2)"
         )
 
 
@@ -259,6 +278,7 @@ class _Founder:
         channel = channels[False, False]
         self._tenants = tenants_pb2_grpc.TenantServiceStub(channel)
         self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
+        self._isolation = isolation_pb2_grpc.IsolationServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
         self._operations = operations(channel)
         self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
@@ -274,11 +294,17 @@ class _Founder:
         parent = f"tenants/{tenant}"
         wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="spare")
         token = self._tokens.IssueToken(wanted, metadata=self._metadata)
-        # Two, so that their list has a second page.
+        # Two of each, so that their list has a second page.
         csrs = [signing_request(f"{place}.example.org") for place in ("first", "second")]
         asked = [certificates_pb2.IssueCertificateRequest(parent=parent, csr_pem=csr) for csr in csrs]
         certificate, _ = [self._certificates.IssueCertificate(one, metadata=self._metadata) for one in asked]
-        names = {"tokens": token.metadata.name, "certificates": certificate.name}
+        verified = isolation_pb2.VerifyIsolationRequest(name=parent)
+        attestation, _ = [self._isolation.VerifyIsolation(verified, metadata=self._metadata) for _ in range(2)]
+        names = {
+            "tokens": token.metadata.name,
+            "certificates": certificate.name,
+            "attestations": attestation.name,
+        }
         return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
 
     def suspend(self, target: Target) -> None:

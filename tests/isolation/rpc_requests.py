@@ -103,6 +103,10 @@ def _signing_request(message: Any) -> None:
     message.validate_only = True
 
 
+def _cell(message: Any) -> None:
+    message.cell = "cells/local"
+
+
 def _impossible_revision(message: Any) -> None:
     message.revision = -1
 
@@ -130,6 +134,7 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "IssueToken": _token,
     "RedeemEnrolmentToken": _wrong_enrolment_token,
     "IssueCertificate": _signing_request,
+    "VerifyCell": _cell,
     "AcknowledgePolicies": _impossible_revision,
     "ReportDecisions": _empty_report,
 }

@@ -20,6 +20,9 @@ class StackSize:
     tenant_connections: int = 40
     """To the database, for tenants' transactions: all tenants and all processes together."""
 
+    restricts_unsafe: bool = True
+    """Whether a tenant whose isolation does not hold becomes read-only."""
+
     @property
     def connections_by_process(self) -> dict[str, int]:
         """Divide the tenants' connections among the processes that serve tenants."""

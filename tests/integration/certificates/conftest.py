@@ -20,11 +20,11 @@ from control_plane.keys.vault_software import SoftwareVault
 from control_plane.objects.store import ObjectStore, open_bucket
 from control_plane.postgres.database import Isolation, TenantHandle
 from control_plane.postgres.placement import Placement
-from control_plane.serving.authentication import BearerAuthentication
-from control_plane.serving.authorization import Authorization
-from control_plane.serving.outgoing import OutgoingGuard
+from control_plane.serving.interceptors.authentication import BearerAuthentication
+from control_plane.serving.interceptors.authorization import Authorization
+from control_plane.serving.interceptors.outgoing import OutgoingGuard
+from control_plane.serving.interceptors.reception import Reception
 from control_plane.serving.paging import PageTokens
-from control_plane.serving.reception import Reception
 from control_plane.serving.rules import load_rules
 from tests.fixtures.cell import Cell, cell
 from tests.unit.certificates.signing_requests import signing_request

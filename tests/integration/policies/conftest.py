@@ -25,12 +25,12 @@ from control_plane.policies.servicer import EdgeServicer, PolicyServicer
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.notifications import notified
-from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
-from control_plane.serving.authorization import Authorization
 from control_plane.serving.call import Call
+from control_plane.serving.interceptors.authentication import BearerAuthentication, ServiceAuthentication
+from control_plane.serving.interceptors.authorization import Authorization
+from control_plane.serving.interceptors.reception import Reception
 from control_plane.serving.listeners import AddServicers, TlsFiles, open_listener
 from control_plane.serving.principal import Principal, Role
-from control_plane.serving.reception import Reception
 from control_plane.serving.rules import load_rules
 from tests.fixtures.authority import Identity, new_authority, tls_files
 

@@ -16,10 +16,11 @@ from control_plane.postgres.directory import Directory
 from control_plane.postgres.notifications import notified
 from control_plane.postgres.placement import Placement
 from control_plane.postgres.schemas import tenancy, upgrades
+from control_plane.postgres.schemas.lint import find_faults
 from control_plane.postgres.schemas.migrations import Migration
 from control_plane.postgres.schemas.tenancy import TENANT_MIGRATIONS, TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import CHANNEL, Elsewhere, SchemaUpgrades
-from tests.fixtures.canaries import RawConnection, rows_of
+from tests.fixtures.canaries import RawConnection, rows_of, tables_of
 from tests.fixtures.postgres import MakeTenant, login_password
 
 NEXT = TENANT_VERSION + 1
@@ -134,6 +135,19 @@ async def test_one_that_fails_keeps_nobody_waiting_and_says_why(
     )
     assert row["failures"] == 1
     assert 'column "note" of relation "users" already exists' in row["failure"]
+
+
+@pytest.mark.behaviour("T-D8")
+async def test_nobodys_tables_are_looked_at_but_the_tenants_own(
+    database: Database, make_tenant: MakeTenant, superuser: RawConnection
+) -> None:
+    """To look at a table is to lock it, and another tenant's may be in the middle of its own migration."""
+    ours, theirs = await make_tenant("org_1"), await make_tenant("org_2")
+    async with superuser.transaction(), database.ddl() as connection:
+        for table in await tables_of(superuser, theirs):
+            await superuser.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table.qualified))
+        await connection.execute("SET LOCAL lock_timeout = '1ms'")
+        assert await find_faults(connection, ours.schema) == []
 
 
 async def test_one_that_failed_is_tried_again_and_ever_more_seldom(

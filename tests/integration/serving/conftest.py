@@ -15,14 +15,14 @@ from control_plane.canary import BreachError
 from control_plane.errors import DomainError, UnauthenticatedError
 from control_plane.postgres.database import Database
 from control_plane.postgres.directory import Directory
-from control_plane.serving.authentication import BearerAuthentication, ServiceAuthentication
-from control_plane.serving.authorization import Authorization
 from control_plane.serving.call import Call, current_call
 from control_plane.serving.interception import Context
+from control_plane.serving.interceptors.authentication import BearerAuthentication, ServiceAuthentication, VerifyToken
+from control_plane.serving.interceptors.authorization import Authorization
+from control_plane.serving.interceptors.outgoing import OutgoingGuard
+from control_plane.serving.interceptors.reception import Reception
 from control_plane.serving.listeners import open_listener
-from control_plane.serving.outgoing import OutgoingGuard
 from control_plane.serving.principal import Principal
-from control_plane.serving.reception import Reception
 from control_plane.serving.rules import load_rules
 from tests.fixtures.authority import Identity, new_authority, tls_files
 
@@ -86,6 +86,15 @@ def _no_recorder(_call: Call) -> Callable[..., object]:
     return _record_nothing
 
 
+def _verifying(principals: dict[str, Principal]) -> VerifyToken:
+    async def verify(token: str) -> Principal:
+        if token not in principals:
+            raise UnauthenticatedError("unknown token")
+        return principals[token]
+
+    return verify
+
+
 @pytest.fixture
 async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
     issue, authority = new_authority()
@@ -93,12 +102,6 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
     principals: dict[str, Principal] = {}
     denied: list[tuple[Call, DomainError]] = []
     breached: list[tuple[Call, BreachError]] = []
-
-    async def verify(token: str) -> Principal:
-        if token not in principals:
-            raise UnauthenticatedError("unknown token")
-        return principals[token]
-
     reception = Reception(
         load_rules(),
         database,
@@ -112,7 +115,7 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
     servicer = ProbeServicer()  # type: ignore[abstract]  # the other methods answer UNIMPLEMENTED
     ports, servers = [], []
     for authentication, client_certificates in (
-        (BearerAuthentication(verify), False),
+        (BearerAuthentication(_verifying(principals)), False),
         (ServiceAuthentication(services, CONTEXT_KEY), True),
     ):
         server, port = open_listener(

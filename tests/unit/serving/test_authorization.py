@@ -9,7 +9,7 @@ from control_plane.errors import NotFoundError, PermissionDeniedError, Precondit
 from control_plane.ids import TenantId
 from control_plane.postgres.directory import Entry
 from control_plane.postgres.placement import Placement
-from control_plane.serving.authorization import check_role, check_served, check_tenant
+from control_plane.serving.interceptors.authorization import check_role, check_served, check_tenant
 from control_plane.serving.principal import TENANT_BOUND, Principal, Role
 
 _ORG_1, _ORG_2 = TenantId("org_1"), TenantId("org_2")

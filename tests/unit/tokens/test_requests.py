@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from bulkhead.v1 import rules_pb2, tokens_pb2
 from control_plane.errors import InvalidArgumentError
-from control_plane.tokens.model import Grant, scope_violations, subject_violation, uuid_of
+from control_plane.ids import uuid_of
+from control_plane.tokens.model import Grant, scope_violations, subject_violation
 from control_plane.tokens.servicer import _wanted
 
 GRANT = Grant(subject="alice", role="auditor", scopes=("audit.read", "certificates.read"), lifetime=timedelta(hours=1))

@@ -5,7 +5,7 @@ CREATE TABLE csm_system.breaches (
   owner_uid uuid NOT NULL,
   finder_uid uuid,
   channel text NOT NULL
-    CONSTRAINT breaches_channel_check CHECK (channel IN ('row', 'response', 'object', 'context')),
+    CONSTRAINT breaches_channel_check CHECK (channel IN ('row', 'response', 'object', 'cache', 'context')),
   method text NOT NULL,
   request_id text NOT NULL,
   count bigint NOT NULL,

@@ -1,0 +1,105 @@
+"""The platform's own keys, which belong to no tenant: kept as tenants' are, under a KEK of the platform's own."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from control_plane.ids import new_uuid
+from control_plane.keys import store
+from control_plane.keys.material import Material, token_key_pair
+from control_plane.keys.model import PLATFORM_UID, Binding, KekRef, WrappedKey
+from control_plane.keys.store import PlatformKey
+from control_plane.keys.vault import KeyVault
+from control_plane.postgres.database import Database
+
+ATTESTATIONS: Final = "attestations"
+"""Signs what verifications of isolation have found."""
+
+_KEK: Final = KekRef(tenant_uid=PLATFORM_UID, version=1)
+_FIRST_VERSION: Final = 1
+_ALGORITHM: Final = "Ed25519"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestationSigner:
+    """Signs attestations."""
+
+    key_id: UUID
+    private_key: Ed25519PrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestationKey:
+    """Verifies attestations, for ever."""
+
+    key_id: UUID
+    public_key: Ed25519PublicKey
+    create_time: datetime
+
+
+class PlatformKeys:
+    """The keys of one cell's platform. Every method raises UnavailableError when the database or the vault is away."""
+
+    def __init__(self, vault: KeyVault, database: Database) -> None:
+        """Keys are opened by `vault`, and kept, wrapped, in `database`."""
+        self._vault = vault
+        self._system = database.system()
+        self._signer: AttestationSigner | None = None
+
+    @property
+    def hsm_backed(self) -> bool:
+        """Say whether an HSM holds the KEK."""
+        return self._vault.root_of_trust.hsm_backed
+
+    async def attestation_signer(self) -> AttestationSigner:
+        """Return the newest key for attestations; make the first one where there is none."""
+        if self._signer is None:
+            keys = await self._stored() or await self._make()
+            private = await self._vault.unwrap(_KEK, keys[0].wrapped, aad=_binding(keys[0]).aad())
+            pair = token_key_pair(Material(private=private, public=keys[0].public))
+            self._signer = AttestationSigner(key_id=keys[0].id, private_key=pair)
+        return self._signer
+
+    async def attestation_keys(self) -> list[AttestationKey]:
+        """List the keys that attestations have ever been signed with, the newest first."""
+        return [
+            AttestationKey(
+                key_id=key.id,
+                public_key=Ed25519PublicKey.from_public_bytes(key.public),
+                create_time=key.create_time,
+            )
+            for key in await self._stored()
+        ]
+
+    async def _stored(self) -> list[PlatformKey]:
+        return await self._system.run(lambda tx: store.platform_keys(tx, ATTESTATIONS))
+
+    async def _make(self) -> list[PlatformKey]:
+        """Make the first key; where two processes do so at once, the first one's stays."""
+        await self._vault.create_kek(_KEK)
+        private = Ed25519PrivateKey.generate()
+        unwrapped = PlatformKey(
+            id=new_uuid(),
+            purpose=ATTESTATIONS,
+            version=_FIRST_VERSION,
+            algorithm=_ALGORITHM,
+            kek_version=_KEK.version,
+            public=private.public_key().public_bytes_raw(),
+            wrapped=WrappedKey(b""),
+            create_time=datetime.now(UTC),
+        )
+        wrapped = await self._vault.wrap(_KEK, private.private_bytes_raw(), aad=_binding(unwrapped).aad())
+        await self._system.run(lambda tx: store.insert_platform_key(tx, unwrapped, wrapped=wrapped))
+        return await self._stored()
+
+
+def _binding(key: PlatformKey) -> Binding:
+    return Binding(
+        tenant_uid=PLATFORM_UID,
+        purpose=f"platform/{key.purpose}/{key.algorithm}",
+        version=key.version,
+        object_name=str(key.id),
+    )
