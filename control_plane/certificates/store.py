@@ -15,7 +15,10 @@ from control_plane.postgres.database import TenantTransaction
 
 
 async def find_profile(tx: TenantTransaction, name: str) -> Profile | None:
-    """Return the profile, or None."""
+    """Return the profile, or None. Any text may be asked for."""
+    if "\0" in name:
+        # No text of PostgreSQL's has one, nor can it be asked for one.
+        return None
     row = await tx.fetch_one(
         """
         SELECT name, default_validity, maximum_validity, minimum_rsa_bits, curves, ed25519
