@@ -46,6 +46,15 @@ MinConnections = Annotated[
 MaxConnections = Annotated[
     int | None, typer.Option("--max-connections", metavar="N", help="Database connections that it may use at once.")
 ]
+Serializable = Annotated[
+    bool | None,
+    typer.Option(
+        "--serializable/--as-declared", help="Run each of its transactions as if alone, or as the call declares."
+    ),
+]
+CacheBytes = Annotated[
+    int | None, typer.Option("--cache-bytes", metavar="N", help="How much of the cache it may fill; 4 MiB if not said.")
+]
 Domains = Annotated[
     list[str], typer.Option("--domain", metavar="NAME", help="A host name of its own; may be given again.")
 ]
@@ -66,6 +75,8 @@ class CreateOptions:
     isolation: Isolation = ""
     min_connections: MinConnections = None
     max_connections: MaxConnections = None
+    serializable: Serializable = None
+    cache_bytes: CacheBytes = None
     request_id: arguments.RequestId = ""
     validate_only: arguments.ValidateOnly = False
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the tenant can be used.")] = True
@@ -92,6 +103,8 @@ class UpdateOptions:
     max_policy_age: PolicyAge = None
     min_connections: MinConnections = None
     max_connections: MaxConnections = None
+    serializable: Serializable = None
+    cache_bytes: CacheBytes = None
     etag: arguments.Etag = ""
     validate_only: arguments.ValidateOnly = False
     wait: applied.Wait = False
@@ -111,7 +124,8 @@ def create_tenant(session: Session, tenant: arguments.Tenant, *, options: Create
             "domains": options.domain,
             "max_policy_age": arguments.duration(options.max_policy_age),
             "isolation_level": options.isolation.upper(),
-            "connection_pooling": _pooling(options.min_connections, options.max_connections),
+            "connection_pooling": _pooling(options),
+            "cache_bytes": options.cache_bytes,
         }
     )
     request = {
@@ -156,7 +170,8 @@ def update_tenant(session: Session, tenant: arguments.Tenant, *, options: Update
             ("requests_per_minute", options.requests_per_minute),
             ("domains", options.domain if options.domain or options.clear_domains else None),
             ("max_policy_age", arguments.duration(options.max_policy_age)),
-            ("connection_pooling", _pooling(options.min_connections, options.max_connections)),
+            ("connection_pooling", _pooling(options)),
+            ("cache_bytes", options.cache_bytes),
         )
         if value is not None
     }
@@ -220,9 +235,14 @@ def _show_made(session: Session, operation: Message, *, timeout: timedelta) -> N
     session.hint("tokens", "issue", tenant["name"], "--subject", "NAME", "--scope", "certificates.write")
 
 
-def _pooling(lowest: int | None, highest: int | None) -> Message | None:
-    """Say which connections a tenant has; None where neither is named."""
-    named = {"min_connections": lowest, "max_connections": highest}
+def _pooling(options: CreateOptions | UpdateOptions) -> Message | None:
+    """Say which connections a tenant has, and how it uses them; None where nothing of it is named."""
+    levels = {None: None, True: "SERIALIZABLE", False: "AS_DECLARED"}
+    named = {
+        "min_connections": options.min_connections,
+        "max_connections": options.max_connections,
+        "isolation_level": levels[options.serializable],
+    }
     return {name: value for name, value in named.items() if value is not None} or None
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from google.longrunning import operations_pb2
+from google.protobuf import json_format
 
 from bulkhead.v1 import tenants_pb2
 from control_plane import errors
@@ -124,3 +125,25 @@ def test_a_change_of_state_shows_the_tenant_and_the_way_on(
     assert done.err.startswith("next: bulkhead")
     assert api.received[0].request.name == "tenants/org_1"
     assert getattr(api.received[0].request, "reason", "unpaid") == "unpaid"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--serializable"], {"connection_pooling": {"isolation_level": "SERIALIZABLE"}}),
+        (["--as-declared", "--max-connections", "5"],
+         {"connection_pooling": {"isolation_level": "AS_DECLARED", "max_connections": 5}}),
+        (["--cache-bytes", "100000"], {"cache_bytes": "100000"}),
+        (["--min-connections", "0"], {"connection_pooling": {"min_connections": 0}}),
+    ],
+)  # fmt: skip
+def test_an_update_says_what_the_options_name_and_nothing_else(
+    options: list[str], said: dict[str, Any], api: Any, cli: Any
+) -> None:
+    api.answer("UpdateTenant", tenants_pb2.Tenant(name="tenants/org_1"))
+    cli("tenants", "update", "org_1", *options)
+    (call,) = api.received
+    sent = json_format.MessageToDict(call.request.tenant, preserving_proto_field_name=True)
+
+    assert sent == {"name": "tenants/org_1", **said}
+    assert list(call.request.update_mask.paths) == list(said)
