@@ -56,9 +56,14 @@ async def list_page(tx: SystemTransaction, tenant_uid: UUID, *, before: UUID, li
 
 
 async def is_made(tx: SystemTransaction, tenant_uid: UUID) -> bool:
-    """Tell whether the tenant is there, and no longer being created."""
+    """Tell whether the tenant is there, with its tables, and no longer being created."""
     row = await tx.fetch_one(
-        "SELECT FROM csm_system.tenants WHERE uid = %(uid)s AND state <> 'PROVISIONING'", {"uid": tenant_uid}
+        """
+        SELECT FROM csm_system.tenants
+         WHERE uid = %(uid)s AND state <> 'PROVISIONING'
+           AND EXISTS (SELECT FROM csm_system.tenant_schemas WHERE tenant_uid = uid)
+        """,
+        {"uid": tenant_uid},
     )
     return row is not None
 
@@ -69,6 +74,7 @@ async def find_neighbour(tx: SystemTransaction, placement: Placement) -> Placeme
         SELECT_PLACEMENTS  # noqa: S608 two constants
         + """
          WHERE uid <> %(uid)s AND state <> 'PROVISIONING'
+           AND EXISTS (SELECT FROM csm_system.tenant_schemas WHERE tenant_uid = uid)
          ORDER BY number < (SELECT number FROM csm_system.tenants WHERE uid = %(uid)s), number LIMIT 1
         """,
         {"uid": placement.uid},
@@ -83,6 +89,7 @@ async def enrol(tx: SystemTransaction) -> None:
         INSERT INTO csm_system.verifications (tenant_uid, due_time)
         SELECT uid, now() FROM csm_system.tenants AS t
          WHERE state <> 'PROVISIONING'
+           AND EXISTS (SELECT FROM csm_system.tenant_schemas WHERE tenant_uid = t.uid)
            AND NOT EXISTS (SELECT FROM csm_system.verifications WHERE tenant_uid = t.uid)
         ON CONFLICT DO NOTHING
         """

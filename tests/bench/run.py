@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import calls, edge, starting, switching
+from tests.bench import calls, crowd, edge, starting, switching
 from tests.bench.measure import Figure, table, write
 from tests.bench.system import System
 
@@ -26,7 +26,10 @@ CASES: Final[dict[str, Callable[[System], AsyncIterator[Figure]]]] = {
     "certificate": calls.certificate,
     "edge_check": edge.check,
     "edge_apply": edge.apply,
+    "crowd": crowd.crowd,
 }
+# Only when named: they take many minutes.
+LONG: Final = {"crowd"}
 
 
 async def measure(names: list[str]) -> list[Figure]:
@@ -43,7 +46,13 @@ async def measure(names: list[str]) -> list[Figure]:
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="measure these only")
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        choices=CASES,
+        default=[name for name in CASES if name not in LONG],
+        help="measure these only",
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench.json", help="where the report goes")
     arguments = parser.parse_args()
     report = asyncio.run(measure([name for name in CASES if name in arguments.cases]))

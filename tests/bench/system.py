@@ -40,8 +40,8 @@ class System:
     """What its processes were told."""
     metadata: Metadata
     """An administrator's credential."""
-    tenants: list[str] = field(default_factory=list)
-    """The ids of the tenants that were made."""
+    tenants: dict[str, list[str]] = field(default_factory=dict)
+    """The ids of the tenants that were made, by their level of isolation."""
 
     @classmethod
     @asynccontextmanager
@@ -66,12 +66,15 @@ class System:
         credentials = grpc.ssl_channel_credentials(self.settings.ca_file.read_bytes())
         return grpc.aio.secure_channel(listener.listen, credentials)
 
-    async def create_tenant(self, channel: grpc.aio.Channel, *, requests_per_minute: int = 0) -> str:
+    async def create_tenant(
+        self, channel: grpc.aio.Channel, *, requests_per_minute: int = 0, isolation: str = "POOLED"
+    ) -> str:
         """Create a tenant, wait until it can be used, and return its id."""
         tenant = f"bench_{secrets.token_hex(6)}"
         service: Any = tenants_pb2_grpc.TenantServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub
-        wished = tenants_pb2.Tenant(requests_per_minute=requests_per_minute)
+        level = tenants_pb2.Tenant.IsolationLevel.Value(isolation)
+        wished = tenants_pb2.Tenant(requests_per_minute=requests_per_minute, isolation_level=level)
         asked = tenants_pb2.CreateTenantRequest(tenant_id=tenant, tenant=wished)
         operation = await service.CreateTenant(asked, metadata=self.metadata)
         while not operation.done:
@@ -80,12 +83,12 @@ class System:
         if operation.HasField("error"):
             message = f"creating {tenant} failed: {operation.error.message}"
             raise RuntimeError(message)
-        self.tenants.append(tenant)
+        self.tenants.setdefault(isolation, []).append(tenant)
         return tenant
 
-    async def have_tenants(self, number: int) -> list[str]:
-        """Create what is missing to `number` tenants, and return that many."""
+    async def have_tenants(self, number: int, *, isolation: str = "POOLED") -> list[str]:
+        """Create what is missing to `number` tenants of that level, and return that many."""
         async with self.channel(self.settings.control_plane) as channel:
-            while len(self.tenants) < number:
-                await self.create_tenant(channel)
-        return self.tenants[:number]
+            while len(self.tenants.get(isolation, [])) < number:
+                await self.create_tenant(channel, isolation=isolation)
+        return self.tenants[isolation][:number]
