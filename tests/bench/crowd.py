@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import psycopg
@@ -37,10 +38,8 @@ Call = Callable[[Placement], Awaitable[object]]
 async def crowd(system: System) -> AsyncIterator[Figure]:
     """Measure pooled tenants, then strict ones, each against the query alone on as many plain connections."""
     for isolation in ("POOLED", "STRICT"):
-        async with (
-            Database.open(_settings(system.settings), passwords=_password) as database,
-            AsyncExitStack() as stack,
-        ):
+        settings = _settings(system.settings)
+        async with Database.open(settings, passwords=_password) as database, AsyncExitStack() as stack:
             tenants = await _make(database, isolation)
             compared = await _load(tenants, await _plain(stack, system.settings))
             taken = await _load(tenants, lambda placement: _transaction(database, placement))
@@ -60,7 +59,7 @@ async def crowd(system: System) -> AsyncIterator[Figure]:
 
 
 async def _load(tenants: list[Placement], call: Call) -> list[float]:
-    """Call for tenants drawn by Zipf's law, the n-th with 1/n of the first one's share; return what each took, in ms."""
+    """Call for tenants by Zipf's law, the n-th with 1/n of the first one's share; return what each took, in ms."""
     chance = random.Random(1)
     weights = list(itertools.accumulate(1 / rank for rank in range(1, len(tenants) + 1)))
     taken: list[float] = []
@@ -113,7 +112,7 @@ async def _make(database: Database, isolation: str) -> list[Placement]:
 
     async def maker(names: Iterator[str]) -> None:
         for name in names:
-            placement = await database.system().run(lambda tx, name=name: _register(tx, name, isolation=isolation))
+            placement = await database.system().run(partial(_register, name=name, isolation=isolation))
             await create_tenant_schema(database, placement, password=PASSWORD)
             made.append(placement)
 
@@ -121,7 +120,7 @@ async def _make(database: Database, isolation: str) -> list[Placement]:
     return made
 
 
-async def _register(tx: SystemTransaction, name: str, *, isolation: str) -> Placement:
+async def _register(tx: SystemTransaction, *, name: str, isolation: str) -> Placement:
     row = await tx.fetch_one(
         """
         INSERT INTO csm_system.tenants (id, uid, display_name, state, tier, isolation, schema_name, dns_label)
