@@ -24,7 +24,6 @@ from control_plane.ids import TenantId, new_uuid
 from control_plane.postgres.database import Database, Isolation, SystemTransaction, TenantTransaction
 from control_plane.postgres.directory import Directory
 from control_plane.serving.call import Call
-from control_plane.serving.principal import Role
 from control_plane.tally import Kind, Tallies, Tally
 
 _EVERY: Final = timedelta(seconds=1)
@@ -123,24 +122,13 @@ async def _write_platform(tx: SystemTransaction, log: Mapping[UUID, Tally]) -> N
         await store.insert_denied_call(tx, tally_id, tally=tally)
 
 
-def _resource(call: Call) -> str:
-    """Return what the call asked for; of a service only what is the tenant's own.
-
-    The tenant has not named what a service has named for it, and must not learn from its log which others there are.
-    """
-    principal = call.principal
-    if principal is None or principal.role is not Role.SERVICE or call.tenant_name == f"tenants/{principal.tenant}":
-        return call.tenant_name
-    return ""
-
-
 def _kinds(call: Call, error: DomainError) -> Iterator[Kind]:
     tenant = call.principal.tenant if call.principal else None
     kind = Kind(
         tenant=tenant,
         actor=neutral(call.actor),
         method=call.method,
-        resource=_resource(call),
+        resource=call.tenant_name,
         reason=error.metadata.get("cause", error.code),
         peer=_address(call.peer),
     )

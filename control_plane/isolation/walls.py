@@ -25,7 +25,7 @@ class Walls:
         return [
             *database_probes(self.database, between),
             *key_probes(self.keys, self.tokens, between),
-            *api_probes(self.api, between),
+            *api_probes(self.api, between.own),
         ]
 
     def of_cell(self) -> list[Probe]:

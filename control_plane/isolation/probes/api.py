@@ -12,7 +12,8 @@ from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from control_plane.errors import UnavailableError
 from control_plane.ids import TenantId
 from control_plane.isolation.model import WallDownError
-from control_plane.isolation.probes.probe import Between, Probe, absent_tenant
+from control_plane.isolation.probes.probe import Probe, absent_tenant
+from control_plane.postgres.placement import Placement
 from control_plane.serving import context as tenant_context
 from control_plane.serving.context import TenantContext
 from control_plane.serving.listeners import TlsFiles
@@ -67,22 +68,22 @@ class CertificatesApi:
         return _Answer(grpc.StatusCode.OK, "")
 
 
-def api_probes(api: CertificatesApi, between: Between) -> list[Probe]:
+def api_probes(api: CertificatesApi, placement: Placement) -> list[Probe]:
     """Return the questions to the API about a tenant."""
-    own = between.own.tenant_id
+    own = placement.tenant_id
 
     async def foreign_tenant() -> str:
         answer = await api.list_certificates(own, as_tenant=own)
         if answer.code not in _SERVED:
             raise UnavailableError(f"the tenant's own call is answered with {answer.code.name}")
-        absent = await api.list_certificates(absent_tenant(), as_tenant=own)
-        foreign = absent
-        if between.other is not None:
-            foreign = await api.list_certificates(between.other.tenant_id, as_tenant=own)
+        # Asked by one that nobody is: its denial is in no tenant's audit log.
+        stranger = absent_tenant()
+        foreign = await api.list_certificates(own, as_tenant=stranger)
+        absent = await api.list_certificates(absent_tenant(), as_tenant=stranger)
         if {absent.code, foreign.code} != {grpc.StatusCode.PERMISSION_DENIED}:
-            raise WallDownError(f"a call for another tenant is answered with {foreign.code.name}")
+            raise WallDownError(f"another tenant's call is answered with {foreign.code.name}")
         if absent != foreign:
-            raise WallDownError("another tenant and an absent one are told apart")
+            raise WallDownError("another tenant's call tells whether the tenant is there")
         return "held"
 
     async def forged_context() -> str:
@@ -96,7 +97,7 @@ def api_probes(api: CertificatesApi, between: Between) -> list[Probe]:
     return [
         Probe(
             name="api.foreign_tenant",
-            promise="A call for another tenant is refused, in the words of one for a tenant that does not exist.",
+            promise="Another tenant's call for the tenant is refused, in the words of one for a tenant that nobody is.",
             ask=foreign_tenant,
         ),
         Probe(

@@ -76,20 +76,6 @@ async def test_a_call_that_was_denied_is_in_the_log_of_its_callers_tenant_and_no
 
 
 @pytest.mark.behaviour("T-L4")
-@pytest.mark.parametrize(("asked", "told"), [("tenants/org_1", "tenants/org_1"), ("tenants/org_2", "")])
-async def test_a_tenants_log_does_not_say_which_other_tenant_a_service_asked_for_in_its_name(
-    asked: str, told: str, cell: Cell, superuser: Superuser
-) -> None:
-    call = cell.call(await cell.tenant("org_1"))
-    call.principal = Principal(subject="billing/alice", role=Role.SERVICE, tenant=TenantId("org_1"))
-    call.tenant_name = asked
-    cell.denials.note(call, REFUSED)
-    await cell.denials.flush()
-
-    assert [row["resource"] for row in await denied(superuser)] == [told]
-
-
-@pytest.mark.behaviour("T-L4")
 async def test_calls_without_a_valid_credential_are_in_the_platforms_log_with_their_true_cause(
     cell: Cell, superuser: Superuser
 ) -> None:
