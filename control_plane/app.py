@@ -43,7 +43,7 @@ from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import KeyVault
 from control_plane.keys.vault_software import SoftwareVault
-from control_plane.objects.store import ObjectStore, open_bucket
+from control_plane.objects.store import ObjectStore, bucket_of
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
 from control_plane.operations.service import OperationRunner
@@ -168,6 +168,7 @@ async def run_control_plane(settings: Settings) -> None:
 async def run_certificates(settings: Settings) -> None:
     """Serve certificates until told to stop by SIGTERM or SIGINT. Needs no control plane."""
     configure_logging("certificates")
+    bucket = bucket_of(settings.objects)
     async with AsyncExitStack() as stack:
         platform_key = await _await_platform_key(settings)
         postgres = _postgres(settings, "csm_directory", tenant_connections=settings.certificates_connections)
@@ -175,7 +176,7 @@ async def run_certificates(settings: Settings) -> None:
         # This process has no right to change a table: the control plane does it.
         directory = Directory(database, version=TENANT_VERSION, upgrade=Elsewhere(database).ensure)
         common = _common(settings, directory, database=database, keys=keys, platform_key=platform_key)
-        objects = ObjectStore(open_bucket(settings.objects), common.keys)
+        objects = ObjectStore(bucket, common.keys)
 
         def add(server: grpc.aio.Server) -> None:
             servicer = CertificateServicer(common.keys, objects, page_tokens=common.page_tokens)

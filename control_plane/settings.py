@@ -26,6 +26,18 @@ class ListenerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectsSettings:
+    """Where tenants' objects are. `docs/objects.md` has the whole of it."""
+
+    location: str
+    """A directory, or the URL of a bucket."""
+    options: Mapping[str, str]
+    """How the bucket's service is reached. No credentials: they are in a file or in the environment."""
+    credentials_file: Path | None
+    """The file, for S3."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of one cell on one machine, shared by its processes."""
 
@@ -55,8 +67,8 @@ class Settings:
     """Keys that the cell's processes share, each file mode 0600."""
     vault_dir: Path
     """The software vault."""
-    objects: str
-    """A directory, or the URL of a bucket."""
+    objects: ObjectsSettings
+    """Where tenants' objects are."""
     restricts_unsafe: bool
     """Whether a tenant whose isolation does not hold becomes read-only."""
     services: Mapping[str, frozenset[str]]
@@ -73,7 +85,6 @@ class Settings:
 
 
 def _settings(state_dir: Path, config: Mapping[str, Any]) -> Settings:
-    objects = str(config["objects"])
     return Settings(
         state_dir=state_dir,
         postgres_socket_dir=state_dir / config["postgres"]["socket_dir"],
@@ -88,9 +99,23 @@ def _settings(state_dir: Path, config: Mapping[str, Any]) -> Settings:
         admin_token_file=state_dir / config["admin_token_file"],
         secrets_dir=state_dir / config["secrets_dir"],
         vault_dir=state_dir / config["vault_dir"],
-        objects=objects if "://" in objects else str(state_dir / objects),
+        objects=_objects(state_dir, config["objects"]),
         restricts_unsafe=bool(config["restricts_unsafe"]),
         services={name: frozenset(scopes) for name, scopes in config["services"].items()},
+    )
+
+
+def _objects(state_dir: Path, config: str | Mapping[str, Any]) -> ObjectsSettings:
+    """Read a directory or a URL, alone or as the `url` of an object with `options` and `credentials_file`."""
+    given: dict[str, Any] = {"url": config} if isinstance(config, str) else dict(config)
+    location, options, file = given.pop("url"), given.pop("options", {}), given.pop("credentials_file", None)
+    if given:
+        message = f"objects: {sorted(given)}"
+        raise ValueError(message)
+    return ObjectsSettings(
+        location=location if "://" in location else str(state_dir / location),
+        options={str(name): str(value) for name, value in options.items()},
+        credentials_file=None if file is None else state_dir / file,
     )
 
 

@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.fixtures.curl",
     "tests.fixtures.edge",
     "tests.fixtures.edge_mirror",
+    "tests.fixtures.s3",
 ]
 
 # No example has a time limit: how busy the machine is says nothing about the code. A failure prints how to repeat it.

@@ -93,7 +93,7 @@ async def publish(
 
     active = False
     try:
-        await objects.put(effects.placement, certificate.object_path, plaintext=text.encode())
+        await objects.of(effects.placement).put(certificate.object_path, plaintext=text.encode())
         active = await effects.run(activate)
     finally:
         # Also on a COMMIT whose answer was lost: an active certificate cannot be given up.
@@ -136,7 +136,7 @@ async def delete_given_up(given_up: Sequence[Certificate], objects: ObjectStore,
     """Delete what is left of certificates that were given up: the object first, or nobody would know of it."""
     try:
         for certificate in given_up:
-            await objects.delete(drafts.placement, certificate.object_path)
+            await objects.of(drafts.placement).delete(certificate.object_path)
         await drafts.run(lambda tx: store.delete_given_up(tx, [certificate.id for certificate in given_up]))
     except DomainError as error:
         _log.warning("sweep_postponed", tenant=drafts.placement.tenant_id, reason=error.code)

@@ -97,7 +97,7 @@ class Certificates:
             IntegrityError: the object is missing, or is not what was stored for this row.
         """
         try:
-            text = await self._objects.get(placement, certificate.object_path)
+            text = await self._objects.of(placement).get(certificate.object_path)
         except NotFoundError:
             raise IntegrityError(certificate.object_path) from None
         if hashlib.sha256(text).digest() != certificate.sha256:

@@ -42,11 +42,10 @@ def _serve(directory: Path, run: Callable[["Settings"], Awaitable[None]]) -> Non
     from control_plane.settings import Settings  # noqa: PLC0415 the same
 
     async def serve() -> None:
-        await run(settings)
+        await run(Settings.from_dir(directory))
 
     try:
-        settings = Settings.from_dir(directory)
+        asyncio.run(serve())
     except SettingsError as error:
         output.say(output.plain(f"error: {error}"))
         raise typer.Exit(PRECONDITION) from None
-    asyncio.run(serve())

@@ -1,6 +1,7 @@
 """What keys are for, whose they are, and the envelope that sealed data is kept in. Pure.
 
-The envelope, format 1; numbers are big-endian::
+The envelope, format 1, for what is short and held in memory whole, such as a wrapped key; `segments.py` has format 2,
+for objects of any size, which were in format 1 once. Numbers are big-endian::
 
     offset  bytes  field
     0       3      "BHE"
@@ -30,6 +31,8 @@ WrappedKey = NewType("WrappedKey", bytes)
 PLATFORM_UID: Final = UUID(int=0)
 """Stands in the place of a tenant's uid where a key is the platform's own; no tenant has it."""
 
+FIRST_OBJECT_VERSION: Final = 1
+
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 # Random nonces of 96 bits: one key may seal 2**32 messages before the odds of a repeat pass 2**-32 (SP 800-38D, 8.3).
@@ -41,17 +44,18 @@ _HEADER: Final = struct.Struct(">3sBBI")
 _SHORTEST: Final = _HEADER.size + NONCE_BYTES + _TAG_BYTES
 _LAST_VERSION: Final = 2**32 - 1
 _AAD_LABEL: Final = b"bulkhead/aad/1"
+_VERSIONED_AAD_LABEL: Final = b"bulkhead/aad/2"
 
 
 class IntegrityError(Exception):
-    """Sealed data does not open: altered, cut, or sealed for another tenant, purpose, version or object.
+    """Sealed data does not open: altered, cut, or sealed for another tenant, purpose, object, or version of either.
 
     Which of these it was is not said, since whoever put the data there may be reading.
     """
 
     def __init__(self, what: str = "sealed data") -> None:
         """Name what was being opened, never what is in it."""
-        super().__init__(f"{what} does not open: altered, or sealed for another tenant, purpose, key version or object")
+        super().__init__(f"{what} does not open: altered, or sealed for another tenant, purpose, object or version")
         self.what = what
 
 
@@ -97,17 +101,24 @@ class Binding:
     tenant_uid: UUID
     purpose: str
     version: int
+    """Of the key."""
     object_name: str
+    object_version: int | None = None
+    """Of the object, where it can have several."""
 
     def aad(self) -> bytes:
         """Return the bytes to authenticate. Two bindings never give the same ones: each part carries its length."""
-        parts = (
+        parts = [
             self.tenant_uid.bytes,
             self.purpose.encode(),
             self.version.to_bytes(8, "big"),
             self.object_name.encode(),
-        )
-        return _AAD_LABEL + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        ]
+        label = _AAD_LABEL
+        if self.object_version is not None:
+            label = _VERSIONED_AAD_LABEL
+            parts.append(self.object_version.to_bytes(8, "big"))
+        return label + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 def seal(key: bytes, plaintext: bytes, *, version: int, nonce: bytes, aad: bytes) -> bytes:

@@ -1,11 +1,11 @@
 """What the rest of the control plane does with a tenant's keys. No key leaves this module but to be used at once."""
 
-import asyncio
 import hashlib
 import hmac
-import secrets
+from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -19,17 +19,14 @@ from control_plane.keys import store
 from control_plane.keys.cache import KeyCache
 from control_plane.keys.material import ALGORITHMS, Holder, Material, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
-    NONCE_BYTES,
-    Binding,
+    FIRST_OBJECT_VERSION,
     IntegrityError,
     KekRef,
     MissingKeyError,
     Purpose,
     WrappedKey,
-    seal,
-    sealed_version,
-    unseal,
 )
+from control_plane.keys.sealing import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault
 from control_plane.postgres.database import Database
@@ -41,8 +38,6 @@ _LIFETIME: Final = timedelta(minutes=5)
 _OPEN_KEYS: Final = 4096
 _TOKEN_KEYS: Final = 16_384
 _LOGIN_LABEL: Final = b"database login 1"
-# AES-GCM of less is quicker than handing it to a thread.
-_WORTH_A_THREAD: Final = 256 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -135,35 +130,47 @@ class TenantKeys:
         self._open.forget(tenant_uid)
         self._token_keys.forget(tenant_uid)
 
-    async def encrypt(self, placement: Placement, plaintext: bytes, *, object_name: str) -> bytes:
-        """Seal `plaintext` so that it opens for this tenant and `object_name` only. See `model.py` for the format."""
-        key = await self._opened(placement.uid, Purpose.STORAGE)
-        aad = _storage_binding(placement, version=key.version, object_name=object_name).aad()
-        nonce = secrets.token_bytes(NONCE_BYTES)
+    async def encrypt(
+        self, placement: Placement, plaintext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION
+    ) -> bytes:
+        """Seal `plaintext` so that it opens for this tenant, this object and this version of it only."""
+        return await self._seal(placement, object_name, object_version).seal(plaintext)
 
-        def work() -> bytes:
-            return seal(key.material.private, plaintext, version=key.version, nonce=nonce, aad=aad)
+    def encrypt_stream(
+        self,
+        placement: Placement,
+        plaintext: AsyncIterable[bytes],
+        *,
+        object_name: str,
+        object_version: int = FIRST_OBJECT_VERSION,
+    ) -> AsyncGenerator[bytes, None]:
+        """Do what `encrypt` does to what is too large for it, in bounded memory, as `plaintext` comes."""
+        return self._seal(placement, object_name, object_version).seal_stream(plaintext)
 
-        return await asyncio.to_thread(work) if len(plaintext) > _WORTH_A_THREAD else work()
-
-    async def decrypt(self, placement: Placement, ciphertext: bytes, *, object_name: str) -> bytes:
-        """Open what was sealed for this tenant and `object_name`.
+    async def decrypt(
+        self, placement: Placement, ciphertext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION
+    ) -> bytes:
+        """Open what was sealed for this tenant, this object and this version of it, whole or as a stream.
 
         Raises:
             IntegrityError: for anything else, always the same, and logs an event.
         """
-        try:
-            version = sealed_version(ciphertext)
-            key = await self._opened(placement.uid, Purpose.STORAGE, version=version)
-            aad = _storage_binding(placement, version=version, object_name=object_name).aad()
+        return await self._seal(placement, object_name, object_version).open(ciphertext)
 
-            def work() -> bytes:
-                return unseal(key.material.private, ciphertext, version=version, aad=aad)
+    def decrypt_stream(
+        self,
+        placement: Placement,
+        ciphertext: AsyncIterable[bytes],
+        *,
+        object_name: str,
+        object_version: int = FIRST_OBJECT_VERSION,
+    ) -> AsyncGenerator[bytes, None]:
+        """Do what `decrypt` does as `ciphertext` comes, and give out nothing that is not authenticated.
 
-            return await asyncio.to_thread(work) if len(ciphertext) > _WORTH_A_THREAD else work()
-        except (IntegrityError, MissingKeyError) as error:
-            _log.warning("sealed_data_refused", tenant=placement.tenant_id, object_name=object_name, why=str(error))
-            raise IntegrityError(object_name) from None
+        Raises:
+            IntegrityError: as `decrypt` does, at the latest at the end: what was given out is then a beginning.
+        """
+        return self._seal(placement, object_name, object_version).open_stream(ciphertext)
 
     async def token_signer(self, placement: Placement) -> TokenSigner:
         """Return the newest key for the tenant's tokens."""
@@ -200,6 +207,18 @@ class TenantKeys:
         if anew:
             self.forget(placement.uid)
         return (await self.derive(placement, _LOGIN_LABEL)).hex()
+
+    def _seal(self, placement: Placement, object_name: str, object_version: int) -> ObjectSeal:
+        return ObjectSeal(
+            tenant_uid=placement.uid,
+            object_name=object_name,
+            object_version=object_version,
+            key=partial(self._storage_key, placement.uid),
+        )
+
+    async def _storage_key(self, tenant_uid: UUID, version: int | None) -> StorageKey:
+        opened = await self._opened(tenant_uid, Purpose.STORAGE, version=version)
+        return StorageKey(version=opened.version, private=opened.material.private)
 
     async def _stored(self, tenant_uid: UUID) -> list[StoredKey]:
         return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))
@@ -240,7 +259,3 @@ class TenantKeys:
             _log.error("wrapped_key_refused", tenant_uid=str(stored.tenant_uid), purpose=stored.purpose.value)
             raise
         return _OpenKey(id=stored.id, version=stored.version, material=Material(private=private, public=stored.public))
-
-
-def _storage_binding(placement: Placement, *, version: int, object_name: str) -> Binding:
-    return Binding(tenant_uid=placement.uid, purpose=Purpose.STORAGE.value, version=version, object_name=object_name)

@@ -4,7 +4,7 @@
 `tests/contracts/test_bucket.py` is run over each.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import Protocol
 
 
@@ -16,7 +16,7 @@ class Bucket(Protocol):
     No key MAY be a folder of another: a directory cannot hold both.
 
     Every method MAY be called from any task at once, and MUST NOT block the loop. Every method raises UnavailableError
-    when the disk or the network behind it is away or full.
+    when the disk or the network behind it is away or full, and within a bounded time.
     """
 
     async def put(self, key: str, data: bytes) -> None:
@@ -27,12 +27,29 @@ class Bucket(Protocol):
         """
         ...
 
+    async def put_stream(self, key: str, parts: AsyncIterable[bytes]) -> None:
+        """Do what `put` does with what the parts are together, while holding a bounded number of them: 64 MiB at most.
+
+        Where `parts` raises, that error MUST be raised as it is. Then, and where the call is cancelled, what was there
+        MUST stay, and nothing of the new content: what was sent of it SHOULD be taken back. `parts` is not closed.
+        Every bucket takes 64 GiB; what is longer MAY be refused.
+        """
+        ...
+
     async def get(self, key: str) -> bytes:
         """Return what was put last; raise NotFoundError when there is nothing. The key's content is not judged."""
         ...
 
+    def get_stream(self, key: str) -> AsyncGenerator[bytes, None]:
+        """Give out what `get` returns in parts, while holding a bounded number of them: 64 MiB at most.
+
+        All parts MUST be of one put. Where the object is replaced or deleted meanwhile, the rest of it MAY be gone:
+        ConflictError or NotFoundError says so. Who stops early closes it.
+        """
+        ...
+
     async def delete(self, key: str) -> None:
-        """Remove the object, durably, with whatever an interrupted `put` of it left. Fine where there is none."""
+        """Remove the object, durably, with whatever an interrupted put of it left. Fine where there is none."""
         ...
 
     def keys_below(self, folder: str) -> AsyncIterator[str]:

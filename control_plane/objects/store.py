@@ -1,67 +1,183 @@
 """A tenant's objects. Nothing reaches a bucket, nor leaves it, but through the tenant's own key."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
+import structlog
+
+from control_plane.config_file import CONFIG_FILE, SettingsError
+from control_plane.keys.model import FIRST_OBJECT_VERSION
 from control_plane.keys.service import TenantKeys
 from control_plane.objects.bucket import Bucket
 from control_plane.objects.bucket_local import LocalBucket
 from control_plane.objects.bucket_obstore import ObstoreBucket
-from control_plane.objects.paths import folder_key, object_key
+from control_plane.objects.paths import ObjectName, folder_key, object_key, object_name
 from control_plane.postgres.placement import Placement
+from control_plane.settings import ObjectsSettings
 
-_URL: Final = "://"
-_FILE_URL: Final = "file://"
+_SCHEMES: Final = frozenset({"s3", "gs", "az"})
+# Where a bucket is, and how it is reached. Others of obstore's are credentials, or weaken what we rely on.
+_OPTIONS: Final = frozenset({
+    "account_name", "authority_host", "checksum_algorithm", "connect_timeout", "disable_bulk_delete", "endpoint",
+    "region", "request_payer", "server_side_encryption", "sse_bucket_key_enabled", "sse_kms_key_id", "timeout",
+    "virtual_hosted_style_request",
+})  # fmt: skip
+
+_log: Final = structlog.get_logger(__name__)
 
 
-def open_bucket(location: str | Path, *, options: Mapping[str, str] | None = None) -> Bucket:
-    """Open the bucket at a directory, or at a URL such as `s3://bucket/prefix` with obstore's `options` for it.
+def open_bucket(
+    location: str | Path, *, options: Mapping[str, str] | None = None, credentials_file: Path | None = None
+) -> Bucket:
+    """Open the bucket at a directory, or at a URL such as `s3://bucket/prefix` with `options` for its service.
 
-    Nothing is read, written or sent yet. Raises ValueError for a URL of no known kind.
+    Nothing is written or sent yet. Credentials are in the file or in the environment, and nowhere else.
+
+    Raises:
+        ValueError: the URL is of no kind that can be used, or has more than a bucket and a prefix; or an option is not
+            one of where the bucket is.
+        UnusableCredentialsError: the file of credentials cannot be used.
     """
     place = str(location)
-    if place.startswith(_FILE_URL):
-        place = place.removeprefix(_FILE_URL)
-    if _URL in place:
-        return ObstoreBucket.at(place, options=options)
-    return LocalBucket(Path(place))
+    url = urlsplit(place)
+    if "://" not in place or (url.scheme == "file" and not url.netloc):
+        if options or credentials_file:
+            raise ValueError("a directory takes no options, and no credentials")
+        return LocalBucket(Path(url.path if url.scheme == "file" else place))
+    if url.scheme not in _SCHEMES or url.query or url.fragment or "@" in url.netloc:
+        # Not repeated: there may be a secret in it.
+        raise ValueError(f"no bucket: its URL has one of {sorted(_SCHEMES)}, a bucket and a prefix, and nothing else")
+    strange = sorted(set(options or {}) - _OPTIONS)
+    if strange:
+        raise ValueError(f"no bucket has {strange}: its options are {sorted(_OPTIONS)}, and credentials go elsewhere")
+    if credentials_file is not None and url.scheme != "s3":
+        raise ValueError("only an s3:// bucket takes a file of credentials; others find theirs in the environment")
+    return ObstoreBucket.at(place, options=options, credentials_file=credentials_file)
+
+
+def bucket_of(settings: ObjectsSettings) -> Bucket:
+    """Open the bucket that a process is told; raise SettingsError where it is none."""
+    try:
+        return open_bucket(settings.location, options=settings.options, credentials_file=settings.credentials_file)
+    except ValueError as error:
+        message = f"`objects` in {CONFIG_FILE} cannot be used: {error}"
+        raise SettingsError(message) from None
 
 
 class ObjectStore:
-    """Objects under `/storage/{tenant_id}/`, sealed for their tenant and their path.
-
-    A copy of an object does not open under another path, nor for another tenant, nor without the vault. Paths are those
-    of `paths.py`; any other raises InvalidArgumentError before anything is touched. All methods raise UnavailableError
-    when the bucket, the vault or the database is away.
-    """
+    """The objects of all tenants of a cell; each context works on those of one tenant, which `of` gives it."""
 
     def __init__(self, bucket: Bucket, keys: TenantKeys) -> None:
         """Keep objects in `bucket`, sealed by `keys`."""
         self._bucket = bucket
         self._keys = keys
 
-    async def put(self, placement: Placement, path: str, *, plaintext: bytes) -> None:
-        """Store the object, in place of what was there; durable on return, whole or not at all."""
-        key = object_key(placement.tenant_id, path)
-        await self._bucket.put(key, await self._keys.encrypt(placement, plaintext, object_name=key))
+    def of(self, placement: Placement) -> "TenantObjects":
+        """Return the objects of one tenant. Nothing is read yet.
 
-    async def get(self, placement: Placement, path: str) -> bytes:
-        """Return the object.
+        Raises:
+            InvalidArgumentError: the tenant's id is not of the form that leads to a folder of its own.
+        """
+        return TenantObjects(self._bucket, self._keys, placement)
+
+
+class TenantObjects:
+    """The objects of one tenant, under `/storage/{tenant_id}/`, and of no other, whatever is passed.
+
+    An object has versions, each a content of its own that lies beside the others until it is deleted; who knows of one
+    version only needs no others. Each is sealed for its tenant, its path and its version, and opens in no other's
+    place, nor without the vault.
+
+    Paths are those of `paths.py`; any other raises InvalidArgumentError before anything is touched. All methods raise
+    UnavailableError when the bucket, the vault or the database is away.
+    """
+
+    def __init__(self, bucket: Bucket, keys: TenantKeys, placement: Placement) -> None:
+        """Take what `ObjectStore.of` has."""
+        self._bucket = bucket
+        self._keys = keys
+        self._placement = placement
+        # Refused here already, should it be no tenant's id.
+        folder_key(placement.tenant_id, "")
+
+    async def put(self, path: str, *, plaintext: bytes, version: int = FIRST_OBJECT_VERSION) -> None:
+        """Store this version of the object, in place of what was there; durable on return, whole or not at all."""
+        key = self._key(path, version)
+        sealed = await self._keys.encrypt(
+            self._placement, plaintext, object_name=self._name(path), object_version=version
+        )
+        await self._bucket.put(key, sealed)
+
+    async def put_stream(
+        self, path: str, *, plaintext: AsyncIterable[bytes], version: int = FIRST_OBJECT_VERSION
+    ) -> None:
+        """Do what `put` does with what is too large for it, in bounded memory, as `plaintext` comes.
+
+        Where `plaintext` raises, its error is raised as it is. Then, and on a cancellation, what was there stays.
+        """
+        key = self._key(path, version)
+        sealed = self._keys.encrypt_stream(
+            self._placement, plaintext, object_name=self._name(path), object_version=version
+        )
+        async with aclosing(sealed):
+            await self._bucket.put_stream(key, sealed)
+
+    async def get(self, path: str, *, version: int = FIRST_OBJECT_VERSION) -> bytes:
+        """Return this version of the object, however it was put.
 
         Raises:
             NotFoundError: there is none at this path.
-            IntegrityError: what lies there is not what this tenant stored at this path.
+            IntegrityError: what lies there is not what this tenant stored at this path as this version.
         """
-        key = object_key(placement.tenant_id, path)
-        return await self._keys.decrypt(placement, await self._bucket.get(key), object_name=key)
+        sealed = await self._bucket.get(self._key(path, version))
+        return await self._keys.decrypt(self._placement, sealed, object_name=self._name(path), object_version=version)
 
-    async def delete(self, placement: Placement, path: str) -> None:
-        """Remove the object, durably. Safe to call again, and where there was none."""
-        await self._bucket.delete(object_key(placement.tenant_id, path))
+    def get_stream(self, path: str, *, version: int = FIRST_OBJECT_VERSION) -> AsyncGenerator[bytes, None]:
+        """Give out what `get` returns in parts, in bounded memory, as they are read and found to be in order.
 
-    async def list(self, placement: Placement, folder: str = "") -> AsyncIterator[str]:
-        """Go through the paths of the tenant's objects below `folder`, in no promised order."""
-        whole = folder_key(placement.tenant_id, "")
-        async for key in self._bucket.keys_below(folder_key(placement.tenant_id, folder)):
-            yield key.removeprefix(f"{whole}/")
+        No part is ever given out that is not authenticated, in its place. That the object was cut is known at its end
+        only: until the stream has ended without an error, what it gave may be a mere beginning. Who stops early closes
+        it (`contextlib.aclosing`).
+
+        Raises:
+            NotFoundError, IntegrityError: as `get` does, the second of them at any part or at the end.
+            ConflictError: the version was replaced while it was read.
+        """
+        return self._opened(self._key(path, version), self._name(path), version)
+
+    async def delete(self, path: str, *, version: int = FIRST_OBJECT_VERSION) -> None:
+        """Remove this version of the object, durably. Safe to call again, and where there was none."""
+        await self._bucket.delete(self._key(path, version))
+
+    async def list(self, folder: str = "") -> AsyncIterator[ObjectName]:
+        """Go through all versions of the tenant's objects below `folder`, in no promised order.
+
+        What has no name that an object can have, or lies elsewhere, is left out: nobody put it there through here.
+        """
+        tenant_id = self._placement.tenant_id
+        async for key in self._bucket.keys_below(folder_key(tenant_id, folder)):
+            name = object_name(tenant_id, key)
+            if name is None:
+                _log.warning("stray_object", tenant=tenant_id, key=key)
+            else:
+                yield name
+
+    async def _opened(self, key: str, name: str, version: int) -> AsyncGenerator[bytes, None]:
+        async with (
+            aclosing(self._bucket.get_stream(key)) as sealed,
+            aclosing(
+                self._keys.decrypt_stream(self._placement, sealed, object_name=name, object_version=version)
+            ) as opened,
+        ):
+            async for part in opened:
+                yield part
+
+    def _key(self, path: str, version: int) -> str:
+        return object_key(self._placement.tenant_id, path, version=version)
+
+    def _name(self, path: str) -> str:
+        """Name the object as all its versions are named: what its seal is bound to, beside the version."""
+        return object_key(self._placement.tenant_id, path)

@@ -120,7 +120,8 @@ def write_config(
         "admin_token_file": state_dir.admin_token.name,
         "secrets_dir": "secrets",
         "vault_dir": "vault",
-        "objects": "objects",
+        # The operator's, who may have put a bucket there.
+        "objects": read_json(state_dir.root / CONFIG_FILE).get("objects", "objects"),
         "restricts_unsafe": size.restricts_unsafe,
         "services": _SERVICES,
         "edge": edge.edge_settings(

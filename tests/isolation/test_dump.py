@@ -75,10 +75,11 @@ async def _opened(stack: Stack, vault: SoftwareVault) -> AsyncIterator[tuple[Ten
 
 async def _openings(keys: TenantKeys, objects: ObjectStore, placement: Placement) -> list[Awaitable[object]]:
     """Everything of a tenant that could be opened."""
-    paths = [path async for path in objects.list(placement)]
-    assert paths
+    own = objects.of(placement)
+    names = [name async for name in own.list()]
+    assert names
     return [
-        *(objects.get(placement, path) for path in paths),
+        *(own.get(name.path, version=name.version) for name in names),
         keys.token_signer(placement),
         keys.authority(placement),
         keys.derive(placement, b"label"),

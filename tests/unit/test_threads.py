@@ -1,11 +1,11 @@
-"""Blocking work is over when the call that asked for it is, cancelled or not."""
+"""What must not go on after the call that asked for it is over when that is, cancelled or not."""
 
 import asyncio
 import threading
 
 import pytest
 
-from control_plane.threads import run_to_end
+from control_plane.threads import run_to_end, wait_to_end
 
 
 async def test_the_result_or_the_error_of_the_work_is_the_calls() -> None:
@@ -43,3 +43,25 @@ async def test_a_cancelled_caller_is_let_go_once_the_work_is_over(*, fails: bool
     with pytest.raises(asyncio.CancelledError):
         await call
     assert done == ["work"]
+
+
+async def test_what_is_waited_for_to_its_end_is_not_cancelled_with_its_caller() -> None:
+    may_end, done = asyncio.Event(), list[str]()
+
+    async def work() -> int:
+        await may_end.wait()
+        done.append("work")
+        return 7
+
+    call = asyncio.create_task(wait_to_end(work()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        call.cancel()
+    await asyncio.sleep(0)
+    assert not call.done()
+    may_end.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert done == ["work"]
+    assert await wait_to_end(work()) == 7

@@ -61,7 +61,7 @@ class Bench:
         return await (await self.superuser.execute(query)).fetchall()
 
     async def paths(self, tenant: Placement) -> list[str]:
-        return sorted([path async for path in self.objects.list(tenant)])
+        return sorted([name.path async for name in self.objects.of(tenant).list()])
 
     def stored_files(self) -> list[Path]:
         return [path for path in self.bucket_dir.rglob("*") if path.is_file()]

@@ -19,7 +19,7 @@ from control_plane.certificates.model import Asked
 from control_plane.certificates.service import Certificates
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
-from control_plane.objects.store import ObjectStore, open_bucket
+from control_plane.objects.store import ObjectStore, TenantObjects, open_bucket
 from control_plane.postgres.database import Database, Isolation, PostgresSettings
 from control_plane.postgres.placement import ConnectionPooling, Placement
 
@@ -55,9 +55,9 @@ async def issue(where: dict[str, Any], point: str) -> None:
         spots: dict[str, tuple[Any, str, bool]] = {
             "before the claim": (store, "insert_pending", True),
             "in the claim": (store, "insert_pending", False),
-            "after the claim": (objects, "put", True),
+            "after the claim": (TenantObjects, "put", True),
             "before the object": (objects._bucket, "put", True),
-            "after the object": (objects, "put", False),
+            "after the object": (TenantObjects, "put", False),
             "in the activation": (store, "activate", False),
         }
         if point in spots:

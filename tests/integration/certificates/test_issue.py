@@ -218,10 +218,10 @@ async def test_an_object_that_was_changed_or_lost_is_not_given_out(bench: Bench)
     issued = await bench.issue(tenant)
     path = issued.certificate.object_path
 
-    await bench.objects.put(tenant, path, plaintext=b"rightly sealed, but another text")
+    await bench.objects.of(tenant).put(path, plaintext=b"rightly sealed, but another text")
     with pytest.raises(IntegrityError):
         await bench.certificates.get(issued.certificate, tenant)
-    await bench.objects.delete(tenant, path)
+    await bench.objects.of(tenant).delete(path)
     with pytest.raises(IntegrityError):
         await bench.certificates.get(issued.certificate, tenant)
 
@@ -229,7 +229,7 @@ async def test_an_object_that_was_changed_or_lost_is_not_given_out(bench: Bench)
 async def test_a_revocation_needs_no_object_and_is_recorded_once(bench: Bench) -> None:
     tenant = await bench.cell.tenant()
     issued = await bench.issue(tenant)
-    await bench.objects.delete(tenant, issued.certificate.object_path)
+    await bench.objects.of(tenant).delete(issued.certificate.object_path)
 
     first, again = [
         await bench.certificates.revoke(issued.certificate.id, reason=reason, effects=bench.effects(tenant))

@@ -16,6 +16,7 @@ from control_plane.certificates import pending, store
 from control_plane.certificates.model import Asked, Certificate
 from control_plane.certificates.service import Certificates
 from control_plane.errors import ConflictError, UnavailableError
+from control_plane.objects.store import TenantObjects
 from control_plane.postgres.database import PostgresSettings
 from control_plane.postgres.placement import Placement
 from control_plane.serving.paging import BEYOND_ALL_IDS
@@ -90,17 +91,17 @@ async def test_of_two_who_carry_out_one_request_the_slower_one_withdraws(
     tenant = await bench.cell.tenant()
     request = Asked(csr_pem=CSR, request_id=str(uuid4()))
     stored, released = asyncio.Event(), asyncio.Event()
-    put = bench.objects.put
+    put = TenantObjects.put
 
-    async def slow_put(placement: Placement, path: str, *, plaintext: bytes) -> None:
-        await put(placement, path, plaintext=plaintext)
+    async def slow_put(objects: TenantObjects, path: str, *, plaintext: bytes) -> None:
+        await put(objects, path, plaintext=plaintext)
         stored.set()
         await released.wait()
 
-    monkeypatch.setattr(bench.objects, "put", slow_put)
+    monkeypatch.setattr(TenantObjects, "put", slow_put)
     slower = asyncio.create_task(bench.issue(tenant, request))
     await stored.wait()
-    monkeypatch.setattr(bench.objects, "put", put)
+    monkeypatch.setattr(TenantObjects, "put", put)
     faster = await later(bench, timedelta(seconds=6)).issue(
         request, drafts=bench.drafts(tenant), effects=bench.effects(tenant)
     )
@@ -121,7 +122,7 @@ async def test_a_bucket_that_is_away_leaves_nothing(
     tenant = await bench.cell.tenant()
     request = Asked(csr_pem=CSR, request_id=str(uuid4()))
     with monkeypatch.context() as patched:
-        patched.setattr(bench.objects, "put", _failing(bench.objects.put, done=done))
+        patched.setattr(TenantObjects, "put", _failing(TenantObjects.put, done=done))
         with pytest.raises(UnavailableError):
             await bench.issue(tenant, request)
 
@@ -148,14 +149,14 @@ async def test_a_lost_answer_of_the_database_loses_no_certificate(
 async def test_a_cancelled_call_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     tenant = await bench.cell.tenant()
     stored = asyncio.Event()
-    put = bench.objects.put
+    put = TenantObjects.put
 
-    async def endless_put(placement: Placement, path: str, *, plaintext: bytes) -> None:
-        await put(placement, path, plaintext=plaintext)
+    async def endless_put(objects: TenantObjects, path: str, *, plaintext: bytes) -> None:
+        await put(objects, path, plaintext=plaintext)
         stored.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(bench.objects, "put", endless_put)
+    monkeypatch.setattr(TenantObjects, "put", endless_put)
     task = asyncio.create_task(bench.issue(tenant))
     await stored.wait()
     task.cancel()
@@ -171,7 +172,7 @@ async def test_a_sweep_that_fails_is_made_up_for_by_the_next(bench: Bench, monke
     await _cut_off(bench, tenant, Asked(csr_pem=CSR))
     process = later(bench, timedelta(minutes=6))
     with monkeypatch.context() as patched:
-        patched.setattr(bench.objects, "delete", _failing(bench.objects.delete, done=False))
+        patched.setattr(TenantObjects, "delete", _failing(TenantObjects.delete, done=False))
         await process.check(Asked(csr_pem=CSR), bench.drafts(tenant))
 
     assert len(await bench.rows(tenant)) == len(await bench.paths(tenant)) == 1

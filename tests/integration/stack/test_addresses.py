@@ -1,5 +1,6 @@
 """Which ports a stack takes."""
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -66,6 +67,16 @@ def test_a_directory_keeps_its_ports_while_they_are_free(tmp_path: Path, choose:
     first.release()
 
     assert replace(choose(), claims=()) == replace(first, claims=())
+
+
+def test_where_the_operator_has_put_the_objects_they_stay(tmp_path: Path, choose: Choose) -> None:
+    assert write(StateDir(tmp_path), choose()).objects.location == str(tmp_path / "objects")
+    config = tmp_path / "config.json"
+    bucket = {"url": "s3://objects", "options": {"region": "local"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"objects": bucket}))
+    objects = write(StateDir(tmp_path), choose()).objects
+
+    assert (objects.location, objects.options) == ("s3://objects", {"region": "local"})
 
 
 def test_a_port_that_is_taken_is_left_alone(tmp_path: Path, choose: Choose) -> None:

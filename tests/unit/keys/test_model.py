@@ -22,12 +22,14 @@ bindings = st.builds(
     purpose=texts,
     version=st.integers(min_value=0, max_value=3) | st.integers(min_value=0, max_value=2**64 - 1),
     object_name=texts,
+    object_version=st.none() | st.integers(min_value=0, max_value=3) | st.integers(min_value=0, max_value=2**64 - 1),
 )
 
 
 def _parts(aad: bytes) -> list[bytes]:
     """Read back what `Binding.aad` has written, from its documentation."""
-    label, rest = b"bulkhead/aad/1", aad.removeprefix(b"bulkhead/aad/1")
+    label, rest = aad[:14], aad[14:]
+    assert label in {b"bulkhead/aad/1", b"bulkhead/aad/2"}
     parts = [label]
     while rest:
         (size,) = struct.unpack(">Q", rest[:8])
@@ -53,8 +55,11 @@ def test_a_letter_moved_from_one_part_to_the_next_gives_other_bytes(text: str, c
 
 @given(binding=bindings)
 def test_a_binding_can_be_read_back_from_its_bytes(binding: Binding) -> None:
-    _, uid, purpose, version, name = _parts(binding.aad())
+    label, uid, purpose, version, name, *object_version = _parts(binding.aad())
+    versions = [] if binding.object_version is None else [binding.object_version]
 
+    assert [int.from_bytes(part, "big") for part in object_version] == versions
+    assert label == (b"bulkhead/aad/2" if versions else b"bulkhead/aad/1")
     assert UUID(bytes=uid) == binding.tenant_uid
     assert purpose.decode() == binding.purpose
     assert int.from_bytes(version, "big") == binding.version

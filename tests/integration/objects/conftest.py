@@ -1,0 +1,3 @@
+from tests.fixtures.objects import keys, objects, root
+
+__all__ = ["keys", "objects", "root"]
