@@ -107,6 +107,7 @@ class _Common:
     database: Database
     directory: Directory
     keys: TenantKeys
+    objects: ObjectStore
     verifier: TokenVerifier
     page_tokens: PageTokens
     denials: Denials
@@ -168,7 +169,6 @@ async def run_control_plane(settings: Settings) -> None:
 async def run_certificates(settings: Settings) -> None:
     """Serve certificates until told to stop by SIGTERM or SIGINT. Needs no control plane."""
     configure_logging("certificates")
-    bucket = bucket_of(settings.objects)
     async with AsyncExitStack() as stack:
         platform_key = await _await_platform_key(settings)
         postgres = _postgres(settings, "csm_directory", tenant_connections=settings.certificates_connections)
@@ -176,10 +176,9 @@ async def run_certificates(settings: Settings) -> None:
         # This process has no right to change a table: the control plane does it.
         directory = Directory(database, version=TENANT_VERSION, upgrade=Elsewhere(database).ensure)
         common = _common(settings, directory, database=database, keys=keys, platform_key=platform_key)
-        objects = ObjectStore(bucket, common.keys)
 
         def add(server: grpc.aio.Server) -> None:
-            servicer = CertificateServicer(common.keys, objects, page_tokens=common.page_tokens)
+            servicer = CertificateServicer(common.keys, common.objects, page_tokens=common.page_tokens)
             certificates_pb2_grpc.add_CertificateServiceServicer_to_server(servicer, server)
 
         await _serve(common, _listeners(common, settings.certificates, add), [])
@@ -201,7 +200,7 @@ async def _open_verifier(stack: AsyncExitStack, common: _Common, keys: PlatformK
     settings = common.settings
     tls, context_key = _tls(settings.control_plane, settings), _context_key(settings)
     api = await stack.enter_async_context(CertificatesApi.open(settings.certificates.internal_listen, tls, context_key))
-    walls = Walls(database=common.database, keys=common.keys, tokens=common.verifier, api=api)
+    walls = Walls(database=common.database, keys=common.keys, tokens=common.verifier, objects=common.objects, api=api)
     restrict = read_only(common.database, touched=common.sealer.touch) if settings.restricts_unsafe else as_it_is
     return Verifier(common.database, keys, walls, restrict=restrict, breached=common.breaches.note)
 
@@ -227,6 +226,7 @@ def _common(
         database=database,
         directory=directory,
         keys=keys,
+        objects=ObjectStore(bucket_of(settings.objects), keys, database.canaries),
         verifier=verifier,
         page_tokens=PageTokens(cell_key.load_or_create(settings.secrets_dir / "paging.key")),
         denials=denials,

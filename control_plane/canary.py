@@ -12,6 +12,8 @@ from uuid import UUID
 
 _PREFIX: Final = "bulkhead_canary_"
 _MARKER: Final = re.compile(rb"bulkhead_canary_([0-9a-f]{32})_([0-9a-f]{32})")
+MARKER_BYTES: Final = len(_PREFIX) + 32 + 1 + 32
+"""How long a marker is: whoever looks at parts of a whole looks at as much of the part before."""
 _LABEL: Final = b"canary 1/"
 _MAC_BYTES: Final = 16
 
@@ -23,7 +25,10 @@ class BreachError(Exception):
     """
 
     def __init__(self, owner_uid: UUID, finder_uid: UUID | None, *, channel: str) -> None:
-        """Say whose it was, whom it was about to reach, and where: in a `row`, `response`, `object` or `context`."""
+        """Say whose it was, whom it was about to reach, and where.
+
+        That is in a `row`, a `response`, an `object`, the `cache` or the `context` of a transaction.
+        """
         super().__init__(f"another tenant's marker turned up in a {channel}")
         self.owner_uid = owner_uid
         self.finder_uid = finder_uid

@@ -6,7 +6,9 @@ from control_plane.isolation.probes.api import CertificatesApi, api_probes
 from control_plane.isolation.probes.database import catalogue_probes, database_probes
 from control_plane.isolation.probes.keys import key_probes
 from control_plane.isolation.probes.probe import Between, Probe
+from control_plane.isolation.probes.storage import storage_probes
 from control_plane.keys.service import TenantKeys
+from control_plane.objects.store import ObjectStore
 from control_plane.postgres.database import Database
 from control_plane.tokens.verifier import TokenVerifier
 
@@ -18,6 +20,7 @@ class Walls:
     database: Database
     keys: TenantKeys
     tokens: TokenVerifier
+    objects: ObjectStore
     api: CertificatesApi
 
     def of_tenant(self, between: Between) -> list[Probe]:
@@ -25,6 +28,7 @@ class Walls:
         return [
             *database_probes(self.database, between),
             *key_probes(self.keys, self.tokens, between),
+            *storage_probes(self.objects, between),
             *api_probes(self.api, between.own),
         ]
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from control_plane.canary import MARKER_BYTES, Canaries
 from control_plane.config_file import CONFIG_FILE, SettingsError
 from control_plane.keys.model import FIRST_OBJECT_VERSION
 from control_plane.keys.service import TenantKeys
@@ -26,6 +27,7 @@ _OPTIONS: Final = frozenset({
     "virtual_hosted_style_request",
 })  # fmt: skip
 
+_CHANNEL: Final = "object"
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -70,9 +72,10 @@ def bucket_of(settings: ObjectsSettings) -> Bucket:
 class ObjectStore:
     """The objects of all tenants of a cell; each context works on those of one tenant, which `of` gives it."""
 
-    def __init__(self, bucket: Bucket, keys: TenantKeys) -> None:
-        """Keep objects in `bucket`, sealed by `keys`."""
-        self._bucket = bucket
+    def __init__(self, bucket: Bucket, keys: TenantKeys, canaries: Canaries) -> None:
+        """Keep objects in `bucket`, sealed by `keys`; hold back those with another tenant's marker of `canaries`."""
+        self.bucket = bucket
+        self.canaries = canaries
         self._keys = keys
 
     def of(self, placement: Placement) -> "TenantObjects":
@@ -81,7 +84,7 @@ class ObjectStore:
         Raises:
             InvalidArgumentError: the tenant's id is not of the form that leads to a folder of its own.
         """
-        return TenantObjects(self._bucket, self._keys, placement)
+        return TenantObjects(self, self._keys, placement)
 
 
 class TenantObjects:
@@ -95,9 +98,10 @@ class TenantObjects:
     UnavailableError when the bucket, the vault or the database is away.
     """
 
-    def __init__(self, bucket: Bucket, keys: TenantKeys, placement: Placement) -> None:
+    def __init__(self, store: ObjectStore, keys: TenantKeys, placement: Placement) -> None:
         """Take what `ObjectStore.of` has."""
-        self._bucket = bucket
+        self._bucket = store.bucket
+        self._canaries = store.canaries
         self._keys = keys
         self._placement = placement
         # Refused here already, should it be no tenant's id.
@@ -131,9 +135,14 @@ class TenantObjects:
         Raises:
             NotFoundError: there is none at this path.
             IntegrityError: what lies there is not what this tenant stored at this path as this version.
+            BreachError: another tenant's marker is in it.
         """
         sealed = await self._bucket.get(self._key(path, version))
-        return await self._keys.decrypt(self._placement, sealed, object_name=self._name(path), object_version=version)
+        plaintext = await self._keys.decrypt(
+            self._placement, sealed, object_name=self._name(path), object_version=version
+        )
+        self._canaries.check(plaintext, own=self._placement.uid, channel=_CHANNEL)
+        return plaintext
 
     def get_stream(self, path: str, *, version: int = FIRST_OBJECT_VERSION) -> AsyncGenerator[bytes, None]:
         """Give out what `get` returns in parts, in bounded memory, as they are read and found to be in order.
@@ -143,7 +152,7 @@ class TenantObjects:
         it (`contextlib.aclosing`).
 
         Raises:
-            NotFoundError, IntegrityError: as `get` does, the second of them at any part or at the end.
+            NotFoundError, IntegrityError, BreachError: as `get` does, the latter two at any part or at the end.
             ConflictError: the version was replaced while it was read.
         """
         return self._opened(self._key(path, version), self._name(path), version)
@@ -172,7 +181,11 @@ class TenantObjects:
                 self._keys.decrypt_stream(self._placement, sealed, object_name=name, object_version=version)
             ) as opened,
         ):
+            # A marker may lie across two parts.
+            last = b""
             async for part in opened:
+                self._canaries.check(last + part, own=self._placement.uid, channel=_CHANNEL)
+                last = (last + part)[-MARKER_BYTES:]
                 yield part
 
     def _key(self, path: str, version: int) -> str:

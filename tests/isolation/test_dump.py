@@ -70,7 +70,7 @@ async def _opened(stack: Stack, vault: SoftwareVault) -> AsyncIterator[tuple[Ten
     )
     async with Database.open(settings) as database:
         keys = TenantKeys(vault, database)
-        yield keys, ObjectStore(open_bucket(stack.dir / "objects"), keys), Directory(database)
+        yield keys, ObjectStore(open_bucket(stack.dir / "objects"), keys, database.canaries), Directory(database)
 
 
 async def _openings(keys: TenantKeys, objects: ObjectStore, placement: Placement) -> list[Awaitable[object]]:

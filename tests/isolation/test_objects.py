@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 from typing_extensions import override
 
+from control_plane.canary import BreachError
 from control_plane.errors import InvalidArgumentError, NotFoundError
 from control_plane.keys.model import IntegrityError
 from control_plane.keys.service import TenantKeys
@@ -19,7 +20,7 @@ from control_plane.objects.bucket_local import LocalBucket
 from control_plane.objects.bucket_obstore import ObstoreBucket
 from control_plane.objects.paths import ObjectName, path_violation
 from control_plane.objects.store import ObjectStore, TenantObjects
-from tests.fixtures.objects import ALPHA, ALPHA_0, BETA, keys, root
+from tests.fixtures.objects import ALPHA, ALPHA_0, BETA, CANARIES, keys, root
 from tests.fixtures.s3 import S3Server
 from tests.isolation.object_names import names
 
@@ -71,7 +72,7 @@ def bucket(request: pytest.FixtureRequest, root: Path) -> Bucket:
 @pytest.fixture
 async def filled(bucket: Bucket, keys: TenantKeys) -> ObjectStore:
     """Give each of three tenants the same paths, with contents that say whose they are."""
-    store = ObjectStore(bucket, keys)
+    store = ObjectStore(bucket, keys, CANARIES)
     for tenant in (ALPHA, ALPHA_0, BETA):
         for path in PATHS:
             await store.of(tenant).put(path, plaintext=f"{tenant.tenant_id} {path}".encode())
@@ -195,7 +196,7 @@ strange_text = st.text(alphabet=st.sampled_from("a0._-/\\%2eE@~\0 \n\u2024\uff0e
 @given(name=strange_text)
 async def test_any_name_is_refused_or_stays_in_its_tenants_folder(name: str, keys: TenantKeys, root: Path) -> None:
     bucket = LocalBucket(root)
-    alpha = ObjectStore(bucket, keys).of(ALPHA)
+    alpha = ObjectStore(bucket, keys, CANARIES).of(ALPHA)
     if path_violation(name) is not None:
         before = await asyncio.to_thread(_snapshot, root)
         await _refused_everywhere(alpha, name)
@@ -227,7 +228,37 @@ async def test_a_bucket_that_lists_too_much_shows_a_tenant_nothing_of_another(ke
         "storage/org_1/a@3",
     ):
         await bucket.put(key, b"")
-    alpha = ObjectStore(bucket, keys).of(ALPHA)
+    alpha = ObjectStore(bucket, keys, CANARIES).of(ALPHA)
     await alpha.put("a", plaintext=b"")
 
     assert await _all_listed(alpha) == [ObjectName(path="a"), ObjectName(path="a", version=3)]
+
+
+@pytest.mark.behaviour("S1.17")
+@pytest.mark.parametrize("before", [0, 100, 1024 * 1024 - 40, 3 * 1024 * 1024])
+async def test_another_tenants_marker_in_an_object_is_held_back(before: int, keys: TenantKeys, root: Path) -> None:
+    """However it came there: the object is the tenant's own, sealed by its own key. A stream's parts may cut it."""
+    alpha = ObjectStore(LocalBucket(root), keys, CANARIES).of(ALPHA)
+    content = b"x" * before + CANARIES.marker(BETA.uid).encode() + b"y" * 100
+    await alpha.put("small", plaintext=content)
+    await alpha.put_stream("large", plaintext=_in_parts(content))
+    with pytest.raises(BreachError) as caught:
+        await alpha.get("small")
+    with pytest.raises(BreachError):
+        async for _ in alpha.get_stream("large"):
+            pass
+
+    assert (caught.value.owner_uid, caught.value.finder_uid, caught.value.channel) == (BETA.uid, ALPHA.uid, "object")
+
+
+async def test_a_tenants_own_marker_in_an_object_is_its_own(keys: TenantKeys, root: Path) -> None:
+    alpha = ObjectStore(LocalBucket(root), keys, CANARIES).of(ALPHA)
+    content = CANARIES.marker(ALPHA.uid).encode()
+    await alpha.put("a", plaintext=content)
+
+    assert await alpha.get("a") == content
+
+
+async def _in_parts(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 1000):
+        yield content[start : start + 1000]

@@ -74,7 +74,7 @@ async def vault(tmp_path: Path) -> SoftwareVault:
 
 @pytest.fixture
 async def bench(cell: Cell, tmp_path: Path, superuser: psycopg.AsyncConnection[DictRow]) -> Bench:
-    objects = ObjectStore(open_bucket(tmp_path / "objects"), cell.keys)
+    objects = ObjectStore(open_bucket(tmp_path / "objects"), cell.keys, cell.database.canaries)
     return Bench(
         cell=cell,
         objects=objects,

@@ -49,14 +49,14 @@ async def issue(where: dict[str, Any], point: str) -> None:
     tenant = Placement(**named | {"uid": UUID(named["uid"]), "pooling": ConnectionPooling(**named["pooling"])})
     async with Database.open(settings) as database:
         keys = TenantKeys(await SoftwareVault.open(Path(where["vault"])), database)
-        objects = ObjectStore(open_bucket(where["bucket"]), keys)
+        objects = ObjectStore(open_bucket(where["bucket"]), keys, database.canaries)
         drafts = database.tenant(tenant, isolation=Isolation.READ_COMMITTED)
         effects = database.tenant(tenant, isolation=Isolation.SERIALIZABLE)
         spots: dict[str, tuple[Any, str, bool]] = {
             "before the claim": (store, "insert_pending", True),
             "in the claim": (store, "insert_pending", False),
             "after the claim": (TenantObjects, "put", True),
-            "before the object": (objects._bucket, "put", True),
+            "before the object": (objects.bucket, "put", True),
             "after the object": (TenantObjects, "put", False),
             "in the activation": (store, "activate", False),
         }

@@ -51,6 +51,7 @@ class Tower:
     keys: PlatformKeys
     schedule: Schedule
     stub: IsolationStub
+    objects: ObjectStore
     certificates: grpc.aio.Server
 
     async def verify(self, placement: Placement) -> isolation_pb2.Attestation:
@@ -95,13 +96,18 @@ def _reception(cell: Cell) -> Reception:
 
 
 @pytest.fixture
-async def certificates(cell: Cell, tmp_path: Path) -> AsyncIterator[tuple[grpc.aio.Server, str, TlsFiles]]:
+def objects(cell: Cell, tmp_path: Path) -> ObjectStore:
+    return ObjectStore(open_bucket(tmp_path / "objects"), cell.keys, cell.database.canaries)
+
+
+@pytest.fixture
+async def certificates(
+    cell: Cell, objects: ObjectStore, tmp_path: Path
+) -> AsyncIterator[tuple[grpc.aio.Server, str, TlsFiles]]:
     """Serve certificates to internal services."""
     issue, authority = new_authority()
     tls = tls_files(tmp_path, issue(SERVICE), authority)
-    servicer = CertificateServicer(
-        cell.keys, ObjectStore(open_bucket(tmp_path / "objects"), cell.keys), page_tokens=PageTokens(bytes(32))
-    )
+    servicer = CertificateServicer(cell.keys, objects, page_tokens=PageTokens(bytes(32)))
     authentication = ServiceAuthentication({"control-plane": frozenset({"certificates.read"})}, CONTEXT_KEY)
     server, port = open_listener(
         "127.0.0.1:0",
@@ -122,12 +128,12 @@ async def certificates(cell: Cell, tmp_path: Path) -> AsyncIterator[tuple[grpc.a
 
 @pytest.fixture
 async def tower(
-    cell: Cell, vault: SoftwareVault, certificates: tuple[grpc.aio.Server, str, TlsFiles]
+    cell: Cell, vault: SoftwareVault, objects: ObjectStore, certificates: tuple[grpc.aio.Server, str, TlsFiles]
 ) -> AsyncIterator[Tower]:
     certificate_server, address, tls = certificates
     platform_keys = PlatformKeys(vault, cell.database)
     async with CertificatesApi.open(address, tls, CONTEXT_KEY) as api:
-        walls = Walls(database=cell.database, keys=cell.keys, tokens=cell.verifier, api=api)
+        walls = Walls(database=cell.database, keys=cell.keys, tokens=cell.verifier, objects=objects, api=api)
         restrict = read_only(cell.database, touched=cell.touched.append)
         verifier = Verifier(cell.database, platform_keys, walls, restrict=restrict, breached=cell.breaches.note)
         authentication = BearerAuthentication(cell.verifier.verify)
@@ -145,6 +151,7 @@ async def tower(
                     cell.database, cell.directory, verifier=verifier, keys=platform_keys, random=lambda: 0.5
                 ),
                 stub=isolation_pb2_grpc.IsolationServiceStub(channel),
+                objects=objects,
                 certificates=certificate_server,
             )
         await server.stop(None)

@@ -9,8 +9,8 @@ from psycopg import sql
 
 from control_plane.errors import NotFoundError, UnavailableError
 from control_plane.ids import TenantId
-from control_plane.keys import service as keys_service
-from control_plane.keys.model import Binding
+from control_plane.keys.sealing import ObjectSeal
+from control_plane.objects import paths
 from control_plane.postgres.placement import Placement
 from control_plane.serving.interceptors import authorization
 from control_plane.serving.interceptors.authorization import check_tenant
@@ -30,6 +30,9 @@ ALL: Final = [
     "database.tables",
     "keys.foreign_key",
     "keys.foreign_token",
+    "storage.marker",
+    "storage.moved",
+    "storage.ways_out",
     "api.foreign_tenant",
     "api.forged_context",
 ]
@@ -125,21 +128,18 @@ async def test_what_is_wrong_in_the_database_is_noticed(
     assert theirs.tenant_id not in str(await tower.verify(ours))
 
 
-def _bind_nothing(placement: Placement, *, version: int, object_name: str) -> Binding:
-    return Binding(tenant_uid=placement.uid, purpose="storage", version=version, object_name="")
-
-
 async def _believe_the_claim(verifier: Any, _key: object, claims: Any) -> Placement:
     entry = await verifier._directory.find(claims.tenant_id)
     placement: Placement = entry.placement
     return placement
 
 
-HOLES: Final[Mapping[str, tuple[object, str, object, str]]] = {
-    "sealed for no name": (keys_service, "_storage_binding", _bind_nothing, "keys.foreign_key"),
-    "a claim believed": (TokenVerifier, "_tenant_of", _believe_the_claim, "keys.foreign_token"),
-    "tenants not compared": (authorization, "check_tenant", lambda *_: None, "api.foreign_tenant"),
-    "signatures not compared": (hmac, "compare_digest", lambda *_: True, "api.forged_context"),
+HOLES: Final[Mapping[str, tuple[object, str, object, set[str]]]] = {
+    "sealed for no place": (ObjectSeal, "_aad", lambda *_: b"", {"keys.foreign_key", "storage.moved"}),
+    "paths not checked": (paths, "path_violation", lambda _: None, {"storage.ways_out"}),
+    "a claim believed": (TokenVerifier, "_tenant_of", _believe_the_claim, {"keys.foreign_token"}),
+    "tenants not compared": (authorization, "check_tenant", lambda *_: None, {"api.foreign_tenant"}),
+    "signatures not compared": (hmac, "compare_digest", lambda *_: True, {"api.forged_context"}),
 }
 
 
@@ -150,7 +150,7 @@ async def test_what_is_wrong_in_the_code_is_noticed(hole: str, tower: Tower, mon
     owner, name, instead, noticing = HOLES[hole]
     monkeypatch.setattr(owner, name, instead)
 
-    assert outcomes(await tower.verify(ours)) == {noticing: "FAILED"}
+    assert outcomes(await tower.verify(ours)) == dict.fromkeys(noticing, "FAILED")
 
 
 async def test_an_absent_tenant_that_is_told_from_another_one_is_noticed(
@@ -167,6 +167,15 @@ async def test_an_absent_tenant_that_is_told_from_another_one_is_noticed(
     monkeypatch.setattr(authorization, "check_tenant", told_apart)
 
     assert outcomes(await tower.verify(ours)) == {"api.foreign_tenant": "FAILED"}
+
+
+@pytest.mark.behaviour("S1.17", "S1.18")
+async def test_another_tenants_marker_among_the_objects_is_noticed(tower: Tower) -> None:
+    ours, theirs = [await tower.cell.tenant(name) for name in ("org_1", "org_2")]
+    marker = tower.cell.database.canaries.marker(theirs.uid)
+    await tower.objects.of(ours).put("isolation/marker", plaintext=marker.encode())
+
+    assert outcomes(await tower.verify(ours)) == {"storage.marker": "FAILED", "storage.moved": "FAILED"}
 
 
 async def test_what_cannot_be_reached_is_unknown_and_nothing_else(tower: Tower) -> None:
@@ -190,7 +199,9 @@ async def test_a_probe_that_breaks_does_not_pass(
     broken: Callable[..., Awaitable[None]] = fail
     monkeypatch.setattr(type(tower.cell.keys), "encrypt", broken)
 
-    assert outcomes(await tower.verify(ours)) == {"keys.foreign_key": "UNKNOWN"}
+    assert outcomes(await tower.verify(ours)) == dict.fromkeys(
+        ("keys.foreign_key", "storage.marker", "storage.moved"), "UNKNOWN"
+    )
 
 
 @pytest.mark.behaviour("S1.18")

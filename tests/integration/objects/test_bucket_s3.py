@@ -18,7 +18,7 @@ from control_plane.keys.service import TenantKeys
 from control_plane.objects import bucket_obstore
 from control_plane.objects.bucket import Bucket
 from control_plane.objects.store import ObjectStore, open_bucket
-from tests.fixtures.objects import ALPHA, BETA
+from tests.fixtures.objects import ALPHA, BETA, CANARIES
 from tests.fixtures.relay import Relay, answering
 from tests.fixtures.s3 import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY, S3Server
 
@@ -273,7 +273,7 @@ async def test_a_tenants_objects_are_kept_apart_in_s3_as_they_are_in_a_directory
     s3_server: S3Server, keys: TenantKeys
 ) -> None:
     bucket = s3_server.bucket()
-    store = ObjectStore(bucket, keys)
+    store = ObjectStore(bucket, keys, CANARIES)
     await store.of(ALPHA).put_stream("large", plaintext=_source(20))
     await bucket.put("storage/org_2/large", await bucket.get("storage/org_1/large"))
 

@@ -20,7 +20,7 @@ from control_plane.objects.bucket_obstore import ObstoreBucket
 from control_plane.objects.paths import ObjectName
 from control_plane.objects.store import ObjectStore, TenantObjects, open_bucket
 from control_plane.postgres.database import Database
-from tests.fixtures.objects import ALPHA, BETA
+from tests.fixtures.objects import ALPHA, BETA, CANARIES
 
 PATH, OTHER, PLAIN = "certificates/a.pem", "certificates/b.pem", b"a canary in plain sight"
 # More than a segment, so that there is one that could be taken from or put elsewhere.
@@ -235,7 +235,7 @@ async def test_a_copy_of_database_and_objects_opens_nothing_without_the_vault(
     thief = TenantKeys(await SoftwareVault.open(tmp_path / "thief"), database)
 
     assert await alpha.get(PATH) == PLAIN
-    await _refused(ObjectStore(open_bucket(tmp_path / "dump"), thief).of(ALPHA))
+    await _refused(ObjectStore(open_bucket(tmp_path / "dump"), thief, CANARIES).of(ALPHA))
 
 
 async def test_a_tenants_objects_are_listed_by_their_names(alpha: TenantObjects, beta: TenantObjects) -> None:
@@ -272,7 +272,7 @@ async def test_a_deleted_object_is_gone_for_its_tenant_only(alpha: TenantObjects
 
 async def test_objects_in_anothers_bucket_are_sealed_in_the_same_way(keys: TenantKeys) -> None:
     bucket = ObstoreBucket(MemoryStore())
-    alpha = ObjectStore(bucket, keys).of(ALPHA)
+    alpha = ObjectStore(bucket, keys, CANARIES).of(ALPHA)
     await alpha.put(PATH, plaintext=PLAIN)
     sealed = await bucket.get(f"storage/org_1/{PATH}")
     await bucket.put(f"storage/org_1/{OTHER}", sealed)

@@ -1,0 +1,83 @@
+"""What the object store keeps apart: each object opens for its tenant, in its place, and no path leads elsewhere."""
+
+from contextlib import suppress
+from typing import Final
+
+from control_plane.errors import InvalidArgumentError, NotFoundError
+from control_plane.ids import new_uuid
+from control_plane.isolation.model import WallDownError
+from control_plane.isolation.probes.probe import Between, Probe, absent_tenant
+from control_plane.keys.model import IntegrityError
+from control_plane.objects.paths import object_key
+from control_plane.objects.store import ObjectStore, TenantObjects
+
+_MARKER: Final = "isolation/marker"
+_MOVED: Final = "isolation/moved"
+
+
+def storage_probes(objects: ObjectStore, between: Between) -> list[Probe]:
+    """Return the questions to the object store about a tenant."""
+    own, theirs = between.own, between.other
+    folder = objects.of(own)
+    marker = objects.canaries.marker(own.uid).encode()
+
+    async def own_marker() -> str:
+        if await _kept(folder, marker) != marker:
+            raise WallDownError("the tenant's marker is not where it was put")
+        return "held"
+
+    async def moved() -> str:
+        await _kept(folder, marker)
+        sealed = await objects.bucket.get(object_key(own.tenant_id, _MARKER))
+        # Whatever lies there meanwhile is this probe's own.
+        path = f"{_MOVED}-{new_uuid()}"
+        await objects.bucket.put(object_key(own.tenant_id, path), sealed)
+        try:
+            await folder.get(path)
+        except IntegrityError:
+            return "held"
+        finally:
+            await folder.delete(path)
+        raise WallDownError("an object opens in another object's place")
+
+    async def ways_out() -> str:
+        other = theirs.tenant_id if theirs is not None else absent_tenant()
+        ways = (f"../{other}/{_MARKER}", f"/storage/{other}/{_MARKER}", f"{_MARKER}/../../../{other}/{_MARKER}")
+        for way in ways:
+            # What leads there has gone through, whether or not there is anything.
+            with suppress(NotFoundError, IntegrityError):
+                try:
+                    await folder.get(way)
+                except InvalidArgumentError:
+                    continue
+            raise WallDownError("a path that leads out of the tenant's folder is taken")
+        return "held"
+
+    return [
+        Probe(
+            name="storage.marker",
+            promise="The tenant's objects are its own: its marker is where it was put, and nobody else's.",
+            ask=own_marker,
+        ),
+        Probe(
+            name="storage.moved",
+            promise="What was sealed for one object does not open in another one's place.",
+            ask=moved,
+        ),
+        Probe(
+            name="storage.ways_out",
+            promise="No path leads out of the tenant's folder.",
+            ask=ways_out,
+        ),
+    ]
+
+
+async def _kept(folder: TenantObjects, marker: bytes) -> bytes:
+    """Return what lies where the marker belongs; put it there the first time."""
+    try:
+        return await folder.get(_MARKER)
+    except NotFoundError:
+        await folder.put(_MARKER, plaintext=marker)
+        return await folder.get(_MARKER)
+    except IntegrityError as error:
+        raise WallDownError("the tenant's marker does not open") from error
