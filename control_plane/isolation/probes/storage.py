@@ -10,6 +10,7 @@ from control_plane.isolation.probes.probe import Between, Probe, absent_tenant
 from control_plane.keys.model import IntegrityError
 from control_plane.objects.paths import object_key
 from control_plane.objects.store import ObjectStore, TenantObjects
+from control_plane.postgres.placement import Placement
 
 _MARKER: Final = "isolation/marker"
 _MOVED: Final = "isolation/moved"
@@ -17,37 +18,25 @@ _MOVED: Final = "isolation/moved"
 
 def storage_probes(objects: ObjectStore, between: Between) -> list[Probe]:
     """Return the questions to the object store about a tenant."""
-    own, theirs = between.own, between.other
-    folder = objects.of(own)
-    marker = objects.canaries.marker(own.uid).encode()
+    own = objects.of(between.own)
+    marker = objects.canaries.marker(between.own.uid).encode()
+    other = between.other.tenant_id if between.other is not None else absent_tenant()
 
     async def own_marker() -> str:
-        if await _kept(folder, marker) != marker:
+        if await _kept(own, marker) != marker:
             raise WallDownError("the tenant's marker is not where it was put")
         return "held"
 
     async def moved() -> str:
-        await _kept(folder, marker)
-        sealed = await objects.bucket.get(object_key(own.tenant_id, _MARKER))
-        # Whatever lies there meanwhile is this probe's own.
-        path = f"{_MOVED}-{new_uuid()}"
-        await objects.bucket.put(object_key(own.tenant_id, path), sealed)
-        try:
-            await folder.get(path)
-        except IntegrityError:
-            return "held"
-        finally:
-            await folder.delete(path)
-        raise WallDownError("an object opens in another object's place")
+        await _kept(own, marker)
+        return await _stays_shut(objects, between.own)
 
     async def ways_out() -> str:
-        other = theirs.tenant_id if theirs is not None else absent_tenant()
-        ways = (f"../{other}/{_MARKER}", f"/storage/{other}/{_MARKER}", f"{_MARKER}/../../../{other}/{_MARKER}")
-        for way in ways:
+        for way in (f"../{other}/{_MARKER}", f"/storage/{other}/{_MARKER}", f"{_MARKER}/../../../{other}/{_MARKER}"):
             # What leads there has gone through, whether or not there is anything.
             with suppress(NotFoundError, IntegrityError):
                 try:
-                    await folder.get(way)
+                    await own.get(way)
                 except InvalidArgumentError:
                     continue
             raise WallDownError("a path that leads out of the tenant's folder is taken")
@@ -70,6 +59,20 @@ def storage_probes(objects: ObjectStore, between: Between) -> list[Probe]:
             ask=ways_out,
         ),
     ]
+
+
+async def _stays_shut(objects: ObjectStore, placement: Placement) -> str:
+    """Move the sealed marker to another place of the same tenant, and try to open it there."""
+    own, path = objects.of(placement), f"{_MOVED}-{new_uuid()}"
+    sealed = await objects.bucket.get(object_key(placement.tenant_id, _MARKER))
+    await objects.bucket.put(object_key(placement.tenant_id, path), sealed)
+    try:
+        await own.get(path)
+    except IntegrityError:
+        return "held"
+    finally:
+        await own.delete(path)
+    raise WallDownError("an object opens in another object's place")
 
 
 async def _kept(folder: TenantObjects, marker: bytes) -> bytes:
