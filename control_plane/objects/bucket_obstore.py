@@ -86,9 +86,10 @@ class ObstoreBucket:
             raise ValueError(f"{url} is no bucket that can be used: {said}") from None
 
     async def put(self, key: str, data: bytes) -> None:
-        """See `Bucket`."""
+        """See `Bucket`. What is longer than 5 MiB is a multipart upload too."""
         with _as_ours():
-            await self._store.put_async(key, data)
+            # Cancelled in the middle it would leave its parts there, or be done after all.
+            await wait_to_end(self._store.put_async(key, data))
 
     async def put_stream(self, key: str, parts: AsyncIterable[bytes]) -> None:
         """See `Bucket`. What is shorter than a part of 8 MiB is one request, all else a multipart upload."""
@@ -124,7 +125,7 @@ class ObstoreBucket:
         """See `Bucket`."""
         try:
             with _as_ours(key):
-                await self._store.delete_async(key)
+                await wait_to_end(self._store.delete_async(key))
         except NotFoundError:
             return
 

@@ -1,5 +1,6 @@
 """A tenant's objects. Nothing reaches a bucket, nor leaves it, but through the tenant's own key."""
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -26,6 +27,11 @@ _OPTIONS: Final = frozenset({
     "region", "request_payer", "server_side_encryption", "sse_bucket_key_enabled", "sse_kms_key_id", "timeout",
     "virtual_hosted_style_request",
 })  # fmt: skip
+# obstore panics at what is no address, and there might be a secret in what has more.
+_ENDPOINT: Final = re.compile(
+    r"https?://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._/-]*)?",
+    re.ASCII,
+)
 
 _CHANNEL: Final = "object"
 _log: Final = structlog.get_logger(__name__)
@@ -55,6 +61,8 @@ def open_bucket(
     strange = sorted(set(options or {}) - _OPTIONS)
     if strange:
         raise ValueError(f"no bucket has {strange}: its options are {sorted(_OPTIONS)}, and credentials go elsewhere")
+    if not _ENDPOINT.fullmatch((options or {}).get("endpoint", "https://default")):
+        raise ValueError("no bucket is at such an endpoint: it has http:// or https://, a host, a port and a path")
     if credentials_file is not None and url.scheme != "s3":
         raise ValueError("only an s3:// bucket takes a file of credentials; others find theirs in the environment")
     return ObstoreBucket.at(place, options=options, credentials_file=credentials_file)

@@ -225,6 +225,21 @@ async def test_an_upload_that_is_cancelled_anywhere_leaves_nothing_on_the_server
     assert s3_server.unfinished_uploads() == before
 
 
+async def test_a_whole_object_that_is_cancelled_anywhere_leaves_nothing_on_the_server(s3_server: S3Server) -> None:
+    bucket = s3_server.bucket()
+    before = s3_server.unfinished_uploads()
+    for turns in range(0, 40, 4):
+        putting = asyncio.create_task(bucket.put(KEY, bytes(20 * MIB)))
+        for _ in range(turns):
+            await asyncio.sleep(0.003)
+        putting.cancel()
+        await asyncio.wait([putting])
+        await bucket.delete(KEY)
+
+        assert await _listed(bucket) == []
+    assert s3_server.unfinished_uploads() == before
+
+
 async def test_credentials_come_from_the_environment_where_there_is_no_file(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,9 +61,36 @@ def test_an_option_that_is_a_credential_or_does_away_with_them_is_refused(option
     assert "very secret" not in str(refused.value)
 
 
-def test_an_option_of_another_service_is_refused() -> None:
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://id:secret@s3.example.com", "https://secret@s3.example.com", "https://s3.example.com?secret", "secret",
+        "https://", "ftp://s3.example.com", "https://s3.example.com#secret", "https://s3.example.com/a b", "https:// ",
+        "https://:9000", "https://s3.example.com:secret", "https://::", "",
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_is_none_or_has_more_in_it_is_refused_and_not_repeated(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="no bucket is at such an endpoint") as refused:
+        open_bucket("s3://objects", options={"endpoint": endpoint})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9000", "https://[::1]:9000", "https://s3.example.com/of/it"])
+def test_an_endpoint_is_a_host_with_a_port_and_a_path(endpoint: str) -> None:
+    assert isinstance(open_bucket("s3://objects", options={"endpoint": endpoint}), ObstoreBucket)
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("gs://objects", {"account_name": "example"}),
+        ("s3://objects", {"timeout": "soon"}),
+        ("s3://objects", {"virtual_hosted_style_request": "maybe"}),
+    ],
+)
+def test_an_option_of_another_service_or_of_no_sense_is_refused(url: str, options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="no bucket that can be used"):
-        open_bucket("gs://objects", options={"account_name": "example"})
+        open_bucket(url, options=options)
 
 
 def test_a_directory_takes_no_options_and_only_s3_a_file_of_credentials(tmp_path: Path) -> None:
