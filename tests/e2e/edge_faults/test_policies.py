@@ -17,6 +17,7 @@ STRANGER: Final = "403 ACCESS_DENIED"
 STALE: Final = "503 POLICY_STALE"
 REFUSED_BY_SERVICE: Final = "400 9"
 LIMITED: Final = "429 RATE_LIMITED"
+CLOSED: Final = "503 UNAVAILABLE"
 UNCOUNTED: Final = "503 RATE_UNAVAILABLE"
 Metadata = tuple[tuple[str, str], ...]
 
@@ -134,6 +135,8 @@ def test_a_valkey_that_comes_back_admits_no_more_than_a_minutes_rate(broken: Bro
         told.append(asking.ask().said)
     asking.close()
 
-    assert while_away <= {UNCOUNTED}
-    assert set(told) <= {OK, LIMITED, UNCOUNTED}
+    # On a machine that is too busy for 250 ms, Envoy says it first.
+    closed = {UNCOUNTED, CLOSED}
+    assert while_away <= closed
+    assert set(told) <= {OK, LIMITED} | closed
     assert told.count(OK) <= limit
