@@ -32,6 +32,8 @@ from control_plane.audit.recorder import effects_recorder
 from control_plane.audit.sealer import Sealer
 from control_plane.audit.servicer import AuditServicer
 from control_plane.breaches.recorder import Breaches
+from control_plane.cache.handles import Caches
+from control_plane.cache.reconciler import Reconciler
 from control_plane.certificates.servicer import CertificateServicer
 from control_plane.errors import UnavailableError
 from control_plane.isolation.probes.api import CertificatesApi
@@ -131,11 +133,12 @@ async def run_control_plane(settings: Settings) -> None:
         )
         directory = Directory(database, version=TENANT_VERSION, upgrade=upgrades.ensure)
         common = _common(settings, directory, database=database, keys=keys, platform_key=issuer.public_key)
-        plans: Plans = {
-            TenantCreation.kind: TenantCreation(
-                common.database, common.directory, common.keys, touched=common.sealer.touch
-            ),
-        }
+        key = await asyncio.to_thread(cell_key.load_or_create, settings.valkey_key)
+        cache = await stack.enter_async_context(Reconciler.open(settings.valkey_socket, key, directory.everyone))
+        creation = TenantCreation(
+            database, directory, keys, cache_users=cache.users, touched=common.sealer.touch, cache_doubted=cache.hint
+        )
+        plans: Plans = {creation.kind: creation}
         queue = JobQueue(common.database, postgres)
         await stack.enter_async_context(queue.open())
         publisher = Publisher(common.database, partial(notified, postgres, policies_store.CHANNEL))
@@ -161,6 +164,7 @@ async def run_control_plane(settings: Settings) -> None:
                 edges.prune(),
                 upgrades.run(),
                 schedule.run(),
+                cache.run(),
             ],
             draining=publisher.close,
         )
@@ -176,9 +180,11 @@ async def run_certificates(settings: Settings) -> None:
         # This process has no right to change a table: the control plane does it.
         directory = Directory(database, version=TENANT_VERSION, upgrade=Elsewhere(database).ensure)
         common = _common(settings, directory, database=database, keys=keys, platform_key=platform_key)
+        valkey_key = await asyncio.to_thread(cell_key.load_or_create, settings.valkey_key)
+        caches = await stack.enter_async_context(Caches.open(settings.valkey_socket, common.keys.derive, valkey_key))
 
         def add(server: grpc.aio.Server) -> None:
-            servicer = CertificateServicer(common.keys, common.objects, page_tokens=common.page_tokens)
+            servicer = CertificateServicer(common.keys, common.objects, caches, page_tokens=common.page_tokens)
             certificates_pb2_grpc.add_CertificateServiceServicer_to_server(servicer, server)
 
         await _serve(common, _listeners(common, settings.certificates, add), [])

@@ -1,5 +1,7 @@
 """Keys of 32 random bytes that processes of a cell share through files, made by whichever comes first."""
 
+import hashlib
+import hmac
 import secrets
 from pathlib import Path
 from typing import Final
@@ -7,6 +9,7 @@ from typing import Final
 from control_plane import private_file
 
 _SIZE: Final = 32
+_PASSWORD_LABEL: Final = b"bulkhead/password/1/"
 
 
 class BrokenKeyError(Exception):
@@ -27,3 +30,8 @@ def load_or_create(path: Path) -> bytes:
     if len(key) < _SIZE:
         raise BrokenKeyError(f"{path} holds {len(key)} bytes instead of {_SIZE}: put it back, or remove it")
     return key
+
+
+def password(key: bytes, user: str) -> str:
+    """Derive what `user` logs in with at a server of the cell. Whoever has the key knows it, and nobody else."""
+    return hmac.digest(key, _PASSWORD_LABEL + user.encode(), hashlib.sha256).hex()

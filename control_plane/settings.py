@@ -55,6 +55,8 @@ class Settings:
     """How many the certificate service may have."""
     valkey_socket: Path
     """Valkey's unix socket."""
+    valkey_key: Path
+    """What the passwords of the control plane and of the tenants at Valkey are derived from; made if need be."""
     control_plane: ListenerSettings
     """Where the control plane serves."""
     certificates: ListenerSettings
@@ -93,6 +95,7 @@ def _settings(state_dir: Path, config: Mapping[str, Any]) -> Settings:
         control_plane_connections=int(config["postgres"]["tenant_connections"]["control_plane"]),
         certificates_connections=int(config["postgres"]["tenant_connections"]["certificates"]),
         valkey_socket=state_dir / config["valkey"]["socket"],
+        valkey_key=state_dir / config["secrets_dir"] / "valkey.key",
         control_plane=_listener(state_dir, config["control_plane"]),
         certificates=_listener(state_dir, config["certificates"]),
         ca_file=state_dir / config["ca_file"],

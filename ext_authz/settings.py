@@ -52,6 +52,8 @@ class EdgeSettings:
     edge_dir: Path
     """Where the agent keeps what it must not lose."""
     valkey_socket: Path
+    valkey_key: Path
+    """What the edge's password at Valkey is derived from; no other one is."""
     context_key: Path
     """The key of signed contexts."""
     copy_key: Path
@@ -111,6 +113,7 @@ def _settings(state_dir: Path, config: Mapping[str, Any]) -> EdgeSettings:
         sockets_dir=state_dir / edge["sockets_dir"],
         edge_dir=state_dir / edge["edge_dir"],
         valkey_socket=state_dir / config["valkey"]["socket"],
+        valkey_key=secrets / "valkey-edge.key",
         context_key=secrets / "context.key",
         copy_key=secrets / "edge-copy.key",
     )

@@ -130,11 +130,13 @@ async def _open_checks(stack: AsyncExitStack, settings: EdgeSettings, tallies: T
         tallies.use(usage, datetime.now(UTC))
 
     key = await asyncio.to_thread(cell_key.load_or_create, settings.context_key)
+    valkey_key = await asyncio.to_thread(cell_key.load_or_create, settings.valkey_key)
+    limiter = MinuteLimiter.open(settings.valkey_socket, valkey_key)
     return CheckServicer(
         domain=settings.domain,
         shared_hosts=settings.shared_hosts,
         context_key=key,
-        limiter=await stack.enter_async_context(MinuteLimiter.open(settings.valkey_socket)),
+        limiter=await stack.enter_async_context(limiter),
         denied=denied,
         used=used,
     )

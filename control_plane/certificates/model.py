@@ -96,6 +96,10 @@ class Certificate:
         """Whether it was ever acknowledged."""
         return self.state is not State.PENDING
 
+    def is_text(self, text: bytes) -> bool:
+        """Whether this is the text that was stored for it."""
+        return hashlib.sha256(text).digest() == self.sha256
+
     def is_stuck(self, now: datetime) -> bool:
         """Whether it is to be given up for a repeated request."""
         return self.state is State.PENDING and now - self.create_time > PENDING_IS_STUCK_AFTER

@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from typing_extensions import override
 
 from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
+from control_plane.cache.handles import Caches
 from control_plane.certificates import store
 from control_plane.certificates.model import (
     Asked,
@@ -37,11 +38,11 @@ _MOST_SECONDS: Final = 315_576_000_000
 class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
     """See certificates.proto."""
 
-    def __init__(self, keys: TenantKeys, objects: ObjectStore, *, page_tokens: PageTokens) -> None:
-        """Sign with the authorities in `keys`; keep the certificates in `objects`."""
+    def __init__(self, keys: TenantKeys, objects: ObjectStore, caches: Caches, *, page_tokens: PageTokens) -> None:
+        """Sign with the authorities in `keys`; keep the certificates in `objects`, and copies in `caches`."""
         self._keys = keys
         self._page_tokens = page_tokens
-        self._certificates = Certificates(keys, objects)
+        self._certificates = Certificates(keys, objects, caches)
 
     @override
     async def IssueCertificate(

@@ -25,6 +25,8 @@ _INTERRUPTED: Final = 130
 _UNSAFE_TENANTS: Final = "BULKHEAD_UNSAFE_TENANTS"
 _RESTRICT: Final = "restrict"
 _REPORT: Final = "report"
+_VALKEY_MEGABYTES: Final = "BULKHEAD_VALKEY_MEGABYTES"
+_LEAST_MEGABYTES: Final = 16
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -53,7 +55,7 @@ def up(
 ) -> None:
     """Start the embedded stack in the state directory, which is made if need be. Ctrl-C stops it."""
     with _reporting(context, as_json=as_json):
-        from control_plane.stack.processes.size import StackSize  # noqa: PLC0415 a client needs no stack
+        from control_plane.stack.processes.size import VALKEY_MEGABYTES, StackSize  # noqa: PLC0415 a client needs no stack
 
         state_dir, progress = _state_dir(context), _progress()
         size = StackSize(
@@ -61,6 +63,7 @@ def up(
             check_workers=check_workers,
             tenant_connections=tenant_connections,
             restricts_unsafe=_restricts_unsafe(),
+            valkey_megabytes=megabytes_from_environment(VALKEY_MEGABYTES),
         )
         asked = _Asked(demo=demo, as_json=as_json)
         if detach:
@@ -77,6 +80,14 @@ def _restricts_unsafe() -> bool:
     if given not in {_RESTRICT, _REPORT}:
         raise typer.BadParameter(f"{_UNSAFE_TENANTS} must be {_RESTRICT} or {_REPORT}")
     return given == _RESTRICT
+
+
+def megabytes_from_environment(default: int) -> int:
+    """Return how much memory Valkey may have. It is seldom set, so there is no option for it."""
+    given = os.environ.get(_VALKEY_MEGABYTES, str(default))
+    if not given.isdecimal() or int(given) < _LEAST_MEGABYTES:
+        raise typer.BadParameter(f"{_VALKEY_MEGABYTES} must be a whole number from {_LEAST_MEGABYTES} on")
+    return int(given)
 
 
 def down(context: typer.Context, *, as_json: AsJson = False) -> None:

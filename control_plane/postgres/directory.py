@@ -31,6 +31,7 @@ SELECT number, id, uid, state, schema_name, role_name, login_role, min_connectio
 """What `Placement.of` reads, and a bit more; to be followed by a condition."""
 _BY_ID: Final = SELECT_PLACEMENTS + " WHERE id = %(key)s"
 _BY_UID: Final = SELECT_PLACEMENTS + " WHERE uid = %(key)s"
+_ALL_AFTER: Final = SELECT_PLACEMENTS + " WHERE number > %(after)s ORDER BY number LIMIT %(limit)s"
 _AFTER: Final = (
     SELECT_PLACEMENTS + " WHERE number > %(after)s AND state <> 'PROVISIONING' ORDER BY number LIMIT %(limit)s"
 )
@@ -99,20 +100,27 @@ class Directory:
         if entry is not None:
             del self._id_by_uid[entry.placement.uid]
 
-    async def placements(self) -> AsyncIterator[Placement]:
+    def placements(self) -> AsyncIterator[Placement]:
         """Go through all tenants that have a schema, in the order of their making, a page at a time."""
+        return self._pages(_AFTER)
+
+    def everyone(self) -> AsyncIterator[Placement]:
+        """Go through all tenants of the registry, also those that are only in the making, in the same way."""
+        return self._pages(_ALL_AFTER)
+
+    async def _pages(self, query: LiteralString) -> AsyncIterator[Placement]:
         after = 0
         while True:
-            rows = await self._page(after)
+            rows = await self._page(query, after)
             for row in rows:
                 yield _entry(row).placement
             if len(rows) < _PAGE:
                 return
             after = rows[-1]["number"]
 
-    async def _page(self, after: int) -> list[dict[str, Any]]:
+    async def _page(self, query: LiteralString, after: int) -> list[dict[str, Any]]:
         async def read(tx: SystemTransaction) -> list[dict[str, Any]]:
-            return await tx.fetch_all(_AFTER, {"after": after, "limit": _PAGE})
+            return await tx.fetch_all(query, {"after": after, "limit": _PAGE})
 
         return await self._database.system().run(read)
 

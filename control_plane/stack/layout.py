@@ -68,6 +68,11 @@ class StateDir:
         return self.root / "valkey"
 
     @property
+    def secrets(self) -> Path:
+        """Keys that the processes share."""
+        return self.root / "secrets"
+
+    @property
     def run(self) -> Path:
         """The sockets, or a link to where they are."""
         return self.root / "run"

@@ -112,6 +112,8 @@ class Supervisor:
             data_dir=self._dir.valkey,
             socket=sockets / "valkey.sock",
             log=self._dir.log("valkey"),
+            secrets_dir=self._dir.secrets,
+            megabytes=self._size.valkey_megabytes,
             inherited=self._inherited,
         )
         database = self._component("postgres", "PostgreSQL", launch=postgres.start)

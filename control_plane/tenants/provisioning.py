@@ -5,13 +5,16 @@ makes the tenant usable; until then every door answers that it is not ready. Whe
 taken back in the opposite order and the id is free again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+import structlog
+
 from bulkhead.v1 import tenants_pb2
 from control_plane.audit.recorder import Touched, operation_recorder
-from control_plane.errors import PreconditionError
+from control_plane.cache.users import CacheUsers
+from control_plane.errors import PreconditionError, UnavailableError
 from control_plane.keys.service import TenantKeys
 from control_plane.operations.model import Operation
 from control_plane.operations.plan import Step
@@ -28,21 +31,38 @@ from control_plane.tokens.service import invite_administrator
 _CREATE_METHOD: Final = "/bulkhead.v1.TenantService/CreateTenant"
 _PROBE: Final = b"provisioning probe"
 
+_log: Final = structlog.get_logger("tenants.provisioning")
+
 
 class TenantCreation:
     """The steps from a registered tenant to an active one; an `operations.plan.Plan`."""
 
     kind = service.KIND
 
-    def __init__(self, database: Database, directory: Directory, keys: TenantKeys, *, touched: Touched) -> None:
-        """Make keys with `keys`, schemas in `database`; tell `touched` whose audit log grows."""
+    def __init__(
+        self,
+        database: Database,
+        directory: Directory,
+        keys: TenantKeys,
+        *,
+        cache_users: CacheUsers,
+        touched: Touched,
+        cache_doubted: Callable[[], None],
+    ) -> None:
+        """Make keys with `keys`, schemas in `database`, and `cache_users`; tell `touched` whose audit log grows.
+
+        Tell `cache_doubted` that there may be a user in the cache whose tenant is gone.
+        """
         self._touched = touched
+        self._cache_users = cache_users
+        self._cache_doubted = cache_doubted
         self._database = database
         self._directory = directory
         self._keys = keys
         runs = (
             self._create_keys,
             self._create_schema,
+            self._create_cache,
             self._invite_administrator,
             self._verify,
             self._activate,
@@ -50,14 +70,17 @@ class TenantCreation:
         self.steps: Sequence[Step] = [Step(name, run) for name, run in zip(service.LATER_STEPS, runs, strict=True)]
 
     async def undo(self, operation: Operation) -> None:
-        """Take back the keys, the schema and the registration, whatever there is of them."""
+        """Take back the keys, the schema, the cache and the registration, whatever there is of them."""
         placement = await self._placement(operation)
         if placement is None:
             return
         await self._keys.destroy(placement)
         await drop_tenant_schema(self._database, placement)
+        await self._cache_users.remove(placement)
         await self._database.system().run(lambda tx: store.delete_unfinished(tx, operation.tenant_id))
         self._directory.forget(operation.tenant_id)
+        # Whoever read the registry a moment ago may have made the user once more.
+        self._cache_doubted()
 
     def metadata(self, operation: Operation) -> tenants_pb2.CreateTenantMetadata:
         """Show the steps."""
@@ -90,6 +113,14 @@ class TenantCreation:
         _, placement = await self._load(operation)
         password = await self._keys.login_password(placement) if placement.is_strict else ""
         await create_tenant_schema(self._database, placement, password=password)
+
+    async def _create_cache(self, operation: Operation) -> None:
+        _, placement = await self._load(operation)
+        try:
+            await self._cache_users.make(placement)
+        except UnavailableError:
+            # The cache is never needed. Once Valkey is found again, all who are registered are let in.
+            _log.warning("cache_postponed", tenant=operation.tenant_id)
 
     async def _invite_administrator(self, operation: Operation) -> None:
         tenant, placement = await self._load(operation)

@@ -18,7 +18,7 @@ from control_plane.tenants.model import Action, Settings, State, Tenant
 KIND: Final = "tenants.create"
 # What the transaction of CreateTenant does itself, and what the operation does afterwards.
 FIRST_STEPS: Final = ("identity", "registry")
-LATER_STEPS: Final = ("keys", "schema", "administrator", "verification", "activation")
+LATER_STEPS: Final = ("keys", "schema", "cache", "administrator", "verification", "activation")
 
 DeferJob = Callable[[UUID, SystemTransaction], Awaitable[None]]
 

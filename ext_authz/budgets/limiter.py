@@ -17,14 +17,17 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
+from control_plane import cell_key
 from ext_authz.budgets.connection import ConnectionGoneError, LineConnection, packed
 
 _LIBRARY: Final = Path(__file__).with_name("minute.lua")
 _ANSWERS_WITHIN_S: Final = 0.1
 _RETRY_S: Final = (0.05, 0.1)
 _FUNCTION_UNKNOWN: Final = b"-ERR Function not found"
+_USER: Final = "edge"
+_ADMITTED: Final = b"+OK"
 
 _log: Final = structlog.get_logger("budgets")
 
@@ -47,16 +50,17 @@ class Taken:
 class MinuteLimiter:
     """Counts what each tenant takes in a minute. While Valkey is away it says so at once, and looks out for it."""
 
-    def __init__(self, valkey_socket: Path) -> None:
-        """Count in the Valkey behind `valkey_socket`; see `open`."""
+    def __init__(self, valkey_socket: Path, key: bytes) -> None:
+        """Count in the Valkey behind `valkey_socket`, as the edge's user, whose password `key` gives; see `open`."""
         self._socket = str(valkey_socket)
+        self._password = cell_key.password(key, _USER)
         self._connection: LineConnection | None = None
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, valkey_socket: Path) -> AsyncIterator[Self]:
+    async def open(cls, valkey_socket: Path, key: bytes) -> AsyncIterator[Self]:
         """Open the limiter, whether or not Valkey is there yet."""
-        limiter = cls(valkey_socket)
+        limiter = cls(valkey_socket, key)
         await limiter._connect()
         keeping = asyncio.create_task(limiter._keep_connected())
         try:
@@ -110,19 +114,42 @@ class MinuteLimiter:
     async def _connect(self) -> bool:
         """Bring the function, and connect. Never raises for what a Valkey that is away, or just starting, does."""
         try:
-            async with Redis(
-                unix_socket_path=self._socket,
-                socket_timeout=_ANSWERS_WITHIN_S,
-                socket_connect_timeout=_ANSWERS_WITHIN_S,
-                retry=Retry(NoBackoff(), 0),
-            ) as client:
-                await client.function_load(_LIBRARY.read_text(), replace=True)
-            loop = asyncio.get_running_loop()
+            await self._bring_function()
             async with asyncio.timeout(_ANSWERS_WITHIN_S):
-                _, self._connection = await loop.create_unix_connection(LineConnection, self._socket)
-        except (RedisError, OSError):
+                self._connection = await self._admitted()
+        except (RedisError, OSError, ConnectionGoneError):
             return False
         return True
+
+    async def _bring_function(self) -> None:
+        async with Redis(
+            unix_socket_path=self._socket,
+            username=_USER,
+            password=self._password,
+            socket_timeout=_ANSWERS_WITHIN_S,
+            socket_connect_timeout=_ANSWERS_WITHIN_S,
+            retry=Retry(NoBackoff(), 0),
+        ) as client:
+            try:
+                await client.function_load(_LIBRARY.read_text(), replace=True)
+            except OutOfMemoryError:
+                # Counting goes on where memory is short, by the function that is there.
+                _log.warning("valkey_is_full")
+
+    async def _admitted(self) -> LineConnection:
+        """Connect as the edge. Raises ConnectionGoneError where Valkey does not let it in."""
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_unix_connection(LineConnection, self._socket)
+        is_admitted = False
+        try:
+            line = await connection.send(packed(b"AUTH", _USER.encode(), self._password.encode()))
+            is_admitted = line == _ADMITTED
+        finally:
+            if not is_admitted:
+                connection.close()
+        if not is_admitted:
+            raise ConnectionGoneError
+        return connection
 
 
 def _take_minute(tenant_uid: UUID, limit: int, cost: int, request_id: str) -> bytes:

@@ -31,4 +31,5 @@ local function take_minute(keys, args)
   return server.status_reply(string.format('%d %d %d', taken, math.max(limit - used, 0), ends_ms - now_ms))
 end
 
-server.register_function('take_minute', take_minute)
+-- It goes on where memory is short: what fills it, tenants' caches, gives way (`control_plane/cache/cache.lua`).
+server.register_function{function_name = 'take_minute', callback = take_minute, flags = {'allow-oom'}}

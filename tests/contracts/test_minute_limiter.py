@@ -52,8 +52,8 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     async with (
         valkey_server() as valkey,
-        MinuteLimiter.open(valkey.socket) as limiter,
-        Redis(unix_socket_path=str(valkey.socket), decode_responses=True) as client,
+        MinuteLimiter.open(valkey.socket, valkey.edge_key) as limiter,
+        valkey.superuser(decode_responses=True) as client,
     ):
         yield Server(limiter, client)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.cell_key import BrokenKeyError, load_or_create
+from control_plane.cell_key import BrokenKeyError, load_or_create, password
 from control_plane.private_file import ExposedKeyError
 
 
@@ -33,3 +33,12 @@ def test_a_key_that_is_too_short_is_not_used(tmp_path: Path) -> None:
 
     with pytest.raises(BrokenKeyError, match="31 bytes"):
         load_or_create(path)
+
+
+def test_each_user_has_a_password_of_its_own_under_each_key() -> None:
+    keys, users = (bytes(32), bytes([1] * 32)), ("edge", "control-plane", "")
+    passwords = [password(key, user) for key in keys for user in users]
+
+    assert len(set(passwords)) == len(passwords)
+    assert passwords == [password(key, user) for key in keys for user in users]
+    assert {len(each) for each in passwords} == {64}

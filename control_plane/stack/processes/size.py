@@ -8,6 +8,9 @@ _CONTROL_PLANES_PART: Final = 5
 # Of the server beside those for tenants: the platform's own roles, the job queue, who listens, and administrators.
 _OTHER_CONNECTIONS: Final = 60
 
+VALKEY_MEGABYTES: Final = 512
+"""For a hundred tenants that fill what they have by default, and the edge's counters."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackSize:
@@ -19,6 +22,8 @@ class StackSize:
     """The processes that decide Envoy's requests."""
     tenant_connections: int = 40
     """To the database, for tenants' transactions: all tenants and all processes together."""
+    valkey_megabytes: int = VALKEY_MEGABYTES
+    """Of memory, for the tenants' caches and the edge's counters; beyond it nothing more is cached."""
 
     restricts_unsafe: bool = True
     """Whether a tenant whose isolation does not hold becomes read-only."""

@@ -11,7 +11,6 @@ from typing import Any, Final
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from redis import Redis
 
 from control_plane import private_file
 from ext_authz.policies.last_good import LastGoodCopy
@@ -20,6 +19,7 @@ from ext_authz.settings import EdgeSettings
 from tests.fixtures.edge import EdgeTenant, EdgeWorld, open_edge_world
 from tests.fixtures.edge_faults import Breaker, Reader, Readers, reader, wait_for
 from tests.fixtures.stack import running_stack
+from tests.fixtures.valkey import blocking_superuser
 
 REPORT: Final = Path(__file__).parents[3] / "build" / "edge_faults.json"
 
@@ -54,7 +54,7 @@ class Broken:
     def empty_valkey(self) -> None:
         """Have Valkey forget all that it was told."""
         settings = EdgeSettings.from_dir(self.world.stack.dir)
-        with Redis(unix_socket_path=str(settings.valkey_socket)) as client:
+        with blocking_superuser(settings.valkey_socket, settings.valkey_key.parent) as client:
             client.flushall()
             client.function_flush()
 

@@ -13,6 +13,7 @@ from psycopg.rows import DictRow
 
 from bulkhead.v1 import certificates_pb2_grpc
 from control_plane.audit.recorder import effects_recorder
+from control_plane.cache.handles import Caches
 from control_plane.certificates.model import Asked
 from control_plane.certificates.service import Certificates, Issued
 from control_plane.certificates.servicer import CertificateServicer
@@ -40,6 +41,7 @@ class Bench:
 
     cell: Cell
     objects: ObjectStore
+    caches: Caches
     bucket_dir: Path
     vault_dir: Path
     certificates: Certificates
@@ -73,16 +75,19 @@ async def vault(tmp_path: Path) -> SoftwareVault:
 
 
 @pytest.fixture
-async def bench(cell: Cell, tmp_path: Path, superuser: psycopg.AsyncConnection[DictRow]) -> Bench:
+async def bench(cell: Cell, tmp_path: Path, superuser: psycopg.AsyncConnection[DictRow]) -> AsyncIterator[Bench]:
+    """Without a Valkey, which nothing here needs."""
     objects = ObjectStore(open_bucket(tmp_path / "objects"), cell.keys, cell.database.canaries)
-    return Bench(
-        cell=cell,
-        objects=objects,
-        bucket_dir=tmp_path / "objects",
-        vault_dir=tmp_path / "vault",
-        certificates=Certificates(cell.keys, objects),
-        superuser=superuser,
-    )
+    async with Caches.open(tmp_path / "none.sock", cell.keys.derive, bytes(32)) as caches:
+        yield Bench(
+            cell=cell,
+            objects=objects,
+            caches=caches,
+            bucket_dir=tmp_path / "objects",
+            vault_dir=tmp_path / "vault",
+            certificates=Certificates(cell.keys, objects, caches),
+            superuser=superuser,
+        )
 
 
 @pytest.fixture
@@ -99,7 +104,7 @@ async def stub(bench: Bench) -> "AsyncIterator[certificates_pb2_grpc.Certificate
     authentication = BearerAuthentication(cell.verifier.verify)
     guard = OutgoingGuard(cell.database.canaries)
     server = grpc.aio.server(interceptors=(reception, authentication, Authorization(cell.directory), guard))
-    servicer = CertificateServicer(cell.keys, bench.objects, page_tokens=PageTokens(bytes(32)))
+    servicer = CertificateServicer(cell.keys, bench.objects, bench.caches, page_tokens=PageTokens(bytes(32)))
     certificates_pb2_grpc.add_CertificateServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

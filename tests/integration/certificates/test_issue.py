@@ -205,7 +205,7 @@ async def test_validation_alone_shows_the_certificate_and_makes_none(bench: Benc
 async def test_an_authority_that_has_expired_issues_nothing(bench: Bench) -> None:
     tenant = await bench.cell.tenant()
     expiry = (await bench.cell.keys.authority(tenant)).certificate.not_valid_after_utc
-    late = Certificates(bench.cell.keys, bench.objects, clock=lambda: expiry)
+    late = Certificates(bench.cell.keys, bench.objects, bench.caches, clock=lambda: expiry)
 
     with pytest.raises(PreconditionError) as raised:
         await late.issue(asked(), drafts=bench.drafts(tenant), effects=bench.effects(tenant))

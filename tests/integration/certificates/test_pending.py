@@ -29,7 +29,7 @@ CSR = signing_request()
 
 def later(bench: Bench, by: timedelta) -> Certificates:
     """Make the service of another process, whose clock is ahead."""
-    return Certificates(bench.cell.keys, bench.objects, clock=lambda: datetime.now(UTC) + by)
+    return Certificates(bench.cell.keys, bench.objects, bench.caches, clock=lambda: datetime.now(UTC) + by)
 
 
 async def visible(bench: Bench, tenant: Placement) -> list[Certificate]:

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from bulkhead.v1 import certificates_pb2_grpc, isolation_pb2, isolation_pb2_grpc
 from control_plane.audit.recorder import effects_recorder
+from control_plane.cache.handles import Caches
 from control_plane.certificates.servicer import CertificateServicer
 from control_plane.isolation.model import Attestation
 from control_plane.isolation.probes.api import CertificatesApi
@@ -101,13 +102,19 @@ def objects(cell: Cell, tmp_path: Path) -> ObjectStore:
 
 
 @pytest.fixture
+async def caches(cell: Cell, tmp_path: Path) -> AsyncIterator[Caches]:
+    async with Caches.open(tmp_path / "none.sock", cell.keys.derive, bytes(32)) as opened:
+        yield opened
+
+
+@pytest.fixture
 async def certificates(
-    cell: Cell, objects: ObjectStore, tmp_path: Path
+    cell: Cell, objects: ObjectStore, caches: Caches, tmp_path: Path
 ) -> AsyncIterator[tuple[grpc.aio.Server, str, TlsFiles]]:
     """Serve certificates to internal services."""
     issue, authority = new_authority()
     tls = tls_files(tmp_path, issue(SERVICE), authority)
-    servicer = CertificateServicer(cell.keys, objects, page_tokens=PageTokens(bytes(32)))
+    servicer = CertificateServicer(cell.keys, objects, caches, page_tokens=PageTokens(bytes(32)))
     authentication = ServiceAuthentication({"control-plane": frozenset({"certificates.read"})}, CONTEXT_KEY)
     server, port = open_listener(
         "127.0.0.1:0",

@@ -1,8 +1,9 @@
 """A worker of operations that kills itself, as `kill -9` would, at the point of a creation that it is told.
 
-Run as a process of its own: SOCKET_DIR PORT DBNAME VAULT_DIR TENANT POINT. A point is `before:STEP`, `after:STEP`,
-`undo:destroy`, `undo:drop` (each after that part of taking back), or `never`. Tenants named `doomed…` fail their
-verification. Without a point the worker ends when no operation is running any more.
+Run as a process of its own: SOCKET_DIR PORT DBNAME VAULT_DIR VALKEY_SOCKET VALKEY_KEY TENANT POINT. A point is
+`before:STEP`, `after:STEP`, `undo:destroy`, `undo:drop`, `undo:remove` (each after that part of taking back), or
+`never`. Tenants named `doomed…` fail their verification. Without a point the worker ends when no operation is running
+any more.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from control_plane import cell_key
+from control_plane.cache.users import CacheUsers
 from control_plane.errors import PreconditionError
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
@@ -62,15 +65,25 @@ async def _is_running(database: Database) -> bool:
 
 
 async def main() -> None:
-    socket_dir, port, dbname, vault, tenant, point = sys.argv[1:]
+    socket_dir, port, dbname, vault, valkey, valkey_key, tenant, point = sys.argv[1:]
     settings = PostgresSettings(socket_dir=Path(socket_dir), port=int(port), dbname=dbname)
-    async with Database.open(settings) as database:
+    secret = cell_key.load_or_create(Path(valkey_key))
+    async with Database.open(settings) as database, CacheUsers.open(Path(valkey), secret) as cache_users:
         keys = TenantKeys(await SoftwareVault.open(Path(vault)), database)
         if point == "undo:destroy":
             setattr(keys, "destroy", _then_die(keys.destroy))  # noqa: B010 this process is made to die here
         if point == "undo:drop":
             setattr(provisioning, "drop_tenant_schema", _then_die(drop_tenant_schema))  # noqa: B010 as above
-        plan = TenantCreation(database, Directory(database), keys, touched=lambda _: None)
+        if point == "undo:remove":
+            setattr(cache_users, "remove", _then_die(cache_users.remove))  # noqa: B010 as above
+        plan = TenantCreation(
+            database,
+            Directory(database),
+            keys,
+            cache_users=cache_users,
+            touched=lambda _: None,
+            cache_doubted=lambda: None,
+        )
         plan.steps = [_step(step, tenant, point) for step in plan.steps]
         queue = JobQueue(database, settings)
         async with queue.open(), asyncio.timeout(_DEADLINE_S):

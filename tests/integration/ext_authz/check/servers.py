@@ -24,7 +24,7 @@ class HeldLimiter(MinuteLimiter):
     """Counts nothing: it says what a test wants it to, when a test lets it."""
 
     def __init__(self) -> None:
-        super().__init__(Path("none"))
+        super().__init__(Path("none"), bytes(32))
         self._asked: asyncio.Queue[UUID] = asyncio.Queue()
         self.go = asyncio.Event()
         self.go.set()

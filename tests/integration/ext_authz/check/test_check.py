@@ -68,7 +68,11 @@ async def test_the_right_request_goes_on_with_a_context_that_the_service_believe
 
 async def test_the_limit_is_admitted_and_not_one_more(folder: Path) -> None:
     few = tenant(1, requests_per_minute=3)
-    async with valkey_server() as valkey, MinuteLimiter.open(valkey.socket) as limiter, edge(folder, limiter) as served:
+    async with (
+        valkey_server() as valkey,
+        MinuteLimiter.open(valkey.socket, valkey.edge_key) as limiter,
+        edge(folder, limiter) as served,
+    ):
         served.servicer.use(index_of(few))
         responses = [await served.check(Ask(request_id=f"request-{n}").check()) for n in range(9)]
     admitted = [usage.admitted for usage in served.usages]
@@ -80,7 +84,11 @@ async def test_the_limit_is_admitted_and_not_one_more(folder: Path) -> None:
 
 async def test_a_request_that_envoy_asks_about_twice_is_counted_once(folder: Path) -> None:
     few = tenant(1, requests_per_minute=1)
-    async with valkey_server() as valkey, MinuteLimiter.open(valkey.socket) as limiter, edge(folder, limiter) as served:
+    async with (
+        valkey_server() as valkey,
+        MinuteLimiter.open(valkey.socket, valkey.edge_key) as limiter,
+        edge(folder, limiter) as served,
+    ):
         served.servicer.use(index_of(few))
         codes = [(await served.check(Ask().check())).status.code for _ in range(2)]
 

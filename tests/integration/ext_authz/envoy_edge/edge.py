@@ -126,6 +126,7 @@ def edge_settings(folder: Path, ports: Sequence[int] = (1, 2, 3, 4)) -> EdgeSett
         sockets_dir=folder / "s",
         edge_dir=folder / "edge",
         valkey_socket=folder / "valkey.sock",
+        valkey_key=folder / "valkey-edge.key",
         context_key=folder / "context.key",
         copy_key=folder / "copy.key",
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
 
 from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter
 from tests.integration.ext_authz.limiter.valkey_servers import Server, take_again, valkey_server
@@ -22,18 +22,18 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def limiter(server: Server) -> AsyncIterator[MinuteLimiter]:
-    async with MinuteLimiter.open(server.socket) as limiter:
+    async with MinuteLimiter.open(server.socket, server.edge_key) as limiter:
         yield limiter
 
 
 @pytest.mark.behaviour("S3.4")
 async def test_two_workers_admit_no_more_than_the_limit_together(server: Server, limiter: MinuteLimiter) -> None:
     tenant = uuid4()
-    async with MinuteLimiter.open(server.socket) as other:
+    async with MinuteLimiter.open(server.socket, server.edge_key) as other:
         taken = await asyncio.gather(
             *(each.take(tenant, limit=LIMIT, cost=1) for _ in range(LIMIT) for each in (limiter, other))
         )
-    async with Redis(unix_socket_path=str(server.socket)) as client:
+    async with server.superuser() as client:
         counted = [int(await client.get(key) or 0) for key in await client.keys(f"edge:{{{tenant}}}:*")]
 
     # The minute may have ended meanwhile.
@@ -63,7 +63,7 @@ async def test_an_emptied_valkey_is_brought_the_function_again(server: Server, l
 
 
 async def test_a_lost_function_is_brought_again(server: Server, limiter: MinuteLimiter) -> None:
-    async with Redis(unix_socket_path=str(server.socket)) as client:
+    async with server.superuser() as client:
         await client.function_flush()
     with pytest.raises(LimiterUnavailableError, match="not found"):
         await limiter.take(uuid4(), limit=LIMIT, cost=1)
@@ -92,7 +92,7 @@ async def test_whoever_waits_for_a_frozen_valkey_is_told_and_those_after_them_at
 
 async def test_a_key_that_somebody_broke_fails_its_own_tenant_alone(server: Server, limiter: MinuteLimiter) -> None:
     broken, sound = uuid4(), uuid4()
-    async with Redis(unix_socket_path=str(server.socket)) as client:
+    async with server.superuser() as client:
         seconds, _ = await client.time()
         for minute in (int(seconds) // 60, int(seconds) // 60 + 1):
             await client.lpush(f"edge:{{{broken}}}:minute:{minute}", "x")
@@ -115,6 +115,59 @@ async def test_who_stops_waiting_takes_nobody_else_s_answer(limiter: MinuteLimit
 
 
 async def test_a_limiter_may_be_there_before_its_valkey(tmp_path: Path) -> None:
-    async with MinuteLimiter.open(tmp_path / "none.sock") as limiter:
+    async with MinuteLimiter.open(tmp_path / "none.sock", bytes(32)) as limiter:
         with pytest.raises(LimiterUnavailableError, match="away"):
             await limiter.take(uuid4(), limit=LIMIT, cost=1)
+
+
+async def fill_memory(server: Server) -> None:
+    """Leave no room for anything that a function without the flag would add."""
+    async with server.superuser() as client:
+        await client.config_set("maxmemory", 1)
+        with pytest.raises(OutOfMemoryError):
+            await client.set("edge:more", "x")
+
+
+@pytest.mark.behaviour("T-V7")
+async def test_where_memory_is_short_a_rate_is_counted_all_the_same(server: Server, limiter: MinuteLimiter) -> None:
+    tenant = uuid4()
+    first = await limiter.take(tenant, limit=LIMIT, cost=1)
+    await fill_memory(server)
+    more = await limiter.take(tenant, limit=LIMIT, cost=1, request_id="one")
+    new = await limiter.take(uuid4(), limit=LIMIT, cost=1)
+
+    # The minute may have ended meanwhile.
+    assert more.remaining in {first.remaining - 1, LIMIT - 1}
+    assert new.allowed
+
+
+async def test_a_worker_that_comes_where_memory_is_short_counts_with_the_others(
+    server: Server, limiter: MinuteLimiter
+) -> None:
+    """It cannot bring the function, which is there."""
+    await limiter.take(uuid4(), limit=LIMIT, cost=1)
+    await fill_memory(server)
+    async with MinuteLimiter.open(server.socket, server.edge_key) as other:
+        taken = await take_again(other, uuid4(), limit=LIMIT)
+
+    assert taken.allowed
+
+
+async def test_a_limiter_with_another_key_is_not_let_in_and_admits_nobody(server: Server) -> None:
+    async with MinuteLimiter.open(server.socket, server.secret) as limiter:
+        with pytest.raises(LimiterUnavailableError, match="away"):
+            await limiter.take(uuid4(), limit=LIMIT, cost=1)
+
+
+async def test_a_connection_that_valkey_does_not_let_in_is_not_used(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The function is brought on another connection; the one that counts has to show the password itself."""
+    monkeypatch.setattr(MinuteLimiter, "_bring_function", _brings_nothing)
+    async with MinuteLimiter.open(server.socket, server.secret) as limiter:
+        with pytest.raises(LimiterUnavailableError, match="away"):
+            await limiter.take(uuid4(), limit=LIMIT, cost=1)
+
+
+async def _brings_nothing(_: MinuteLimiter) -> None:
+    return

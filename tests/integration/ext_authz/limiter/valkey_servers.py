@@ -9,11 +9,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+from redis.asyncio import Redis
+
+from control_plane import cell_key
 from control_plane.stack.processes.children import Child
 from control_plane.stack.valkey import Valkey
 from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter, Taken
+from tests.fixtures.valkey import superuser, tenants_known
 
 
 @dataclass(slots=True)
@@ -27,6 +32,24 @@ class Server:
     def socket(self) -> Path:
         """Where it listens."""
         return self.valkey.socket
+
+    @property
+    def secret(self) -> bytes:
+        """What the passwords of the control plane and of tenants come from."""
+        return cell_key.load_or_create(self.valkey.secrets_dir / "valkey.key")
+
+    @property
+    def edge_key(self) -> bytes:
+        """What the edge's password comes from."""
+        return cell_key.load_or_create(self.valkey.secrets_dir / "valkey-edge.key")
+
+    def superuser(self, **options: Any) -> Redis:
+        """Return a client that may do anything, until the server ends."""
+        return superuser(self.socket, self.valkey.secrets_dir, **options)
+
+    def tenants_known(self) -> set[str]:
+        """Return which tenants' users there are."""
+        return tenants_known(self.socket, self.valkey.secrets_dir)
 
     async def kill(self) -> None:
         """End it at once."""
@@ -50,12 +73,18 @@ class Server:
 
 
 @asynccontextmanager
-async def valkey_server() -> AsyncIterator[Server]:
+async def valkey_server(*, megabytes: int = 512) -> AsyncIterator[Server]:
     """Run a server in a directory whose name is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="bh-") as name:
         folder = Path(name)
         (folder / "data").mkdir()
-        valkey = Valkey(data_dir=folder / "data", socket=folder / "v.sock", log=folder / "log")
+        valkey = Valkey(
+            data_dir=folder / "data",
+            socket=folder / "v.sock",
+            log=folder / "log",
+            secrets_dir=folder / "secrets",
+            megabytes=megabytes,
+        )
         server = Server(valkey, await valkey.start())
         try:
             yield server
