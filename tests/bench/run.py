@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import calls, crowd, edge, starting, switching
+from tests.bench import cache, calls, crowd, edge, starting, switching
 from tests.bench.measure import Figure, table, write
 from tests.bench.system import System
 
@@ -24,6 +24,8 @@ CASES: Final[dict[str, Callable[[System], AsyncIterator[Figure]]]] = {
     "create_tenant": calls.create_tenant,
     "tenant_switch": switching.tenant_switch,
     "certificate": calls.certificate,
+    "cache": cache.handles,
+    "cache_users": cache.users,
     "edge_check": edge.check,
     "edge_apply": edge.apply,
     "crowd": crowd.crowd,
