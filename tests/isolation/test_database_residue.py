@@ -95,6 +95,28 @@ async def test_a_cancelled_query_ends_on_the_server_and_leaves_nothing(
 
 
 @pytest.mark.behaviour("S1.3")
+async def test_a_connection_that_a_task_was_torn_out_of_is_closed_and_never_mended(
+    database: Database, make_tenant: MakeTenant
+) -> None:
+    placement = await make_tenant()
+    handle = database.tenant(placement, isolation=Isolation.SERIALIZABLE)
+    begun = asyncio.Event()
+
+    async def hold(tx: TenantTransaction) -> None:
+        await tx.execute("SELECT 1")
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(handle.run(hold))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert database._tenants.size == 0
+
+
+@pytest.mark.behaviour("S1.3")
 async def test_a_call_that_runs_out_of_time_mid_query_leaves_nothing(
     database: Database, make_tenant: MakeTenant
 ) -> None:

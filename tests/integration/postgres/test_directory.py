@@ -89,6 +89,20 @@ async def test_who_is_suspended_is_asked_for_again(
     assert (suspended, await state_of(directory, "org_1")) == ("SUSPENDED", "ACTIVE")
 
 
+async def test_a_uid_never_leads_to_the_tenant_that_has_its_id_now(
+    directory: Directory, make_tenant: MakeTenant, superuser: RawConnection, clock: Clock
+) -> None:
+    former = await make_tenant("org_1")
+    assert await directory.find_uid(former.uid) is not None
+    await superuser.execute("UPDATE csm_system.tenants SET uid = %s WHERE id = 'org_1'", (new := new_uuid(),))
+    clock.now += MAXIMUM_AGE.total_seconds()
+    found = await directory.find("org_1")
+
+    assert found is not None
+    assert found.placement.uid == new
+    assert await directory.find_uid(former.uid) is None
+
+
 async def test_what_was_not_found_is_asked_for_again(directory: Directory, make_tenant: MakeTenant) -> None:
     assert await state_of(directory, "org_1") is None
 
