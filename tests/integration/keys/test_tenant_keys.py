@@ -13,7 +13,7 @@ import pytest
 import structlog
 from psycopg.rows import DictRow
 
-from control_plane.keys.model import IntegrityError, KekRef, MissingKeyError
+from control_plane.keys.model import IntegrityError, KekRef, MissingKeyError, Purpose
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
 from control_plane.postgres.database import Database, PostgresSettings
@@ -137,6 +137,24 @@ async def test_sealed_data_opens_for_its_tenant_and_its_object_only_and_a_refusa
     assert len(refusals) == 1
     assert [event["event"] for event in events] == ["sealed_data_refused"] * 6
     assert repr(PLAIN)[2:-1] not in str(events)
+
+
+@pytest.mark.behaviour("S2.7")
+async def test_sealed_data_does_not_open_for_another_tenant_that_had_its_key(
+    keys: TenantKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is bound to holds alone, whatever mixed the keys up."""
+    sealed = await keys.encrypt(ALPHA, PLAIN, object_name=NAME)
+    alphas = await keys._opened(ALPHA.uid, Purpose.STORAGE, version=1)
+
+    async def opened(*_: object, **__: object) -> object:
+        return alphas
+
+    monkeypatch.setattr(keys, "_opened", opened)
+
+    assert await keys.decrypt(ALPHA, sealed, object_name=NAME) == PLAIN
+    with pytest.raises(IntegrityError):
+        await keys.decrypt(BETA, sealed, object_name=NAME)
 
 
 @pytest.mark.behaviour("T-K1")

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,6 +21,7 @@ from control_plane.postgres.directory import Directory
 from control_plane.postgres.placement import Placement
 from control_plane.serving.principal import Principal, Role
 from control_plane.tokens import service
+from control_plane.tokens import verifier as verifier_module
 from control_plane.tokens.claims import PLATFORM_AUDIENCE, TENANT_AUDIENCE, Claims
 from control_plane.tokens.platform import platform_kid
 from control_plane.tokens.signature import sign
@@ -182,6 +184,22 @@ async def test_a_revoked_token_is_refused_by_every_process_within_a_second(
 
     assert all(last < answered + 1 for last in accepted_last.values())
     assert await cause_of_refusal(elsewhere, token) == "TOKEN_REVOKED"
+
+
+@pytest.mark.behaviour("T-E9")
+async def test_a_revoked_token_is_refused_once_the_answer_before_is_forgotten(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(verifier_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    placement = await cell.tenant()
+    token = await cell.token(placement)
+    principal = await cell.verifier.verify(token)
+    await revoke(cell, placement, principal.token_id)
+
+    assert await cause_of_refusal(cell.verifier, token) == ""
+    now_s += 0.75
+    assert await cause_of_refusal(cell.verifier, token) == "TOKEN_REVOKED"
 
 
 async def test_a_token_is_asked_for_once_while_its_answer_is_remembered(

@@ -71,6 +71,17 @@ def test_a_suspended_tenant_is_served_only_where_the_rule_says_so() -> None:
     assert check_served(serving, _entry("SUSPENDED"), "tenants/org_1").state == "SUSPENDED"
 
 
+def test_a_read_only_tenant_is_served_but_for_what_changes_its_data() -> None:
+    changing = rules_pb2.Rule(isolation=rules_pb2.ISOLATION_SERIALIZABLE, audit=rules_pb2.AUDIT_EFFECTS)
+    with pytest.raises(PreconditionError) as refused:
+        check_served(changing, _entry("READ_ONLY"), "tenants/org_1")
+    reading = rules_pb2.Rule(isolation=rules_pb2.ISOLATION_SERIALIZABLE, audit=rules_pb2.AUDIT_DENIALS)
+
+    assert refused.value.code == "TENANT_READ_ONLY"
+    assert check_served(reading, _entry("READ_ONLY"), "tenants/org_1").state == "READ_ONLY"
+    assert check_served(changing, _entry("ACTIVE"), "tenants/org_1").state == "ACTIVE"
+
+
 def test_a_tenant_that_is_being_created_is_not_served() -> None:
     with pytest.raises(PreconditionError) as refused:
         check_served(_RULE, _entry("PROVISIONING"), "tenants/org_1")
