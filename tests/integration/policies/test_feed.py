@@ -69,6 +69,33 @@ async def test_a_policy_is_told_whole(control: "Control", make_tenant: MakeTenan
     assert policy.max_policy_age.ToTimedelta() == timedelta(seconds=90)
 
 
+@pytest.mark.behaviour("T-E10")
+async def test_a_policy_has_its_own_tenants_keys_for_tokens_and_no_others(
+    control: "Control", make_tenant: MakeTenant, superuser: Any
+) -> None:
+    tenants = [await make_tenant("org_1"), await make_tenant("org_2")]
+    kids = {}
+    for number, tenant in enumerate(tenants):
+        for purpose in ("tokens", "authority"):
+            kids[tenant.tenant_id, purpose] = kid = uuid4()
+            await superuser.execute(
+                """
+                INSERT INTO csm_system.tenant_keys
+                       (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state)
+                VALUES (%s, %s, %s, 1, 'any', 1, '', %s, 'ENABLED')
+                """,
+                (kid, tenant.uid, purpose, bytes([number] * 32)),
+            )
+    async with following(control) as stream:
+        policies = (await stream.change()).tenants
+
+    told = {policy.tenant_id: [(key.kid, key.public_key) for key in policy.token_keys] for policy in policies}
+    assert told == {
+        "org_1": [(str(kids["org_1", "tokens"]), bytes([0] * 32))],
+        "org_2": [(str(kids["org_2", "tokens"]), bytes([1] * 32))],
+    }
+
+
 async def test_without_its_own_a_tenant_has_its_tiers_rate(control: "Control", make_tenant: MakeTenant) -> None:
     await make_tenant("org_1")
     async with following(control) as stream:

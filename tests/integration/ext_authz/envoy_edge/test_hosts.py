@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.ext_authz.envoy_edge.calls import call, grpc_headers, http2
+from tests.integration.ext_authz.envoy_edge.calls import LIST, call, grpc_headers, http2
 from tests.integration.ext_authz.envoy_edge.edge import Edge
 from tests.integration.ext_authz.envoy_edge.http1 import Answer, request, send
 
@@ -106,3 +106,11 @@ async def test_the_path_says_more_than_the_header_and_the_header_more_than_the_h
 
     assert of_path == [b"id:acme"]
     assert answer.code.name == "PERMISSION_DENIED"
+
+
+@pytest.mark.behaviour("T-E4")
+async def test_what_a_path_holds_beyond_its_beginning_names_nobody(edge: Edge) -> None:
+    answer = await call(edge.http_port, ("x-tenant-id", "acme"), path=f"{LIST}?/api/v1/tenants/globex")
+
+    assert answer.code.name == "OK"
+    assert edge.workers.header("x-bulkhead-tenant") == [b"id:acme"]

@@ -72,6 +72,9 @@ async def test_what_is_closed_elsewhere_too_is_closed_here(edge: Edge) -> None:
         "request_headers_timeout": {"5s"},
         "request_timeout": {"30s"},
         "tls_minimum_protocol_version": {"TLSv1_2", "TLSv1_3"},
+        # Unsaid, it is SANITIZE.
+        "forward_client_cert_details": set(),
+        "match_incoming_request_route": {True},
     }
 
     assert {name: set(_all(dump, name)) - {False} for name in names} == names

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ext_authz.xds.resources import filters
 from ext_authz.xds.resources.filters import read_lua
 from tests.integration.ext_authz.envoy_edge.edge import running_edge
 from tests.integration.ext_authz.envoy_edge.http1 import request, send
@@ -42,6 +43,15 @@ async def test_a_script_that_fails_altogether_leaves_no_key(last_word: str) -> N
 
         assert {answer.status for answer in answers} == {403}
         assert edge.workers.asked == []
+
+
+@pytest.mark.behaviour("T-E7")
+async def test_the_script_alone_overwrites_what_a_client_says_of_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "OURS", "x-nobodys-")
+    async with running_edge() as edge:
+        await send(edge.http_port, request("/api/v1/tenants/acme/certificates", ("x-bulkhead-tenant", "id:globex")))
+
+        assert edge.workers.header("x-bulkhead-tenant") == [b"id:acme"]
 
 
 def _raising(place: int) -> str:

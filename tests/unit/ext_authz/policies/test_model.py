@@ -119,6 +119,29 @@ def test_a_host_that_moves_leads_to_its_new_tenant_whichever_comes_first() -> No
         assert first.after(change(*pair, revision=2)).by_host["a.net"] is taker
 
 
+def test_a_host_and_a_key_that_were_given_up_lead_nowhere() -> None:
+    first = Index(domain=DOMAIN).after(change(policy(1, domains=["a.net"], kids=[10, 11]), revision=1, snapshot=True))
+    kept = policy(1, revision=2, kids=[11])
+    after = first.after(change(kept, revision=2))
+
+    assert "a.net" not in after.by_host
+    assert dict(after.by_kid) == dict.fromkeys(kept.token_keys, kept)
+    assert len(first.by_kid) == 2
+
+
+def test_a_snapshot_forgets_what_it_does_not_hold() -> None:
+    hour = NOW + timedelta(hours=1)
+    first = Index(domain=DOMAIN).after(
+        change(policy(1, domains=["a.net"], kids=[10]), revision=1, snapshot=True, revocations={token(7): hour})
+    )
+    after = first.after(change(policy(2), revision=2, snapshot=True))
+
+    assert after.by_id.keys() == {"org_2"}
+    assert "a.net" not in after.by_host
+    assert dict(after.by_kid) == dict.fromkeys(after.by_id["org_2"].token_keys, after.by_id["org_2"])
+    assert dict(after.revoked) == {}
+
+
 def test_hosts_that_change_places_lead_to_their_new_tenants() -> None:
     first = Index(domain=DOMAIN).after(
         change(policy(1, domains=["a.net"]), policy(2, domains=["b.net"]), revision=1, snapshot=True)
