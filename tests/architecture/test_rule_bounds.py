@@ -1,0 +1,63 @@
+"""What no rule may say, whichever RPC it is of.
+
+Most tests derive from the rules what they expect. So a rule that lets too many in is kept like any other: what is too
+many is said here, of all of them at once.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+
+from bulkhead.v1 import rules_pb2
+from control_plane.serving.principal import SCOPED, Role
+from control_plane.serving.rules import PLATFORM_FILES, role_number
+
+METHODS: Final[list[MethodDescriptor]] = [
+    method for file in PLATFORM_FILES for service in file.services_by_name.values() for method in service.methods
+]
+BY_SCOPE: Final = {role_number(role) for role in SCOPED}
+# Whoever works in or for a tenant from day to day, and has nothing to do there while it is suspended.
+AT_WORK: Final = {role_number(Role.TENANT_MEMBER), role_number(Role.SERVICE)}
+# The message itself is the credential.
+OPEN_TO_ANYBODY: Final = {"bulkhead.v1.TokenService.RedeemEnrolmentToken"}
+
+
+def excesses(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
+    """Say whom or what a rule lets in that none may."""
+    roles = set(rule.roles)
+    opens_tenant = rule.isolation != rules_pb2.ISOLATION_NONE
+    changes = rule.audit == rules_pb2.AUDIT_EFFECTS
+    if rule.unauthenticated and name not in OPEN_TO_ANYBODY:
+        yield "is open to whoever shows no credential"
+    if opens_tenant and roles & BY_SCOPE and not rule.scope:
+        yield "lets roles that go by scopes at a tenant's data without one"
+    if rule.scope and not rule.scope.endswith(".write" if changes else ".read"):
+        yield "asks for the scope of something else"
+    if opens_tenant and roles & {rules_pb2.ROLE_PROVIDER_OPERATOR}:
+        yield "shows a provider a tenant's data"
+    if changes and not opens_tenant and roles - {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_EDGE}:
+        yield "lets others than the platform's administrators decide over tenants"
+    if opens_tenant and rule.serves_suspended and roles & AT_WORK:
+        yield "serves who works for a suspended tenant"
+
+
+@pytest.mark.behaviour("H1")
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
+def test_a_rule_lets_in_nobody_whom_none_may(method: MethodDescriptor) -> None:
+    assert list(excesses(method.full_name, method.GetOptions().Extensions[rules_pb2.rule])) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "excess"),
+    [
+        (rules_pb2.Rule(unauthenticated=True), "credential"),
+        (rules_pb2.Rule(roles=[rules_pb2.ROLE_TENANT_MEMBER], isolation=rules_pb2.ISOLATION_SERIALIZABLE), "without"),
+        (rules_pb2.Rule(scope="a.read", audit=rules_pb2.AUDIT_EFFECTS), "something else"),
+        (rules_pb2.Rule(scope="a.write", audit=rules_pb2.AUDIT_DENIALS), "something else"),
+        (rules_pb2.Rule(roles=[rules_pb2.ROLE_PROVIDER_OPERATOR], isolation=rules_pb2.ISOLATION_SERIALIZABLE), "data"),
+    ],
+)
+def test_the_build_notices_a_rule_that_lets_in_too_many(rule: rules_pb2.Rule, excess: str) -> None:
+    assert excess in " ".join(excesses("bulkhead.v1.TenantService.PurgeTenant", rule))
