@@ -1,0 +1,274 @@
+"""What sealed data is bound to, whose key opens it, and where an object may lie."""
+
+from typing import Final
+
+from tests.leaks.model import Mutation
+
+MODEL: Final = "control_plane/keys/model.py"
+SERVICE: Final = "control_plane/keys/service.py"
+STORE: Final = "control_plane/keys/store.py"
+VAULT: Final = "control_plane/keys/vault_software.py"
+CACHE: Final = "control_plane/keys/cache.py"
+MATERIAL: Final = "control_plane/keys/material.py"
+PATHS: Final = "control_plane/objects/paths.py"
+BUCKET: Final = "control_plane/objects/bucket_local.py"
+PRIVATE: Final = "control_plane/private_file.py"
+MODEL_TESTS: Final = "tests/unit/keys/test_model.py"
+STORE_TESTS: Final = "tests/unit/keys/test_store.py"
+VAULT_TESTS: Final = "tests/unit/keys/test_vault_software.py"
+CACHE_TESTS: Final = "tests/unit/keys/test_cache.py"
+MATERIAL_TESTS: Final = "tests/unit/keys/test_material.py"
+TENANT_KEYS: Final = "tests/integration/keys/test_tenant_keys.py"
+PATH_TESTS: Final = "tests/unit/objects/test_paths.py"
+BUCKET_TESTS: Final = "tests/unit/objects/test_bucket_local.py"
+PRIVATE_TESTS: Final = "tests/unit/test_private_file.py"
+
+WALLS: Final = (
+    Mutation(
+        name="nothing is authenticated beside the ciphertext",
+        file=MODEL,
+        before='return _AAD_LABEL + b"".join(',
+        after='return _AAD_LABEL or b"".join(',
+        noticed_by=(f"{MODEL_TESTS}::test_an_envelope_opens_for_what_it_is_bound_to_only",),
+    ),
+    Mutation(
+        name="sealed data is bound to no tenant",
+        file=MODEL,
+        before="            self.tenant_uid.bytes,\n",
+        after="",
+        noticed_by=(f"{MODEL_TESTS}::test_an_envelope_opens_for_what_it_is_bound_to_only",),
+    ),
+    Mutation(
+        name="sealed data is bound to no purpose",
+        file=MODEL,
+        before="            self.purpose.encode(),\n",
+        after="",
+        noticed_by=(f"{MODEL_TESTS}::test_an_envelope_opens_for_what_it_is_bound_to_only",),
+    ),
+    Mutation(
+        name="sealed data is bound to no version of its key",
+        file=MODEL,
+        before='            self.version.to_bytes(8, "big"),\n',
+        after="",
+        noticed_by=(f"{MODEL_TESTS}::test_an_envelope_opens_for_what_it_is_bound_to_only",),
+    ),
+    Mutation(
+        name="sealed data is bound to no object",
+        file=MODEL,
+        before="            self.object_name.encode(),\n",
+        after="",
+        noticed_by=(f"{MODEL_TESTS}::test_an_envelope_opens_for_what_it_is_bound_to_only",),
+    ),
+    Mutation(
+        name="the parts of a binding run together",
+        file=MODEL,
+        before='len(part).to_bytes(8, "big") + part for part',
+        after="part for part",
+        noticed_by=(f"{MODEL_TESTS}::test_a_binding_can_be_read_back_from_its_bytes",),
+    ),
+    Mutation(
+        name="an object opens at any path",
+        file=SERVICE,
+        before="version=version, object_name=object_name)\n",
+        after='version=version, object_name="")\n',
+        noticed_by=(
+            f"{TENANT_KEYS}::test_sealed_data_opens_for_its_tenant_and_its_object_only_and_a_refusal_is_an_event",
+        ),
+    ),
+    Mutation(
+        name="an object opens for any tenant that has its key",
+        file=SERVICE,
+        before="return Binding(tenant_uid=placement.uid, purpose",
+        after="return Binding(tenant_uid=UUID(int=0), purpose",
+        noticed_by=(f"{TENANT_KEYS}::test_sealed_data_does_not_open_for_another_tenant_that_had_its_key",),
+    ),
+    Mutation(
+        name="destroying a tenant's keys destroys all tenants'",
+        file=SERVICE,
+        before="            if kek.tenant_uid == placement.uid:\n",
+        after="            if kek.tenant_uid:\n",
+        noticed_by=(f"{TENANT_KEYS}::test_destroyed_keys_are_gone_from_database_vault_and_memory",),
+    ),
+    Mutation(
+        name="destroyed keys stay in memory",
+        file=SERVICE,
+        before="                await self._vault.destroy_kek(kek)\n        self.forget(placement.uid)\n",
+        after="                await self._vault.destroy_kek(kek)\n",
+        noticed_by=(f"{TENANT_KEYS}::test_destroyed_keys_are_gone_from_database_vault_and_memory",),
+    ),
+    Mutation(
+        name="a KEK stays when its tenant's keys are destroyed",
+        file=SERVICE,
+        before="                await self._vault.destroy_kek(kek)\n",
+        after="                continue\n",
+        noticed_by=(f"{TENANT_KEYS}::test_destroyed_keys_are_gone_from_database_vault_and_memory",),
+    ),
+    Mutation(
+        name="whatever is derived of a tenant's key is the same",
+        file=SERVICE,
+        before="return hmac.digest(key.material.private, purpose_label, hashlib.sha256)",
+        after="return hmac.digest(key.material.private, _LOGIN_LABEL, hashlib.sha256)",
+        noticed_by=(f"{TENANT_KEYS}::test_the_keys_of_two_tenants_have_nothing_in_common",),
+    ),
+    Mutation(
+        name="a tenant is given another's keys",
+        file=STORE,
+        before="WHERE tenant_uid = %(tenant_uid)s AND state = 'ENABLED'",
+        after="WHERE state = 'ENABLED'",
+        noticed_by=(f"{TENANT_KEYS}::test_the_keys_of_two_tenants_have_nothing_in_common",),
+    ),
+    Mutation(
+        name="a tenant's keys are deleted with another's",
+        file=STORE,
+        before='"DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s"',
+        after='"DELETE FROM csm_system.tenant_keys"',
+        noticed_by=(f"{TENANT_KEYS}::test_destroyed_keys_are_gone_from_database_vault_and_memory",),
+    ),
+    Mutation(
+        name="any key of a tenant verifies tokens",
+        file=STORE,
+        before="WHERE id = %(kid)s AND purpose = %(purpose)s AND state",
+        after="WHERE id = %(kid)s AND state",
+        noticed_by=(f"{TENANT_KEYS}::test_no_other_id_finds_a_token_key",),
+    ),
+    Mutation(
+        name="a wrapped key opens in another tenant's row",
+        file=STORE,
+        before="        return Binding(\n            tenant_uid=self.tenant_uid,\n",
+        after="        return Binding(\n            tenant_uid=UUID(int=0),\n",
+        noticed_by=(f"{STORE_TESTS}::test_a_wrapped_key_is_bound_to_each_column_that_says_what_it_is",),
+    ),
+    Mutation(
+        name="a wrapped key opens for another purpose",
+        file=STORE,
+        before='purpose=f"key/{self.purpose}/{self.algorithm}"',
+        after='purpose="key"',
+        noticed_by=(f"{STORE_TESTS}::test_a_wrapped_key_is_bound_to_each_column_that_says_what_it_is",),
+    ),
+    Mutation(
+        name="a wrapped key opens in any row",
+        file=STORE,
+        before="            object_name=str(self.id),\n",
+        after='            object_name="key",\n',
+        noticed_by=(f"{STORE_TESTS}::test_a_wrapped_key_is_bound_to_each_column_that_says_what_it_is",),
+    ),
+    Mutation(
+        name="a KEK opens under another tenant's name",
+        file=VAULT,
+        before='Binding(tenant_uid=kek.tenant_uid, purpose="kek"',
+        after='Binding(tenant_uid=UUID(int=0), purpose="kek"',
+        noticed_by=(f"{VAULT_TESTS}::test_a_kek_moved_to_another_name_does_not_open",),
+    ),
+    Mutation(
+        name="others may replace the vault's keys",
+        file=VAULT,
+        before="if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):",
+        after="if not folder:",
+        noticed_by=(f"{VAULT_TESTS}::test_a_vault_that_others_may_write_to_is_refused_with_what_to_do",),
+    ),
+    Mutation(
+        name="a lost root is replaced while there are KEKs",
+        file=VAULT,
+        before="    if not has_keks:\n",
+        after="    if True:\n",
+        noticed_by=(f"{VAULT_TESTS}::test_a_lost_root_is_never_replaced_while_there_are_keks",),
+    ),
+    Mutation(
+        name="a key that is fetched while it is forgotten is kept",
+        file=CACHE,
+        before="        if since != self._epoch:\n            return\n",
+        after="",
+        noticed_by=(f"{CACHE_TESTS}::test_a_key_that_was_being_fetched_while_it_was_forgotten_is_not_kept",),
+    ),
+    Mutation(
+        name="an opened key is kept for ever",
+        file=CACHE,
+        before="if kept.until_s <= self._clock():",
+        after="if kept is None:",
+        noticed_by=(f"{CACHE_TESTS}::test_a_key_is_kept_for_its_lifetime_and_no_longer_however_much_it_is_used",),
+    ),
+    Mutation(
+        name="a public half is another key's",
+        file=MATERIAL,
+        before="    if private.public_key().public_bytes_raw() != material.public:\n",
+        after="    if not private:\n",
+        noticed_by=(f"{MATERIAL_TESTS}::test_a_public_half_that_is_not_the_keys_own_is_refused",),
+    ),
+    Mutation(
+        name="every path of an object is accepted",
+        file=PATHS,
+        before='    segments = path.split("/")\n',
+        after="    return None\n",
+        noticed_by=(f"{PATH_TESTS}::test_a_path_of_any_other_form_is_refused",),
+    ),
+    Mutation(
+        name="a path of an object is looked at in part",
+        file=PATHS,
+        before="_SEGMENT.fullmatch(segment)",
+        after="_SEGMENT.match(segment)",
+        noticed_by=(f"{PATH_TESTS}::test_a_path_of_any_other_form_is_refused",),
+    ),
+    Mutation(
+        name="an object's path is not checked",
+        file=PATHS,
+        before='    _refuse(("tenant", tenant_id_violation(tenant_id)), ("path", path_violation(path)))\n',
+        after='    _refuse(("tenant", tenant_id_violation(tenant_id)))\n',
+        noticed_by=(f"{PATH_TESTS}::test_a_path_of_any_other_form_is_refused",),
+    ),
+    Mutation(
+        name="an object's tenant is not checked",
+        file=PATHS,
+        before='    _refuse(("tenant", tenant_id_violation(tenant_id)), ("path", path_violation(path)))\n',
+        after='    _refuse(("path", path_violation(path)))\n',
+        noticed_by=(f"{PATH_TESTS}::test_no_path_is_made_from_what_is_no_tenants_id",),
+    ),
+    Mutation(
+        name="a folder of objects that is a link is followed",
+        file=BUCKET,
+        before="_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW |",
+        after="_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY |",
+        noticed_by=(f"{BUCKET_TESTS}::test_a_link_on_the_way_is_refused_and_nothing_is_written_through_it",),
+    ),
+    Mutation(
+        name="an object that is a link is followed",
+        file=BUCKET,
+        before="_READ: Final = os.O_RDONLY | os.O_NOFOLLOW |",
+        after="_READ: Final = os.O_RDONLY |",
+        noticed_by=(f"{BUCKET_TESTS}::test_a_link_in_an_objects_place_is_refused_and_nothing_is_written_through_it",),
+    ),
+    Mutation(
+        name="an object is written in a link's place",
+        file=BUCKET,
+        before="            _refuse_all_but_a_file(name, directory=way[-1])\n",
+        after="",
+        noticed_by=(f"{BUCKET_TESTS}::test_a_link_in_an_objects_place_is_refused_and_nothing_is_written_through_it",),
+    ),
+    Mutation(
+        name="a listing follows links",
+        file=BUCKET,
+        before="return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)",
+        after="return entry.is_file() or entry.is_dir()",
+        noticed_by=(f"{BUCKET_TESTS}::test_a_listing_shows_no_links_and_does_not_follow_them",),
+    ),
+    Mutation(
+        name="a key that others may read is used",
+        file=PRIVATE,
+        before="        if mode & _OTHERS:\n",
+        after="        if not mode:\n",
+        noticed_by=(f"{PRIVATE_TESTS}::test_a_file_that_is_open_to_others_is_refused_with_what_to_do",),
+    ),
+    Mutation(
+        name="a key that is a link is used",
+        file=PRIVATE,
+        before="flags = os.O_RDONLY | os.O_NOFOLLOW |",
+        after="flags = os.O_RDONLY |",
+        noticed_by=(f"{PRIVATE_TESTS}::test_a_link_a_pipe_or_a_folder_in_the_files_place_is_refused",),
+    ),
+    Mutation(
+        name="a key is written for others to read",
+        file=PRIVATE,
+        before="os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)",
+        after="os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)",
+        noticed_by=(f"{PRIVATE_TESTS}::test_a_created_file_is_read_back_and_is_its_owners_only",),
+    ),
+)
