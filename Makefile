@@ -5,13 +5,16 @@ VENV   ?= .venv
 # Where `up` and `down` keep the stack's state, and what else is handed to the tests.
 DIR    ?= .bulkhead
 TESTS  ?=
+# Which walls `leaks` takes away, and whether it runs more than the tests that are to notice.
+ONLY   ?=
+ALL    ?=
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status test check battery lint fmt proto bench lock clean
+.PHONY: help setup up down status test check leaks battery lint fmt proto bench lock clean
 # What a target needs is prepared first, in the order that is written.
 .NOTPARALLEL:
 
@@ -33,11 +36,15 @@ down: setup ## stop it from elsewhere
 status: setup ## show how it is
 	@bulkhead --dir $(DIR) status
 
-test: setup lint check ## lint, then all tests: what CI runs
+test: setup lint check leaks ## lint, then all tests, then what the tests are worth: what CI runs
 
 check: setup ## the tests alone; TESTS='-k name' or a path narrows them
 	@echo '· pytest'
 	@pytest $(TESTS)
+
+leaks: setup ## take each wall away in turn: a test has to notice; ONLY='words' of its name, ALL=1 runs whole folders
+	@echo '· leaks'
+	@python -m tests.leaks.run --json $(if $(ONLY),--only "$(ONLY)") $(if $(ALL),--all)
 
 battery: setup ## the attacks on the edge and the trials at scale, as many as the specification demands; SEED=n draws the same ones again
 	@BATTERY=1 pytest tests/e2e/edge tests/e2e/edge_scale $(TESTS)
