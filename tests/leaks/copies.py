@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,8 @@ from tests.leaks.model import Mutation
 
 WITNESS: Final = "leaks_witness"
 NURSERY: Final = "leaks_nursery"
+_HERE: Final = Path(__file__).parent
+_OURS: Final = {WITNESS: _HERE / "witness.py", NURSERY: _HERE / "nursery.py"}
 _GENERATED: Final = Path("proto", "gen")
 _PROTO: Final = Path("proto")
 # What PYTHONVERBOSE says of a package that is loaded: its file, and its name in it.
@@ -49,12 +51,13 @@ class Copy:
             target = root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(tree / name, target)
-        return cls(root=root)._with_environment()
+        return cls(root=root)._with_environment(_OURS)
 
     def again(self, root: Path) -> "Copy":
         """Make another one, of the same files: as long as nobody writes into a file in its place, nobody notices."""
         shutil.copytree(self.root, root, ignore=_LEFT_BEHIND, copy_function=os.link)
-        return Copy(root=root)._with_environment()
+        # Of this copy alone, whatever becomes of the tree meanwhile.
+        return Copy(root=root)._with_environment({name: self._site_packages / f"{name}.py" for name in _OURS})
 
     @property
     def python(self) -> Path:
@@ -112,7 +115,8 @@ class Copy:
         for script in self._scripts():
             yield [str(self.python.with_name(script)), "--help"]
 
-    def _with_environment(self) -> "Copy":
+    def _with_environment(self, ours: Mapping[str, Path]) -> "Copy":
+        """Make an environment with these modules beside the libraries."""
         environment = Path(sys.prefix)
         if not (environment / "pyvenv.cfg").exists():
             raise UnfaithfulCopyError("there is no environment to take the libraries from: run `make leaks`")
@@ -132,11 +136,10 @@ class Copy:
         for program in (environment / "bin").iterdir():
             if program.name not in scripts and not program.name.startswith(("python", "activate")):
                 (programs / program.name).symlink_to(program)
-        ours = self._site_packages
-        ours.mkdir(parents=True)
-        for name in (WITNESS, NURSERY):
-            shutil.copy2(Path(__file__).with_name(f"{name.removeprefix('leaks_')}.py"), ours / f"{name}.py")
-        (ours / "leaks.pth").write_text("".join(f"{place}\n" for place in self._places()))
+        self._site_packages.mkdir(parents=True)
+        for name, file in ours.items():
+            shutil.copy2(file, self._site_packages / f"{name}.py")
+        (self._site_packages / "leaks.pth").write_text("".join(f"{place}\n" for place in self._places()))
         return self
 
     @property

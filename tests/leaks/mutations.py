@@ -15,8 +15,8 @@ the mutation too many. To add one, write five lines beside its like in `walls/`:
 and try it with `make leaks ONLY='suspended tenant is served'`.
 
 * `before` is in the file exactly once, or the run says so: so much of the line as that takes, or some of the lines
-  around it. `after` leaves a program that somebody could ship: it is imported, and lacks no name. Where a condition goes,
-  put one that is never true and still reads what it read, so that nothing else is different.
+  around it. `after` leaves a program that somebody could ship: it is imported, and lacks no name. Where a condition
+  goes, put one that is never true and still reads what it read, so that nothing else is different.
 * `file` may be Python, SQL, Lua or a proto, from which the generated code is then made anew.
 * `noticed_by` has the quickest test that notices it, and no more of a file than that: unit and architecture tests take
   half a second, PostgreSQL and a real Envoy one or two, a whole stack ten. One that waits for what never comes is no

@@ -4,8 +4,8 @@ from typing import Final
 
 from tests.leaks.model import Mutation
 
-AUTHENTICATION: Final = "control_plane/serving/authentication.py"
-AUTHORIZATION: Final = "control_plane/serving/authorization.py"
+AUTHENTICATION: Final = "control_plane/serving/interceptors/authentication.py"
+AUTHORIZATION: Final = "control_plane/serving/interceptors/authorization.py"
 CONTEXT: Final = "control_plane/serving/context.py"
 NAMES: Final = "control_plane/serving/names.py"
 PAGING: Final = "control_plane/serving/paging.py"
@@ -13,7 +13,6 @@ PRINCIPAL: Final = "control_plane/serving/principal.py"
 STATUS: Final = "control_plane/serving/status.py"
 LISTENERS: Final = "control_plane/serving/listeners.py"
 INTERCEPTION: Final = "control_plane/serving/interception.py"
-RECEPTION: Final = "control_plane/serving/reception.py"
 CALL: Final = "control_plane/serving/call.py"
 RULES: Final = "control_plane/serving/rules.py"
 IDS: Final = "control_plane/ids.py"
