@@ -13,9 +13,12 @@ from typing import Final
 import psutil
 import pytest
 
+from tests.leaks.copies import Copy, UnfaithfulCopyError
 from tests.leaks.gate import ClosedError, Finding
 from tests.leaks.model import Mutation, Verdict
+from tests.leaks.processes import start_anew
 from tests.leaks.run import run
+from tests.leaks.trial import Trial
 
 DOOR: Final = """
 import time
@@ -157,6 +160,21 @@ def test_the_tree_itself_is_left_alone(tree: Path, findings: dict[str, Finding])
 def test_nothing_is_tried_where_something_could_not_be_caught(unsound: Mutation, said: str, tree: Path) -> None:
     with pytest.raises(ClosedError, match=said):
         asyncio.run(run([MUTATIONS[0], unsound], tree=tree))
+
+
+def test_sources_that_are_not_the_copys_are_noticed(tree: Path, tmp_path: Path) -> None:
+    """As they would be if the tree were installed in the copy's environment, too, and found first."""
+    copy, other = (Copy.of_tree(tree, tmp_path / name) for name in ("copy", "other"))
+    copy.check()
+    (names,) = copy.root.glob(".venv/lib/*/site-packages/leaks.pth")
+    names.write_text(f"{other.root}\n{names.read_text()}")
+    trial = Trial(copy=copy, selections=["tests/test_door.py::test_the_wrong_key_opens_nothing"])
+    report = asyncio.run(trial.run(tmp_path, tmp_path, start=start_anew))
+
+    assert report is not None
+    assert report.strays == tuple(str(other.root / name) for name in ("house/__init__.py", FILE))
+    with pytest.raises(UnfaithfulCopyError, match=r"door.* runs \['.*/other/house/.*__init__"):
+        copy.check()
 
 
 @pytest.fixture

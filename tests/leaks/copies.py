@@ -35,7 +35,11 @@ _LEFT_BEHIND: Final = shutil.ignore_patterns(".venv", ".hypothesis", "build")
 
 
 class UnfaithfulCopyError(Exception):
-    """A program of the copy's environment runs other sources than the copy's."""
+    """A copy is not what the tree is, or a program of its environment runs other sources than the copy's."""
+
+
+class NoProgramError(Exception):
+    """What a mutation leaves of its file is nothing that code can be generated from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,12 @@ class Copy:
         return self.root / ".venv" / "bin" / "python"
 
     def mutate(self, mutation: Mutation) -> None:
-        """Take the wall away, here alone. Raises StaleError where it is not there any more."""
+        """Take the wall away, here alone.
+
+        Raises:
+            StaleError: it is not there any more.
+            NoProgramError: the rest of it cannot be used.
+        """
         path = self.root / mutation.file
         text = mutation.applied(path.read_text())
         path.unlink()
@@ -156,11 +165,15 @@ class Copy:
     def _generate(self) -> None:
         """Have the code that is generated from the protos say what they say."""
         command = [str(self.python), "-P", str(self.root / _PROTO / "generate.py")]
-        subprocess.run(command, cwd=self.root, capture_output=True, check=True)
+        run = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            raise NoProgramError(run.stderr.strip())
 
 
 def _files(tree: Path) -> list[str]:
     """List what git keeps, and what it has not been told of yet; not what was removed since."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=tree, capture_output=True, check=True, text=True).stdout.split("\0")
-    return [name for name in listed if name and (tree / name).is_file()]
+    run = subprocess.run(command, cwd=tree, capture_output=True, check=False, text=True)
+    if run.returncode != 0:
+        raise UnfaithfulCopyError(f"git does not say what belongs to {tree}: {run.stderr.strip()}")
+    return [name for name in run.stdout.split("\0") if name and (tree / name).is_file()]

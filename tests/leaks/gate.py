@@ -1,6 +1,7 @@
 """The gate itself: the tests are green while every wall stands, and some are red as soon as one is gone."""
 
 import asyncio
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final, TypeVar
 
-from tests.leaks.copies import Copy
+from tests.leaks.copies import Copy, NoProgramError
 from tests.leaks.model import Judgement, Mutation, Report, StaleError, Verdict, faults_of, file_of, judge
 from tests.leaks.processes import Nursery, start_anew
 from tests.leaks.trial import CrashedError, Trial
@@ -31,6 +32,8 @@ class Finding:
     file: str
     verdict: Verdict
     reason: str
+    noticed_by: tuple[str, ...]
+    """All tests that failed: one, unless they were run to their end."""
     seconds: float
 
 
@@ -122,6 +125,26 @@ class Gate:
     async def _try(self, number: int, mutation: Mutation, nursery: Nursery) -> Finding:
         begun = time.monotonic()
         work, memory = self._places(str(number))
+        report: Report | None = None
+        try:
+            report = await self._mutated(mutation, work, memory, nursery)
+            judgement = judge(mutation, report)
+        except (CrashedError, NoProgramError) as error:
+            judgement = Judgement(verdict=Verdict.BROKEN, reason=str(error))
+        for place in (work, memory):
+            shutil.rmtree(place)
+        finding = Finding(
+            name=mutation.name,
+            file=mutation.file,
+            verdict=judgement.verdict,
+            reason=judgement.reason,
+            noticed_by=tuple(dict.fromkeys(failure.test for failure in report.failures)) if report else (),
+            seconds=round(time.monotonic() - begun, 1),
+        )
+        self.found(finding)
+        return finding
+
+    async def _mutated(self, mutation: Mutation, work: Path, memory: Path, nursery: Nursery) -> Report | None:
         copy = Copy(root=self._untouched).again(work / "tree")
         copy.mutate(mutation)
         trial = Trial(
@@ -131,19 +154,7 @@ class Gate:
             may_hang=mutation.may_hang,
             to_the_end=self.whole,
         )
-        try:
-            judgement = judge(mutation, await trial.run(work, memory, start=nursery.start))
-        except CrashedError as error:
-            judgement = Judgement(verdict=Verdict.BROKEN, reason=str(error))
-        finding = Finding(
-            name=mutation.name,
-            file=mutation.file,
-            verdict=judgement.verdict,
-            reason=judgement.reason,
-            seconds=round(time.monotonic() - begun, 1),
-        )
-        self.found(finding)
-        return finding
+        return await trial.run(work, memory, start=nursery.start)
 
     def _places(self, name: str) -> tuple[Path, Path]:
         """Make directories of their own for one run. Short names: sockets are made in them."""

@@ -114,12 +114,13 @@ def judge(mutation: Mutation, report: Report | None) -> Judgement:
         return Judgement(verdict=Verdict.BROKEN, reason=fault)
     if not report.failures:
         return Judgement(verdict=Verdict.UNNOTICED, reason=f"{len(report.passed)} tests passed without it")
-    first = report.failures[0]
-    if first.phase == "collect" or first.kind in _CRASHES:
-        return Judgement(verdict=Verdict.BROKEN, reason=_said(first))
-    if first.ran_out_of_time:
-        return _out_of_time(mutation, first.test)
-    return Judgement(verdict=Verdict.CAUGHT, reason=first.test)
+    for failure in report.failures:
+        if failure.phase == "collect" or failure.kind in _CRASHES:
+            return Judgement(verdict=Verdict.BROKEN, reason=_said(failure))
+    for failure in report.failures:
+        if not failure.ran_out_of_time:
+            return Judgement(verdict=Verdict.CAUGHT, reason=failure.test)
+    return _out_of_time(mutation, report.failures[0].test)
 
 
 def _unfit(report: Report) -> str:

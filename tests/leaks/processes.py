@@ -111,7 +111,7 @@ class Nursery:
         process = await asyncio.create_subprocess_exec(
             *(str(copy.python), "-P", "-m", NURSERY),
             cwd="/",
-            env=dict(os.environ),
+            env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,

@@ -81,7 +81,8 @@ def main() -> int:
 
 def _tell(finding: Finding) -> None:
     where = "" if finding.verdict is Verdict.CAUGHT else f" ({finding.file})"
-    _say(f"  {finding.verdict:9} {finding.seconds:5.1f} s  {finding.name}{where}: {finding.reason}")
+    more = f" and {len(finding.noticed_by) - 1} more" if len(finding.noticed_by) > 1 else ""
+    _say(f"  {finding.verdict:9} {finding.seconds:5.1f} s  {finding.name}{where}: {finding.reason}{more}")
 
 
 def _say(text: str) -> None:

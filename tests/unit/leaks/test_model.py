@@ -87,9 +87,12 @@ def test_running_out_of_time_counts_where_the_mutation_says_so(report: Report | 
     assert judge(replace(WALL, may_hang=True), report).verdict is Verdict.CAUGHT
 
 
-def test_the_first_failure_decides() -> None:
-    assert judge(WALL, failed(failure(), failure("NameError"))).verdict is Verdict.CAUGHT
-    assert judge(WALL, failed(failure("NameError"), failure())).verdict is Verdict.BROKEN
+def test_of_several_failures_a_crash_outweighs_all_and_a_time_out_none() -> None:
+    late = failure("TimeoutError", ran_out_of_time=True)
+
+    assert judge(WALL, failed(failure(), failure("NameError"))).verdict is Verdict.BROKEN
+    assert judge(WALL, failed(late, failure())).verdict is Verdict.CAUGHT
+    assert judge(WALL, failed(late, late)).verdict is Verdict.HUNG
 
 
 @pytest.mark.parametrize("selection", ["tests", "tests/test_door.py", TEST])
