@@ -87,7 +87,8 @@ class Gate:
 
     async def try_all(self, mutations: Sequence[Mutation], green: Green) -> list[Finding]:
         """Try mutations that the gate was opened for, two at a time."""
-        async with Nursery.open(Copy(root=self._untouched), green.libraries) as nursery:
+        untouched = Copy(root=self._untouched)
+        async with Nursery.open(untouched, green.libraries, log=self.work / "nursery.log") as nursery:
             return await _two_at_a_time(
                 partial(self._try, number, one, nursery) for number, one in enumerate(mutations)
             )

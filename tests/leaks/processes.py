@@ -106,16 +106,18 @@ class Nursery:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, copy: Copy, libraries: Sequence[str]) -> AsyncIterator["Nursery"]:
-        """Run one in a copy, with these modules loaded, until the block ends."""
-        process = await asyncio.create_subprocess_exec(
-            *(str(copy.python), "-P", "-m", NURSERY),
-            cwd="/",
-            env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+    async def open(cls, copy: Copy, libraries: Sequence[str], *, log: Path) -> AsyncIterator["Nursery"]:
+        """Run one in a copy, with these modules loaded, until the block ends; what it complains of goes to the log."""
+        with log.open("wb") as complaints:
+            process = await asyncio.create_subprocess_exec(
+                *(str(copy.python), "-P", "-m", NURSERY),
+                cwd="/",
+                env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=complaints,
+                start_new_session=True,
+            )
         nursery = cls(process)
         # Until the nursery has ended, which it does with its input.
         listening = asyncio.create_task(nursery._listen())
@@ -143,7 +145,13 @@ class Nursery:
                 "root": str(copy.root),
             }
         )
-        await child.begun()
+        try:
+            await child.begun()
+        except asyncio.CancelledError:
+            # It is there soon, and nobody else would end it.
+            await child.begun()
+            await end(child)
+            raise
         return child
 
     async def _tell(self, what: Any) -> None:

@@ -266,6 +266,13 @@ WALLS: Final = (
         noticed_by=(f"{PAGE_TESTS}::test_a_token_is_good_for_its_own_list_and_a_day",),
     ),
     Mutation(
+        name="another spelling of a page token is that token",
+        file=PAGING,
+        before="        if not is_as_made:\n",
+        after="        if is_as_made is None:\n",
+        noticed_by=(f"{PAGE_TESTS}::test_another_spelling_of_a_token_is_refused",),
+    ),
+    Mutation(
         name="a name's tenant is read in part",
         file=NAMES,
         before="match = _pattern(pattern).fullmatch(name)",

@@ -78,6 +78,20 @@ WALLS: Final = (
         noticed_by=(f"{CLAIM_TESTS}::test_a_claim_that_is_there_twice_is_refused_at_any_depth",),
     ),
     Mutation(
+        name="another spelling of a token is that token",
+        file=CLAIMS,
+        before='if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != segment:',
+        after="if not segment:",
+        noticed_by=(f"{CLAIM_TESTS}::test_another_spelling_of_a_token_is_not_that_token",),
+    ),
+    Mutation(
+        name="a token has any number of parts",
+        file=CLAIMS,
+        before="    if len(segments) != _SEGMENTS:\n",
+        after="    if not segments:\n",
+        noticed_by=(f"{CLAIM_TESTS}::test_a_token_has_three_parts",),
+    ),
+    Mutation(
         name="the signature of a token is not verified",
         file=SIGNATURE,
         before="_JWS.decode(token, public_key, algorithms=[ALGORITHM])",

@@ -56,6 +56,21 @@ def test_a_token_with_any_bit_flipped_is_refused() -> None:
             _TOKENS.decode(base64.urlsafe_b64encode(flipped).decode(), method="/List", parent="tenants/org_1", now=_NOW)
 
 
+@pytest.mark.behaviour("T-A4")
+@pytest.mark.parametrize("position", ["row-7", "row-77"])
+def test_another_spelling_of_a_token_is_refused(position: str) -> None:
+    """Base64 of such a length has bits that mean nothing."""
+    token = _token(position)
+    data, padding = token.rstrip("="), token[len(token.rstrip("=")) :]
+    assert padding
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    other = f"{data[:-1]}{alphabet[alphabet.index(data[-1]) ^ 1]}{padding}"
+
+    assert base64.urlsafe_b64decode(other) == base64.urlsafe_b64decode(token)
+    with pytest.raises(InvalidArgumentError):
+        _TOKENS.decode(other, method="/List", parent="tenants/org_1", now=_NOW)
+
+
 @given(st.text(min_size=1))
 def test_any_other_text_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgumentError):

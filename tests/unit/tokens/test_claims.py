@@ -114,6 +114,29 @@ def test_a_header_that_is_not_ours_is_refused(header: object, cause: str) -> Non
 
 
 @pytest.mark.behaviour("T-E9")
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_another_spelling_of_a_token_is_not_that_token(part: int) -> None:
+    """Whatever a library that opens it would make of it."""
+    segments = [b64({"alg": "EdDSA", "kid": str(KID), "typ": "JWT"}), b64({"a": 1}), b64(bytes(64))]
+    assert read_kid(".".join(segments)) == KID
+    spelt = segments[part]
+    # The last character of each has bits that mean nothing.
+    last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    other = f"{spelt[:-1]}{last[last.index(spelt[-1]) ^ 1]}"
+    for text in (other, f"{spelt}=", f"{spelt}\n", f" {spelt}"):
+        assert base64.urlsafe_b64decode(f"{text.strip()}==") == base64.urlsafe_b64decode(f"{spelt}==")
+        assert cause_of_header(".".join([*segments[:part], text, *segments[part + 1 :]])) == "TOKEN_MALFORMED"
+
+
+@pytest.mark.behaviour("T-E9")
+def test_a_token_has_three_parts() -> None:
+    header, claims, signature = b64({"alg": "EdDSA", "kid": str(KID), "typ": "JWT"}), b64({}), b64(bytes(64))
+
+    for text in (header, f"{header}.{claims}", f"{header}.{claims}.{signature}.{signature}"):
+        assert cause_of_header(text) == "TOKEN_MALFORMED"
+
+
+@pytest.mark.behaviour("T-E9")
 @given(st.text())
 def test_any_other_text_is_refused(text: str) -> None:
     assert cause_of_header(text).startswith("TOKEN_")
@@ -135,6 +158,7 @@ def test_any_other_text_is_refused(text: str) -> None:
         ({"scopes": "certificates.read"}, "TOKEN_CLAIMS"),
         ({"scopes": [1]}, "TOKEN_CLAIMS"),
         ({"tid": None}, "TOKEN_CLAIMS"),
+        ({"tid": ""}, "TOKEN_CLAIMS"),
         ({"jti": "1"}, "TOKEN_CLAIMS"),
         ({"exp": True}, "TOKEN_CLAIMS"),
         ({"exp": 1e300}, "TOKEN_CLAIMS"),
