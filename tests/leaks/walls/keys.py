@@ -60,6 +60,15 @@ WALLS: Final = (
         noticed_by=(f"{MODEL_TESTS}::test_an_envelope_opens_for_what_it_is_bound_to_only",),
     ),
     Mutation(
+        name="an envelope of any format is opened",
+        file=MODEL,
+        before="if (magic, layout, algorithm) != (_MAGIC, _FORMAT, _AES_256_GCM):",
+        after="if not magic:",
+        noticed_by=(
+            f"{MODEL_TESTS}::test_a_format_or_an_algorithm_that_is_not_known_is_refused_before_any_key_is_asked_for",
+        ),
+    ),
+    Mutation(
         name="the parts of a binding run together",
         file=MODEL,
         before='len(part).to_bytes(8, "big") + part for part',
@@ -214,6 +223,13 @@ WALLS: Final = (
         before='    _refuse(("tenant", tenant_id_violation(tenant_id)), ("path", path_violation(path)))\n',
         after='    _refuse(("tenant", tenant_id_violation(tenant_id)))\n',
         noticed_by=(f"{PATH_TESTS}::test_a_path_of_any_other_form_is_refused",),
+    ),
+    Mutation(
+        name="a folder's tenant is not checked",
+        file=PATHS,
+        before='    _refuse(("tenant", tenant_id_violation(tenant_id)))\n',
+        after="",
+        noticed_by=(f"{PATH_TESTS}::test_no_path_is_made_from_what_is_no_tenants_id",),
     ),
     Mutation(
         name="an object's tenant is not checked",

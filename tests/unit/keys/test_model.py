@@ -129,6 +129,15 @@ def test_what_is_no_envelope_is_refused_like_a_changed_one(junk: bytes) -> None:
         unseal(KEY, junk, version=3, aad=BINDING.aad())
 
 
+@pytest.mark.parametrize("offset", range(5))
+def test_a_format_or_an_algorithm_that_is_not_known_is_refused_before_any_key_is_asked_for(offset: int) -> None:
+    changed = bytearray(ENVELOPE)
+    changed[offset] += 1
+
+    with pytest.raises(IntegrityError):
+        sealed_version(bytes(changed))
+
+
 @pytest.mark.parametrize(
     ("key", "nonce", "version"), [(KEY[:16], NONCE, 1), (KEY, NONCE[:8], 1), (KEY, NONCE, 0), (KEY, NONCE, 2**32)]
 )

@@ -44,9 +44,9 @@ def test_a_path_of_any_other_form_is_refused(path: str) -> None:
 @pytest.mark.behaviour("S1.8")
 @pytest.mark.parametrize("tenant_id", BAD_TENANTS)
 def test_no_path_is_made_from_what_is_no_tenants_id(tenant_id: str) -> None:
-    for make in (object_key, folder_key):
+    for make, path in ((object_key, "a"), (folder_key, "a"), (folder_key, "")):
         with pytest.raises(InvalidArgumentError) as refused:
-            make(TenantId(tenant_id), "a")
+            make(TenantId(tenant_id), path)
         assert [violation.field for violation in refused.value.violations] == ["tenant"]
 
 
