@@ -29,16 +29,40 @@ they are tried, `copies.py` and `nursery.py` where.
 from typing import Final
 
 from tests.leaks.model import Mutation
-from tests.leaks.walls import audit, callers, connections, decisions, keys, policies, proxy, tables, tokens
+from tests.leaks.walls import (
+    audit,
+    callers,
+    connections,
+    contexts,
+    decisions,
+    keys,
+    objects,
+    policies,
+    proxy,
+    requests,
+    routes,
+    rules,
+    tables,
+    tokens,
+)
 
 MUTATIONS: Final[tuple[Mutation, ...]] = (
+    # The database.
     *connections.WALLS,
     *tables.WALLS,
+    # What is sealed.
     *keys.WALLS,
+    *objects.WALLS,
+    # The platform's own doors.
+    *rules.WALLS,
     *callers.WALLS,
+    *contexts.WALLS,
     *tokens.WALLS,
     *audit.WALLS,
+    # The edge.
+    *policies.WALLS,
+    *requests.WALLS,
     *decisions.WALLS,
     *proxy.WALLS,
-    *policies.WALLS,
+    *routes.WALLS,
 )

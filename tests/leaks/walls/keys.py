@@ -1,4 +1,4 @@
-"""What sealed data is bound to, whose key opens it, and where an object may lie."""
+"""Whose key opens what, and what sealed data is bound to."""
 
 from typing import Final
 
@@ -10,25 +10,23 @@ STORE: Final = "control_plane/keys/store.py"
 VAULT: Final = "control_plane/keys/vault_software.py"
 CACHE: Final = "control_plane/keys/cache.py"
 MATERIAL: Final = "control_plane/keys/material.py"
-PATHS: Final = "control_plane/objects/paths.py"
-BUCKET: Final = "control_plane/objects/bucket_local.py"
-PRIVATE: Final = "control_plane/private_file.py"
+SEALING: Final = "control_plane/keys/sealing.py"
+SEGMENTS: Final = "control_plane/keys/segments.py"
+SEALING_TESTS: Final = "tests/unit/keys/test_sealing.py"
+SEGMENT_TESTS: Final = "tests/unit/keys/test_segments.py"
 MODEL_TESTS: Final = "tests/unit/keys/test_model.py"
 STORE_TESTS: Final = "tests/unit/keys/test_store.py"
 VAULT_TESTS: Final = "tests/unit/keys/test_vault_software.py"
 CACHE_TESTS: Final = "tests/unit/keys/test_cache.py"
 MATERIAL_TESTS: Final = "tests/unit/keys/test_material.py"
 TENANT_KEYS: Final = "tests/integration/keys/test_tenant_keys.py"
-PATH_TESTS: Final = "tests/unit/objects/test_paths.py"
-BUCKET_TESTS: Final = "tests/unit/objects/test_bucket_local.py"
-PRIVATE_TESTS: Final = "tests/unit/test_private_file.py"
 
 WALLS: Final = (
     Mutation(
         name="nothing is authenticated beside the ciphertext",
         file=MODEL,
-        before='return _AAD_LABEL + b"".join(',
-        after='return _AAD_LABEL or b"".join(',
+        before='return label + b"".join(',
+        after='return label or b"".join(',
         noticed_by=(f"{MODEL_TESTS}::test_an_envelope_opens_for_what_it_is_bound_to_only",),
     ),
     Mutation(
@@ -73,23 +71,62 @@ WALLS: Final = (
         file=MODEL,
         before='len(part).to_bytes(8, "big") + part for part',
         after="part for part",
-        noticed_by=(f"{MODEL_TESTS}::test_a_binding_can_be_read_back_from_its_bytes",),
+        noticed_by=(f"{MODEL_TESTS}::test_an_envelope_of_the_first_release_still_opens",),
     ),
     Mutation(
         name="an object opens at any path",
-        file=SERVICE,
-        before="version=version, object_name=object_name)\n",
-        after='version=version, object_name="")\n',
+        file=SEALING,
+        before="            object_name=self.object_name,\n            object_version=object_version,\n",
+        after='            object_name="",\n            object_version=object_version,\n',
         noticed_by=(
-            f"{TENANT_KEYS}::test_sealed_data_opens_for_its_tenant_and_its_object_only_and_a_refusal_is_an_event",
+            f"{SEALING_TESTS}::test_an_object_opens_for_its_tenant_name_and_version_only_and_a_refusal_is_an_event",
         ),
     ),
     Mutation(
+        name="an object opens in another version's place",
+        file=SEALING,
+        before="            object_version=object_version,\n",
+        after="            object_version=None,\n",
+        noticed_by=(
+            f"{SEALING_TESTS}::test_an_object_opens_for_its_tenant_name_and_version_only_and_a_refusal_is_an_event",
+        ),
+    ),
+    Mutation(
+        name="an object in the old format opens as any version",
+        file=SEALING,
+        before="        if self.object_version != FIRST_OBJECT_VERSION:\n",
+        after="        if not self.object_version:\n",
+        noticed_by=(f"{SEALING_TESTS}::test_what_was_stored_in_format_1_is_no_other_version",),
+    ),
+    Mutation(
         name="an object opens for any tenant that has its key",
-        file=SERVICE,
-        before="return Binding(tenant_uid=placement.uid, purpose",
-        after="return Binding(tenant_uid=UUID(int=0), purpose",
-        noticed_by=(f"{TENANT_KEYS}::test_sealed_data_does_not_open_for_another_tenant_that_had_its_key",),
+        file=SEALING,
+        before="            tenant_uid=self.tenant_uid,\n            purpose",
+        after="            tenant_uid=UUID(int=0),\n            purpose",
+        noticed_by=(
+            f"{SEALING_TESTS}::test_an_object_opens_for_its_tenant_name_and_version_only_and_a_refusal_is_an_event",
+        ),
+    ),
+    Mutation(
+        name="an envelope opens under several keys",
+        file=SEGMENTS,
+        before="        if not hmac.compare_digest(commitment, header[_START.size + SALT_BYTES :]):\n",
+        after="        if not commitment:\n",
+        noticed_by=(f"{SEGMENT_TESTS}::test_a_wrong_header_is_refused_before_anything_is_opened",),
+    ),
+    Mutation(
+        name="an object that was cut opens",
+        file=SEGMENTS,
+        before="    return _NONCE.pack(number, last)\n",
+        after="    return _NONCE.pack(number, False)\n",
+        noticed_by=(f"{SEGMENT_TESTS}::test_an_envelope_has_the_documented_form",),
+    ),
+    Mutation(
+        name="segments open in any order",
+        file=SEGMENTS,
+        before="    return _NONCE.pack(number, last)\n",
+        after="    return _NONCE.pack(0, last)\n",
+        noticed_by=(f"{SEGMENT_TESTS}::test_an_envelope_has_the_documented_form",),
     ),
     Mutation(
         name="destroying a tenant's keys destroys all tenants'",
@@ -202,89 +239,5 @@ WALLS: Final = (
         before="    if private.public_key().public_bytes_raw() != material.public:\n",
         after="    if not private:\n",
         noticed_by=(f"{MATERIAL_TESTS}::test_a_public_half_that_is_not_the_keys_own_is_refused",),
-    ),
-    Mutation(
-        name="every path of an object is accepted",
-        file=PATHS,
-        before='    segments = path.split("/")\n',
-        after="    return None\n",
-        noticed_by=(f"{PATH_TESTS}::test_a_path_of_any_other_form_is_refused",),
-    ),
-    Mutation(
-        name="a path of an object is looked at in part",
-        file=PATHS,
-        before="_SEGMENT.fullmatch(segment)",
-        after="_SEGMENT.match(segment)",
-        noticed_by=(f"{PATH_TESTS}::test_a_path_of_any_other_form_is_refused",),
-    ),
-    Mutation(
-        name="an object's path is not checked",
-        file=PATHS,
-        before='    _refuse(("tenant", tenant_id_violation(tenant_id)), ("path", path_violation(path)))\n',
-        after='    _refuse(("tenant", tenant_id_violation(tenant_id)))\n',
-        noticed_by=(f"{PATH_TESTS}::test_a_path_of_any_other_form_is_refused",),
-    ),
-    Mutation(
-        name="a folder's tenant is not checked",
-        file=PATHS,
-        before='    _refuse(("tenant", tenant_id_violation(tenant_id)))\n',
-        after="",
-        noticed_by=(f"{PATH_TESTS}::test_no_path_is_made_from_what_is_no_tenants_id",),
-    ),
-    Mutation(
-        name="an object's tenant is not checked",
-        file=PATHS,
-        before='    _refuse(("tenant", tenant_id_violation(tenant_id)), ("path", path_violation(path)))\n',
-        after='    _refuse(("path", path_violation(path)))\n',
-        noticed_by=(f"{PATH_TESTS}::test_no_path_is_made_from_what_is_no_tenants_id",),
-    ),
-    Mutation(
-        name="a folder of objects that is a link is followed",
-        file=BUCKET,
-        before="_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW |",
-        after="_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY |",
-        noticed_by=(f"{BUCKET_TESTS}::test_a_link_on_the_way_is_refused_and_nothing_is_written_through_it",),
-    ),
-    Mutation(
-        name="an object that is a link is followed",
-        file=BUCKET,
-        before="_READ: Final = os.O_RDONLY | os.O_NOFOLLOW |",
-        after="_READ: Final = os.O_RDONLY |",
-        noticed_by=(f"{BUCKET_TESTS}::test_a_link_in_an_objects_place_is_refused_and_nothing_is_written_through_it",),
-    ),
-    Mutation(
-        name="an object is written in a link's place",
-        file=BUCKET,
-        before="            _refuse_all_but_a_file(name, directory=way[-1])\n",
-        after="",
-        noticed_by=(f"{BUCKET_TESTS}::test_a_link_in_an_objects_place_is_refused_and_nothing_is_written_through_it",),
-    ),
-    Mutation(
-        name="a listing follows links",
-        file=BUCKET,
-        before="return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)",
-        after="return entry.is_file() or entry.is_dir()",
-        noticed_by=(f"{BUCKET_TESTS}::test_a_listing_shows_no_links_and_does_not_follow_them",),
-    ),
-    Mutation(
-        name="a key that others may read is used",
-        file=PRIVATE,
-        before="        if mode & _OTHERS:\n",
-        after="        if not mode:\n",
-        noticed_by=(f"{PRIVATE_TESTS}::test_a_file_that_is_open_to_others_is_refused_with_what_to_do",),
-    ),
-    Mutation(
-        name="a key that is a link is used",
-        file=PRIVATE,
-        before="flags = os.O_RDONLY | os.O_NOFOLLOW |",
-        after="flags = os.O_RDONLY |",
-        noticed_by=(f"{PRIVATE_TESTS}::test_a_link_a_pipe_or_a_folder_in_the_files_place_is_refused",),
-    ),
-    Mutation(
-        name="a key is written for others to read",
-        file=PRIVATE,
-        before="os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)",
-        after="os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)",
-        noticed_by=(f"{PRIVATE_TESTS}::test_a_created_file_is_read_back_and_is_its_owners_only",),
     ),
 )

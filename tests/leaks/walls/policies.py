@@ -9,13 +9,9 @@ MESSAGES: Final = "ext_authz/policies/messages.py"
 COPY: Final = "ext_authz/policies/last_good.py"
 LIMITER: Final = "ext_authz/budgets/limiter.py"
 SOCKETS: Final = "ext_authz/sockets.py"
-MINUTE: Final = "ext_authz/budgets/minute.lua"
 FEED: Final = "control_plane/policies/store.py"
 SERVICER: Final = "control_plane/policies/servicer.py"
 WIRE: Final = "control_plane/policies/wire.py"
-PROTO: Final = "proto/bulkhead/edge/v1/policies.proto"
-CERTIFICATES: Final = "proto/bulkhead/v1/certificates.proto"
-TOKENS: Final = "proto/bulkhead/v1/tokens.proto"
 MODEL_TESTS: Final = "tests/unit/ext_authz/policies/test_model.py"
 MESSAGE_TESTS: Final = "tests/unit/ext_authz/policies/test_messages.py"
 COPY_TESTS: Final = "tests/unit/ext_authz/policies/test_last_good.py"
@@ -23,9 +19,6 @@ COUNTS: Final = "tests/contracts/test_minute_limiter.py"
 FEED_TESTS: Final = "tests/integration/policies/test_feed.py"
 SERVICER_TESTS: Final = "tests/unit/policies/test_servicer.py"
 RELAY: Final = "tests/integration/ext_authz/relay/test_relay.py"
-RULES: Final = "tests/architecture/test_rules.py"
-BOUNDS: Final = "tests/architecture/test_rule_bounds.py"
-AUDIT: Final = "proto/bulkhead/v1/audit.proto"
 
 WALLS: Final = (
     Mutation(
@@ -148,83 +141,5 @@ WALLS: Final = (
         before='Value("ACTIVE" if policy.state == "READ_ONLY" else policy.state)',
         after='Value("ACTIVE")',
         noticed_by=(f"{FEED_TESTS}::test_a_new_follower_gets_everything_and_then_each_change",),
-    ),
-    Mutation(
-        name="others than edges follow the policies",
-        file=PROTO,
-        before=(
-            "  rpc FollowPolicies(FollowPoliciesRequest) returns (stream FollowPoliciesResponse) {\n"
-            "    option (bulkhead.v1.rule) = {\n"
-            "      roles: [ROLE_EDGE]\n"
-        ),
-        after=(
-            "  rpc FollowPolicies(FollowPoliciesRequest) returns (stream FollowPoliciesResponse) {\n"
-            "    option (bulkhead.v1.rule) = {\n"
-            "      roles: [ROLE_EDGE, ROLE_TENANT_ADMIN]\n"
-        ),
-        noticed_by=(f"{RULES}::test_the_rule_of_an_rpc_has_no_oversight",),
-    ),
-    Mutation(
-        name="an RPC names no tenant",
-        file=CERTIFICATES,
-        before=(
-            'certificates"};\n'
-            '    option (google.api.method_signature) = "parent";\n'
-            "    option (rule) = {\n"
-            '      tenant: "parent"\n'
-        ),
-        after='certificates"};\n    option (google.api.method_signature) = "parent";\n    option (rule) = {\n',
-        noticed_by=(f"{RULES}::test_the_rule_of_an_rpc_has_no_oversight",),
-    ),
-    Mutation(
-        name="certificates are listed without a scope",
-        file=CERTIFICATES,
-        before='      scope: "certificates.read"\n      cost: 2\n',
-        after="      cost: 2\n",
-        noticed_by=(f"{BOUNDS}::test_a_rule_lets_in_nobody_whom_none_may",),
-    ),
-    Mutation(
-        name="a suspended tenant's certificates are issued",
-        file=CERTIFICATES,
-        before="      cost: 10\n",
-        after="      cost: 10\n      serves_suspended: true\n",
-        noticed_by=(f"{BOUNDS}::test_a_rule_lets_in_nobody_whom_none_may",),
-    ),
-    Mutation(
-        name="a provider reads tenants' audit logs",
-        file=AUDIT,
-        before=(
-            'auditEntries"};\n'
-            '    option (google.api.method_signature) = "parent";\n'
-            "    option (rule) = {\n"
-            '      tenant: "parent"\n'
-            "      roles: [\n"
-        ),
-        after=(
-            'auditEntries"};\n'
-            '    option (google.api.method_signature) = "parent";\n'
-            "    option (rule) = {\n"
-            '      tenant: "parent"\n'
-            "      roles: [\n"
-            "        ROLE_PROVIDER_OPERATOR,\n"
-        ),
-        noticed_by=(f"{BOUNDS}::test_a_rule_lets_in_nobody_whom_none_may",),
-    ),
-    Mutation(
-        name="members issue tokens",
-        file=TOKENS,
-        before=(
-            'tokens:issue"\n      body: "*"\n    };\n    option (rule) = {\n      tenant: "parent"\n      roles: [\n'
-        ),
-        after=(
-            'tokens:issue"\n'
-            '      body: "*"\n'
-            "    };\n"
-            "    option (rule) = {\n"
-            '      tenant: "parent"\n'
-            "      roles: [\n"
-            "        ROLE_TENANT_MEMBER,\n"
-        ),
-        noticed_by=(f"{BOUNDS}::test_a_rule_lets_in_nobody_whom_none_may",),
     ),
 )
