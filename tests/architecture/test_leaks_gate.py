@@ -104,7 +104,7 @@ MUTATIONS: Final = [
     mutation("useless", "LIMIT = 3", "LIMIT = 4"),
     mutation("not imported", "import time", "import tim"),
     mutation("no Python", "def describe():", "def describe("),
-    mutation("a name too few", CHECK, "    if key != rigth:\n"),
+    mutation("a name too few", CHECK, "    if key != wanted:\n"),
     mutation("out of time", CHECK, "    raise TimeoutError\n    if key:\n"),
     mutation("caught by a program", CHECK, "    if not key:\n", test="test_a_program_knows_it_too"),
     mutation("caught by a script", CHECK, "    if not key:\n", test="test_a_script_knows_it_too"),

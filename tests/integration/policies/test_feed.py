@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -74,7 +74,7 @@ async def test_a_policy_has_its_own_tenants_keys_for_tokens_and_no_others(
     control: "Control", make_tenant: MakeTenant, superuser: Any
 ) -> None:
     tenants = [await make_tenant("org_1"), await make_tenant("org_2")]
-    kids = {}
+    kids: dict[tuple[str, str], UUID] = {}
     for number, tenant in enumerate(tenants):
         for purpose in ("tokens", "authority"):
             kids[tenant.tenant_id, purpose] = kid = uuid4()
