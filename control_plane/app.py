@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
@@ -26,13 +26,14 @@ from bulkhead.v1 import (
     tenants_pb2_grpc,
     tokens_pb2_grpc,
 )
-from control_plane import cell_key, private_file
+from control_plane import cell_key
 from control_plane.audit.denials import Denials
 from control_plane.audit.recorder import effects_recorder
 from control_plane.audit.sealer import Sealer
 from control_plane.audit.servicer import AuditServicer
 from control_plane.breaches.recorder import Breaches
 from control_plane.cache.handles import Caches
+from control_plane.cache.probing import Prober
 from control_plane.cache.reconciler import Reconciler
 from control_plane.certificates.servicer import CertificateServicer
 from control_plane.errors import UnavailableError
@@ -70,18 +71,15 @@ from control_plane.serving.interceptors.outgoing import OutgoingGuard
 from control_plane.serving.interceptors.reception import Reception
 from control_plane.serving.listeners import AddServicers, TlsFiles, open_listener
 from control_plane.serving.paging import PageTokens
-from control_plane.serving.principal import Role
 from control_plane.serving.rules import load_rules
 from control_plane.settings import ListenerSettings, Settings
 from control_plane.telemetry import configure_logging
 from control_plane.tenants.provisioning import TenantCreation
 from control_plane.tenants.servicer import TenantServicer
-from control_plane.tokens.platform import PlatformIssuer, load_public_key
+from control_plane.tokens.platform import PlatformIssuer, keep_admin_token, load_public_key
 from control_plane.tokens.servicer import TokenServicer
 from control_plane.tokens.verifier import TokenVerifier
 
-_ADMIN_TOKEN_LIFETIME: Final = timedelta(hours=24)
-_ADMIN_TOKEN_RENEWAL: Final = timedelta(hours=1)
 _HEALTH_EVERY: Final = timedelta(seconds=1)
 # Longer than any RPC should take, shorter than a supervisor waits before it kills.
 _GRACE: Final = timedelta(seconds=5)
@@ -133,8 +131,8 @@ async def run_control_plane(settings: Settings) -> None:
         )
         directory = Directory(database, version=TENANT_VERSION, upgrade=upgrades.ensure)
         common = _common(settings, directory, database=database, keys=keys, platform_key=issuer.public_key)
-        key = await asyncio.to_thread(cell_key.load_or_create, settings.valkey_key)
-        cache = await stack.enter_async_context(Reconciler.open(settings.valkey_socket, key, directory.everyone))
+        valkey_key = await _valkey_key(settings)
+        cache = await stack.enter_async_context(Reconciler.open(settings.valkey_socket, valkey_key, directory.everyone))
         creation = TenantCreation(
             database, directory, keys, cache_users=cache.users, touched=common.sealer.touch, cache_doubted=cache.hint
         )
@@ -158,7 +156,7 @@ async def run_control_plane(settings: Settings) -> None:
             _listeners(common, settings.control_plane, add, reflected=_REFLECTED),
             [
                 queue.work(OperationRunner(common.database, plans)),
-                _keep_admin_token(settings, issuer),
+                keep_admin_token(settings.admin_token_file, issuer),
                 publisher.run(),
                 edges.run(),
                 edges.prune(),
@@ -180,7 +178,7 @@ async def run_certificates(settings: Settings) -> None:
         # This process has no right to change a table: the control plane does it.
         directory = Directory(database, version=TENANT_VERSION, upgrade=Elsewhere(database).ensure)
         common = _common(settings, directory, database=database, keys=keys, platform_key=platform_key)
-        valkey_key = await asyncio.to_thread(cell_key.load_or_create, settings.valkey_key)
+        valkey_key = await _valkey_key(settings)
         caches = await stack.enter_async_context(Caches.open(settings.valkey_socket, common.keys.derive, valkey_key))
 
         def add(server: grpc.aio.Server) -> None:
@@ -206,7 +204,18 @@ async def _open_verifier(stack: AsyncExitStack, common: _Common, keys: PlatformK
     settings = common.settings
     tls, context_key = _tls(settings.control_plane, settings), _context_key(settings)
     api = await stack.enter_async_context(CertificatesApi.open(settings.certificates.internal_listen, tls, context_key))
-    walls = Walls(database=common.database, keys=common.keys, tokens=common.verifier, objects=common.objects, api=api)
+    cache = await stack.enter_async_context(
+        Prober.open(settings.valkey_socket, common.keys.derive, await _valkey_key(settings))
+    )
+    walls = Walls(
+        database=common.database,
+        directory=common.directory,
+        keys=common.keys,
+        tokens=common.verifier,
+        objects=common.objects,
+        cache=cache,
+        api=api,
+    )
     restrict = read_only(common.database, touched=common.sealer.touch) if settings.restricts_unsafe else as_it_is
     return Verifier(common.database, keys, walls, restrict=restrict, breached=common.breaches.note)
 
@@ -250,6 +259,10 @@ def _tls(listener: ListenerSettings, settings: Settings) -> TlsFiles:
 
 def _context_key(settings: Settings) -> bytes:
     return cell_key.load_or_create(settings.secrets_dir / "context.key")
+
+
+async def _valkey_key(settings: Settings) -> bytes:
+    return await asyncio.to_thread(cell_key.load_or_create, settings.valkey_key)
 
 
 def _platform_key(settings: Settings) -> Path:
@@ -384,11 +397,3 @@ async def _report_health(common: _Common) -> None:
             status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
             await common.health.set("", status)
         await asyncio.sleep(_HEALTH_EVERY.total_seconds())
-
-
-async def _keep_admin_token(settings: Settings, issuer: PlatformIssuer) -> None:
-    """Keep a fresh administrator's token in its file."""
-    while True:
-        token = issuer.issue("local", Role.PLATFORM_ADMIN, ttl=_ADMIN_TOKEN_LIFETIME, now=datetime.now(UTC))
-        await asyncio.to_thread(private_file.replace, settings.admin_token_file, token.encode())
-        await asyncio.sleep(_ADMIN_TOKEN_RENEWAL.total_seconds())

@@ -7,6 +7,7 @@ of these commands shows a key's name, reaches a channel, or touches more than th
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,7 +23,7 @@ PLATFORM: Final = frozenset({DEFAULT, EDGE, CONTROL_PLANE})
 EDGE_COMMANDS: Final = ("exists", "fcall", "function|load", "get", "incrby", "pexpireat", "set", "time")
 """What `ext_authz/budgets/minute.lua` calls, and what brings it there."""
 CONTROL_PLANE_COMMANDS: Final = (
-    "acl|deluser", "acl|setuser", "acl|users", "function|list", "function|load", "ping",
+    "acl|deluser", "acl|getuser", "acl|setuser", "acl|users", "function|list", "function|load", "ping",
 )  # fmt: skip
 TENANT_COMMANDS: Final = (
     "del", "fcall", "get", "hdel", "hget", "hincrby", "hset", "memory|usage", "pexpireat", "set", "time", "zadd",
@@ -54,6 +55,46 @@ class User:
             "-@all",
             *(f"+{command}" for command in self.commands),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rights:
+    """What a user may do, as Valkey tells it, or as it ought to."""
+
+    flags: frozenset[str]
+    commands: frozenset[str]
+    """The rules, of which the first takes everything away."""
+    keys: str
+    channels: str
+    selectors: tuple[str, ...]
+    """More rights, each with keys of its own."""
+
+    @classmethod
+    def of(cls, user: User) -> "Rights":
+        """Return what `User.rules` give."""
+        return cls(
+            flags=frozenset({"on"}),
+            commands=frozenset({"-@all", *(f"+{command}" for command in user.commands)}),
+            keys="" if user.pattern is None else f"~{user.pattern}",
+            channels="",
+            selectors=(),
+        )
+
+    @classmethod
+    def told(cls, answer: Mapping[str, Sequence[str]]) -> "Rights":
+        """Read what `ACL GETUSER` answers, but for the passwords."""
+        return cls(
+            # What an argument is checked for says nothing of what it may reach.
+            flags=frozenset(answer["flags"]) - {"sanitize-payload"},
+            commands=frozenset(" ".join(answer["commands"]).split()),
+            keys=" ".join(answer["keys"]),
+            channels=" ".join(answer["channels"]),
+            selectors=tuple(answer["selectors"]),
+        )
+
+
+NO_RIGHTS: Final = Rights(flags=frozenset({"off"}), commands=frozenset({"-@all"}), keys="", channels="", selectors=())
+"""What `DEFAULT` has."""
 
 
 def tenant_user(placement: Placement, cell_secret: bytes) -> User:

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, Final, Self, cast
 
 from redis.asyncio.connection import UnixDomainSocketConnection
-from redis.exceptions import AuthenticationError, BusyLoadingError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
 
 Command = Sequence[str | bytes | int]
 Reply = bytes | int | None | list["Reply"]
@@ -42,6 +49,8 @@ class RefusedError(Exception):
         super().__init__(str(error))
         self.is_passing = isinstance(error, _PASSING) or _FUNCTION_UNKNOWN in str(error)
         """Whether it is to be expected: the user or the functions are not there yet, or memory is short."""
+        self.is_forbidden = isinstance(error, NoPermissionError)
+        """Whether the user may not do that, or not there."""
         self.is_wrong_type = str(error).startswith(_WRONG_TYPE)
         """Whether something else is where the functions keep what they know."""
 

@@ -54,6 +54,14 @@ def root(placement: Placement) -> str:
     return f"{key_prefix(placement.tenant_id)}cache"
 
 
+async def cache_keys(placement: Placement, derive: Derive) -> CacheKeys:
+    """Derive the tenant's keys for what it keeps. Raises whatever `derive` does."""
+    return CacheKeys(
+        values=await derive(placement, _VALUES_LABEL),
+        names=await derive(placement, _NAMES_LABEL),
+    )
+
+
 class TenantCache:
     """One tenant's cache. Nobody may need it: what cannot be had, for whatever reason, is not there.
 
@@ -133,10 +141,7 @@ class TenantCache:
 
     async def _cache_keys(self) -> CacheKeys | None:
         try:
-            return CacheKeys(
-                values=await self._derive(self._placement, _VALUES_LABEL),
-                names=await self._derive(self._placement, _NAMES_LABEL),
-            )
+            return await cache_keys(self._placement, self._derive)
         except (UnavailableError, MissingKeyError, IntegrityError):
             return None
 

@@ -21,6 +21,7 @@ import rfc8785
 
 PAYLOAD_TYPE: Final = "application/vnd.bulkhead.isolation+json"
 _DSSE: Final = b"DSSEv1"
+_MOST_TOLD: Final = 20
 
 
 class Outcome(StrEnum):
@@ -34,6 +35,13 @@ class Outcome(StrEnum):
 
 class WallDownError(Exception):
     """A wall does not do what it is there for. The text says what was seen, and names no other tenant."""
+
+
+def check(found: Sequence[str]) -> None:
+    """Raise WallDownError where something was found; it tells the first of it."""
+    if found:
+        more = [f"and {len(found) - _MOST_TOLD} more"] if len(found) > _MOST_TOLD else []
+        raise WallDownError("; ".join([*found[:_MOST_TOLD], *more]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

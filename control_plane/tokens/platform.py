@@ -1,10 +1,11 @@
 """The platform's own tokens: for its administrators, who belong to no tenant."""
 
+import asyncio
 import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 from uuid import UUID
 
 from cryptography.hazmat.primitives import serialization
@@ -12,9 +13,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from control_plane import private_file
 from control_plane.ids import new_uuid
+from control_plane.serving.principal import Role
 from control_plane.tokens.claims import PLATFORM_AUDIENCE, PLATFORM_ROLES, Claims
 from control_plane.tokens.model import lifetime_violation, subject_violation
 from control_plane.tokens.signature import sign
+
+_ADMIN_TOKEN_LIFETIME: Final = timedelta(hours=24)
+_ADMIN_TOKEN_RENEWAL: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,14 @@ class PlatformIssuer:
             tenant_id=None,
         )
         return sign(claims, platform_kid(self.public_key), private_key=self.private_key)
+
+
+async def keep_admin_token(path: Path, issuer: PlatformIssuer) -> None:
+    """Keep a fresh administrator's token in the file at `path`, until cancelled."""
+    while True:
+        token = issuer.issue("local", Role.PLATFORM_ADMIN, ttl=_ADMIN_TOKEN_LIFETIME, now=datetime.now(UTC))
+        await asyncio.to_thread(private_file.replace, path, token.encode())
+        await asyncio.sleep(_ADMIN_TOKEN_RENEWAL.total_seconds())
 
 
 def platform_kid(public_key: Ed25519PublicKey) -> UUID:

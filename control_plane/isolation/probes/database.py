@@ -1,16 +1,13 @@
 """What the database keeps apart: by role, by row-level security, by the handle; and what its catalogue says of that."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable
 
-from control_plane.isolation.model import WallDownError
+from control_plane.isolation.model import check
 from control_plane.isolation.probes.probe import Between, Probe
 from control_plane.postgres.database import Database
 from control_plane.postgres.schemas.catalogue import find_weaknesses
 from control_plane.postgres.schemas.probing import Session
 from control_plane.postgres.schemas.reach import prove_apart
-
-_MOST_TOLD: Final = 20
 
 
 def database_probes(database: Database, between: Between) -> list[Probe]:
@@ -66,12 +63,12 @@ def catalogue_probes(database: Database) -> list[Probe]:
 
     async def reach() -> str:
         proof = await database.system().run(prove_apart)
-        _check(proof.findings)
+        check(proof.findings)
         return f"{proof.relations} relations of {proof.tenants} tenants: {proof.pairs} pairs are apart"
 
     async def weaknesses() -> str:
         async with database.ddl() as connection:
-            _check(await find_weaknesses(connection))
+            check(await find_weaknesses(connection))
         return "none"
 
     return [
@@ -90,13 +87,7 @@ def catalogue_probes(database: Database) -> list[Probe]:
 
 def _probe(name: str, promise: str, question: Callable[[], Awaitable[list[str]]]) -> Probe:
     async def ask() -> str:
-        _check(await question())
+        check(await question())
         return "held"
 
     return Probe(name=f"database.{name}", promise=promise, ask=ask)
-
-
-def _check(found: Sequence[str]) -> None:
-    if found:
-        more = [f"and {len(found) - _MOST_TOLD} more"] if len(found) > _MOST_TOLD else []
-        raise WallDownError("; ".join([*found[:_MOST_TOLD], *more]))

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 import pytest
@@ -13,6 +13,8 @@ from psycopg import sql
 from bulkhead.v1 import certificates_pb2_grpc, isolation_pb2, isolation_pb2_grpc
 from control_plane.audit.recorder import effects_recorder
 from control_plane.cache.handles import Caches
+from control_plane.cache.probing import Prober
+from control_plane.cache.users import CacheUsers
 from control_plane.certificates.servicer import CertificateServicer
 from control_plane.isolation.model import Attestation
 from control_plane.isolation.probes.api import CertificatesApi
@@ -32,8 +34,10 @@ from control_plane.serving.listeners import TlsFiles, open_listener
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.rules import load_rules
 from tests.fixtures.authority import new_authority, tls_files
+from tests.fixtures.cache import admit
 from tests.fixtures.canaries import RawConnection
 from tests.fixtures.cell import Cell, cell
+from tests.integration.ext_authz.limiter.valkey_servers import Server, valkey_server
 
 __all__ = ["cell"]
 
@@ -54,6 +58,7 @@ class Tower:
     stub: IsolationStub
     objects: ObjectStore
     certificates: grpc.aio.Server
+    valkey: Server
 
     async def verify(self, placement: Placement) -> isolation_pb2.Attestation:
         attestation = await self.verifier.verify_tenant(placement, self.cell.database.system())
@@ -102,8 +107,24 @@ def objects(cell: Cell, tmp_path: Path) -> ObjectStore:
 
 
 @pytest.fixture
-async def caches(cell: Cell, tmp_path: Path) -> AsyncIterator[Caches]:
-    async with Caches.open(tmp_path / "none.sock", cell.keys.derive, bytes(32)) as opened:
+async def valkey(cell: Cell) -> AsyncIterator[Server]:
+    """Run a Valkey that knows each tenant which `cell` makes from now on."""
+    async with valkey_server() as server, CacheUsers.open(server.socket, server.secret) as users:
+        await admit(server, [])
+        make_tenant = cell.make_tenant
+
+        async def make_and_admit(*names: Any, **settings: Any) -> Placement:
+            placement = await make_tenant(*names, **settings)
+            await users.make(placement)
+            return placement
+
+        cell.make_tenant = make_and_admit
+        yield server
+
+
+@pytest.fixture
+async def caches(cell: Cell, valkey: Server) -> AsyncIterator[Caches]:
+    async with Caches.open(valkey.socket, cell.keys.derive, valkey.secret) as opened:
         yield opened
 
 
@@ -135,12 +156,27 @@ async def certificates(
 
 @pytest.fixture
 async def tower(
-    cell: Cell, vault: SoftwareVault, objects: ObjectStore, certificates: tuple[grpc.aio.Server, str, TlsFiles]
+    cell: Cell,
+    vault: SoftwareVault,
+    objects: ObjectStore,
+    certificates: tuple[grpc.aio.Server, str, TlsFiles],
+    valkey: Server,
 ) -> AsyncIterator[Tower]:
     certificate_server, address, tls = certificates
     platform_keys = PlatformKeys(vault, cell.database)
-    async with CertificatesApi.open(address, tls, CONTEXT_KEY) as api:
-        walls = Walls(database=cell.database, keys=cell.keys, tokens=cell.verifier, objects=objects, api=api)
+    async with (
+        CertificatesApi.open(address, tls, CONTEXT_KEY) as api,
+        Prober.open(valkey.socket, cell.keys.derive, valkey.secret) as cache,
+    ):
+        walls = Walls(
+            database=cell.database,
+            directory=cell.directory,
+            keys=cell.keys,
+            tokens=cell.verifier,
+            objects=objects,
+            cache=cache,
+            api=api,
+        )
         restrict = read_only(cell.database, touched=cell.touched.append)
         verifier = Verifier(cell.database, platform_keys, walls, restrict=restrict, breached=cell.breaches.note)
         authentication = BearerAuthentication(cell.verifier.verify)
@@ -160,5 +196,6 @@ async def tower(
                 stub=isolation_pb2_grpc.IsolationServiceStub(channel),
                 objects=objects,
                 certificates=certificate_server,
+                valkey=valkey,
             )
         await server.stop(None)

@@ -3,12 +3,16 @@
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 import pytest
 from psycopg import sql
 
+from control_plane.cache import model as cache_model
 from control_plane.errors import NotFoundError, UnavailableError
 from control_plane.ids import TenantId
+from control_plane.isolation.servicer import to_proto
+from control_plane.keys.model import Binding
 from control_plane.keys.sealing import ObjectSeal
 from control_plane.objects import paths
 from control_plane.postgres.placement import Placement
@@ -33,6 +37,9 @@ ALL: Final = [
     "storage.marker",
     "storage.moved",
     "storage.ways_out",
+    "cache.foreign_keys",
+    "cache.ways_out",
+    "cache.moved",
     "api.foreign_tenant",
     "api.forged_context",
 ]
@@ -134,10 +141,15 @@ async def _believe_the_claim(verifier: Any, _key: object, claims: Any) -> Placem
     return placement
 
 
+def _nobodys_binding(*_: object) -> Binding:
+    return Binding(tenant_uid=UUID(int=0), purpose="cache", version=1, object_name="")
+
+
 HOLES: Final[Mapping[str, tuple[object, str, object, set[str]]]] = {
     "sealed for no place": (ObjectSeal, "_aad", lambda *_: b"", {"keys.foreign_key", "storage.moved"}),
     "paths not checked": (paths, "path_violation", lambda _: None, {"storage.ways_out"}),
     "a claim believed": (TokenVerifier, "_tenant_of", _believe_the_claim, {"keys.foreign_token"}),
+    "cached for no name": (cache_model, "_binding", _nobodys_binding, {"cache.moved"}),
     "tenants not compared": (authorization, "check_tenant", lambda *_: None, {"api.foreign_tenant"}),
     "signatures not compared": (hmac, "compare_digest", lambda *_: True, {"api.forged_context"}),
 }
@@ -181,10 +193,63 @@ async def test_another_tenants_marker_among_the_objects_is_noticed(tower: Tower)
 async def test_what_cannot_be_reached_is_unknown_and_nothing_else(tower: Tower) -> None:
     ours = await tower.cell.tenant()
     await tower.certificates.stop(None)
+    await tower.valkey.kill()
     attestation = await tower.verify(ours)
+    of_the_cell = await tower.verify_cell()
 
-    assert outcomes(attestation) == {"api.foreign_tenant": "UNKNOWN", "api.forged_context": "UNKNOWN"}
+    assert outcomes(attestation) == dict.fromkeys(
+        ("cache.foreign_keys", "cache.ways_out", "cache.moved", "api.foreign_tenant", "api.forged_context"), "UNKNOWN"
+    )
     assert not attestation.passed
+    assert outcomes(to_proto(of_the_cell, "cells/local")) == {"cache.users": "UNKNOWN"}
+
+
+RIGHTS: Final[Mapping[str, tuple[str, set[str]]]] = {
+    "all keys": ("allkeys", {"cache.foreign_keys"}),
+    "another tenant's keys": ("~tenant:{{{other}}}:*", {"cache.foreign_keys"}),
+    "keys by a pattern that is another tenant's, too": ("~tenant:{{org*", {"cache.foreign_keys"}),
+    "more rights, with other keys": ("(~tenant:{{{other}}}:* +get)", {"cache.foreign_keys"}),
+    "a command that shows keys": ("+scan", {"cache.ways_out"}),
+    "scripts": ("+eval", {"cache.ways_out"}),
+    "all channels": ("allchannels", set()),
+    "no password": ("nopass", set()),
+}
+
+
+@pytest.mark.behaviour("S1.11", "S1.18")
+@pytest.mark.parametrize("right", RIGHTS)
+async def test_a_right_too_many_in_valkey_is_noticed(right: str, tower: Tower) -> None:
+    ours, theirs = await two_tenants(tower, "POOLED")
+    rule, noticing = RIGHTS[right]
+    before = await tower.verify_cell()
+    async with tower.valkey.superuser() as client:
+        given = rule.format(other=theirs.tenant_id)
+        await client.execute_command("ACL", "SETUSER", str(ours.uid), given)  # type: ignore[no-untyped-call]  # its own lack
+        after, attestation = await tower.verify_cell(), await tower.verify(ours)
+
+    assert outcomes(attestation) == dict.fromkeys(noticing, "FAILED")
+    assert theirs.tenant_id not in str(attestation)
+    assert b"2 users: 2 pairs are apart" in before.payload
+    assert outcomes(to_proto(after, "cells/local")) == {"cache.users": "FAILED"}
+    assert str(ours.uid).encode() in after.payload
+    assert str(theirs.uid).encode() not in after.payload
+
+
+@pytest.mark.behaviour("S1.11")
+async def test_a_user_that_is_nobodys_is_noticed(tower: Tower) -> None:
+    await tower.cell.tenant()
+    async with tower.valkey.superuser():
+        assert outcomes(to_proto(await tower.verify_cell(), "cells/local")) == {"cache.users": "FAILED"}
+
+
+async def test_a_tenant_whose_user_is_not_there_yet_is_not_attested_nor_in_doubt(tower: Tower) -> None:
+    ours = await tower.cell.tenant()
+    async with tower.valkey.superuser() as client:
+        await client.acl_deluser(str(ours.uid))
+
+        assert outcomes(await tower.verify(ours)) == dict.fromkeys(
+            ("cache.foreign_keys", "cache.ways_out", "cache.moved"), "UNKNOWN"
+        )
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("a fault"), UnavailableError("away"), TimeoutError()])
