@@ -31,11 +31,13 @@ from typing import Final
 from tests.leaks.model import Mutation
 from tests.leaks.walls import (
     audit,
+    caches,
     callers,
     connections,
     contexts,
     decisions,
     keys,
+    markers,
     objects,
     policies,
     proxy,
@@ -53,12 +55,15 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     # What is sealed.
     *keys.WALLS,
     *objects.WALLS,
+    *caches.WALLS,
     # The platform's own doors.
     *rules.WALLS,
     *callers.WALLS,
     *contexts.WALLS,
     *tokens.WALLS,
     *audit.WALLS,
+    # What notices that one of them is gone.
+    *markers.WALLS,
     # The edge.
     *policies.WALLS,
     *requests.WALLS,

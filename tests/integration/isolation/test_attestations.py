@@ -137,11 +137,12 @@ async def test_two_processes_that_begin_at_once_sign_with_one_key(tower: Tower, 
     assert len(await tower.keys.attestation_keys()) == 1
 
 
+@pytest.mark.parametrize("change", ["wrapped = wrapped || '\\x00'", "id = uuidv7()"])
 async def test_a_key_that_was_put_in_the_place_of_the_platforms_signs_nothing(
-    tower: Tower, vault: SoftwareVault, superuser: RawConnection
+    change: str, tower: Tower, vault: SoftwareVault, superuser: RawConnection
 ) -> None:
     await tower.keys.attestation_signer()
-    await superuser.execute("UPDATE csm_system.platform_keys SET wrapped = wrapped || '\\x00'")
+    await superuser.execute(f"UPDATE csm_system.platform_keys SET {change}".encode())
 
     with pytest.raises(Exception, match="does not open"):
         await PlatformKeys(vault, tower.cell.database).attestation_signer()
