@@ -137,6 +137,7 @@ class Verifier:
 
 async def _between(tx: SystemTransaction, placement: Placement) -> Between | None:
     """Find the tenant a neighbour; None for one that is still being created."""
-    if not await store.is_made(tx, placement.uid):
+    state = await store.find_state(tx, placement.uid)
+    if state is None:
         return None
-    return Between(own=placement, other=await store.find_neighbour(tx, placement))
+    return Between(own=placement, other=await store.find_neighbour(tx, placement), is_suspended=state == "SUSPENDED")

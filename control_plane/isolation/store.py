@@ -55,17 +55,17 @@ async def list_page(tx: SystemTransaction, tenant_uid: UUID, *, before: UUID, li
     return [_attestation(row) for row in rows]
 
 
-async def is_made(tx: SystemTransaction, tenant_uid: UUID) -> bool:
-    """Tell whether the tenant is there, with its tables, and no longer being created."""
+async def find_state(tx: SystemTransaction, tenant_uid: UUID) -> str | None:
+    """Return the state of a tenant that has its tables; None for one that is being created, or not there."""
     row = await tx.fetch_one(
         """
-        SELECT FROM csm_system.tenants
+        SELECT state FROM csm_system.tenants
          WHERE uid = %(uid)s AND state <> 'PROVISIONING'
            AND EXISTS (SELECT FROM csm_system.tenant_schemas WHERE tenant_uid = uid)
         """,
         {"uid": tenant_uid},
     )
-    return row is not None
+    return None if row is None else str(row["state"])
 
 
 async def find_neighbour(tx: SystemTransaction, placement: Placement) -> Placement | None:

@@ -35,7 +35,7 @@ class Walls:
             *key_probes(self.keys, self.tokens, between),
             *storage_probes(self.objects, between),
             *cache_probes(self.cache, between),
-            *api_probes(self.api, between.own),
+            *api_probes(self.api, between),
         ]
 
     def of_cell(self) -> list[Probe]:

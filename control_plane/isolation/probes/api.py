@@ -12,8 +12,7 @@ from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
 from control_plane.errors import UnavailableError
 from control_plane.ids import TenantId
 from control_plane.isolation.model import WallDownError
-from control_plane.isolation.probes.probe import Probe, absent_tenant
-from control_plane.postgres.placement import Placement
+from control_plane.isolation.probes.probe import Between, Probe, absent_tenant
 from control_plane.serving import context as tenant_context
 from control_plane.serving.context import TenantContext
 from control_plane.serving.listeners import TlsFiles
@@ -26,7 +25,6 @@ _LIFETIME: Final = timedelta(minutes=1)
 _TIMEOUT_S: Final = 2.0
 _AWAY: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 # A tenant's own calls are answered with one of these: it may be suspended.
-_SERVED: Final = {grpc.StatusCode.OK, grpc.StatusCode.FAILED_PRECONDITION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +66,16 @@ class CertificatesApi:
         return _Answer(grpc.StatusCode.OK, "")
 
 
-def api_probes(api: CertificatesApi, placement: Placement) -> list[Probe]:
+def api_probes(api: CertificatesApi, between: Between) -> list[Probe]:
     """Return the questions to the API about a tenant."""
-    own = placement.tenant_id
+    own = between.own.tenant_id
 
     async def foreign_tenant() -> str:
-        answer = await api.list_certificates(own, as_tenant=own)
-        if answer.code not in _SERVED:
-            raise UnavailableError(f"the tenant's own call is answered with {answer.code.name}")
+        # A suspended tenant's own call would be in its audit log as a denial.
+        if not between.is_suspended:
+            answer = await api.list_certificates(own, as_tenant=own)
+            if answer.code is not grpc.StatusCode.OK:
+                raise UnavailableError(f"the tenant's own call is answered with {answer.code.name}")
         # Asked by one that nobody is: its denial is in no tenant's audit log.
         stranger = absent_tenant()
         foreign = await api.list_certificates(own, as_tenant=stranger)

@@ -33,6 +33,8 @@ class Between:
     """Who asks."""
     other: Placement | None
     """Whom nothing must be had of; None where the cell has no other tenant."""
+    is_suspended: bool
+    """Whether whoever asks is served nothing at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What a verification finds is kept under a signature that anybody can check, and a tenant in danger is read-only."""
 
 import json
+from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
@@ -79,6 +80,11 @@ async def test_an_attestation_that_was_changed_does_not_hold(tower: Tower) -> No
         key.verify(attestation.signature, attestation.payload)
 
 
+async def _entries(superuser: RawConnection, placement: Placement) -> list[dict[str, Any]]:
+    query = sql.SQL("SELECT actor, method, details FROM {}.audit_entries").format(sql.Identifier(placement.schema))
+    return await rows_of(superuser, query)
+
+
 @pytest.mark.behaviour("S1.18")
 async def test_a_tenant_whose_wall_is_down_becomes_read_only_and_its_log_says_why(
     tower: Tower, superuser: RawConnection
@@ -87,15 +93,23 @@ async def test_a_tenant_whose_wall_is_down_becomes_read_only_and_its_log_says_wh
     await take_a_wall_down(superuser, ours)
     for placement in (ours, theirs):
         await tower.verify(placement)
-    (entry,) = await rows_of(
-        superuser,
-        sql.SQL("SELECT actor, method, details FROM {}.audit_entries").format(sql.Identifier(ours.schema)),
-    )
+    (entry,) = await _entries(superuser, ours)
 
     assert await state(superuser, "org_1") == "READ_ONLY"
     assert await state(superuser, "org_2") == "ACTIVE"
     assert entry["actor"] == "platform:isolation"
     assert entry["details"]["state"] == "READ_ONLY"
+
+
+async def test_no_denial_is_left_in_a_suspended_tenants_log(tower: Tower, superuser: RawConnection) -> None:
+    ours = await tower.cell.tenant()
+    await superuser.execute("UPDATE csm_system.tenants SET state = 'SUSPENDED'")
+    tower.cell.directory.forget(ours.tenant_id)
+    attestation = await tower.verify(ours)
+    await tower.cell.denials.close()
+
+    assert outcomes(attestation) == {}
+    assert await _entries(superuser, ours) == []
 
 
 async def test_a_suspended_tenant_stays_suspended(tower: Tower, superuser: RawConnection) -> None:
