@@ -1,25 +1,125 @@
--- Says whose routes a request is matched against: it sets the key that scopes are found by, and nothing else.
+-- Says whose routes a request is matched against, and shows a lease where the agent has granted one.
 --
 -- This decides nothing. A request that names a tenant gets that tenant's routes and no others, and the agent then demands
--- that everything in the request which names a tenant agrees with them. Where this script fails, the answer is 503; where
--- even that fails, Envoy goes on without it, and there is no key (the connection manager has removed every `x-bulkhead-*`
--- of the client's before), so no scope, no routes, and no way in.
+-- that everything in the request which names a tenant agrees with them. A lease is a decision that the agent has made
+-- for many requests at once: only the tenant's current route for the same class of RPCs lets a request by that shows
+-- it. What is kept here is kept for one credential, and found for a request that says the same as the one it was granted
+-- to, in the same bytes: the credential, the tenant, in each place that names one, and the host.
+--
+-- Where this script fails, the answer is 503; where even that fails, Envoy goes on without it, and there is no key (the
+-- connection manager has removed every `x-bulkhead-*` of the client's before), so no scope, no routes, and no way in.
 --
 -- Each call into Envoy costs a microsecond: hence no more of them than this. By now the path is normalised, and the host
 -- has lost its port and its trailing dot. A header that was sent twice arrives as `a,b`, which is nobody's id.
 
+-- What may be leased: the class of each RPC, by what follows the tenant in the path of a GET, and by its gRPC path.
+local OF_GET, OF_GRPC = {}, {} -- written by `ext_authz/xds/resources/filters.py`
 local KEY = "x-bulkhead-tenant"
-local IN_PATH = "^/api/v1/tenants/([^/?]+)"
+local IN_PATH = "^/api/v1/tenants/([^/?]+)/?([^?]*)(.*)$"
+-- An item is one of its collection. What else a path or a query may hold, the agent looks at.
+local ITEM = "^(%w+/)[%w_-]+$"
+local PLAIN_QUERY = "^%??[%w_=&-]*$"
+local GRANT = "^(%d+) (%d+) (%d+) (%S+) (%S+)$"
+-- Credentials that are remembered: twice as many at the most, of which the older half is forgotten at once.
+local MOST = 20000
+-- Stands in a context's place where what was granted is a refusal, for as long as it would be repeated.
+local HELD = "held"
+
+local newer, older, count = {}, {}, 0
+
+local function remember(credential, known)
+  if count >= MOST then
+    newer, older, count = {}, newer, 0
+  end
+  newer[credential] = known
+  count = count + 1
+end
+
+-- Return what is remembered of a credential, by class.
+local function remembered(credential)
+  local known = newer[credential]
+  if known == nil then
+    known = older[credential]
+    if known ~= nil then
+      older[credential] = nil
+      remember(credential, known)
+    end
+  end
+  return known
+end
+
+local function class_of(headers, path, rest, query)
+  if rest == nil then
+    return OF_GRPC[path]
+  end
+  if headers:get(":method") ~= "GET" or string.find(query, PLAIN_QUERY) == nil then
+    return nil
+  end
+  local collection = string.match(rest, ITEM)
+  return OF_GET[collection and collection .. "*" or rest]
+end
+
+-- Show the lease that is good for this request; where there is none, remember what it would be good for.
+local function show_lease(handle, headers, credential, class, key, named)
+  local host, server = headers:get(":authority"), handle:streamInfo():requestedServerName()
+  local known = remembered(credential)
+  local lease = known and known[class]
+  if lease ~= nil and lease.key == key and lease.named == named and lease.host == host and lease.server == server then
+    local left_ms = lease.ends - handle:timestamp()
+    if left_ms > 0 and lease.calls > 0 then
+      lease.calls = lease.calls - 1
+      headers:add("x-bulkhead-lease", lease.ticket)
+      headers:add(lease.carrier, lease.carried or string.format("%d", math.ceil(left_ms / 1000)))
+      return
+    end
+    if lease.carried then
+      headers:add("x-bulkhead-unspent", lease.name .. ":" .. lease.calls)
+    end
+    known[class] = nil
+  end
+  local asked = table.concat({class, key, named or "", host, server, credential}, "\n")
+  handle:streamInfo():dynamicMetadata():set("bulkhead", "asked", asked)
+end
 
 local function choose_routes(handle)
   local headers = handle:headers()
-  local id = string.match(headers:get(":path") or "", IN_PATH) or headers:get("x-tenant-id")
-  if id then
-    headers:replace(KEY, "id:" .. id)
+  local path, named = headers:get(":path") or "", headers:get("x-tenant-id")
+  local id, rest, query = string.match(path, IN_PATH)
+  local key
+  if id or named then
+    key = "id:" .. (id or named)
   else
-    headers:replace(KEY, "host:" .. string.lower(headers:get(":authority") or ""))
+    key = "host:" .. string.lower(headers:get(":authority") or "")
+  end
+  headers:replace(KEY, key)
+  local credential = headers:get("authorization")
+  local class = credential and class_of(headers, path, rest, query)
+  if class then
+    show_lease(handle, headers, credential, class, key, named)
   end
   handle:clearRouteCache()
+end
+
+-- Keep what the agent has granted to the request that this answers.
+local function keep_lease(handle, grant)
+  local asked = handle:streamInfo():dynamicMetadata():get("bulkhead")
+  local name, calls, ends, ticket, carried = string.match(grant, GRANT)
+  if asked == nil or name == nil then
+    return
+  end
+  local class, key, named, host, server, credential =
+    string.match(asked.asked, "^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$")
+  local known = remembered(credential)
+  if known == nil then
+    known = {}
+    remember(credential, known)
+  end
+  local held = carried == HELD
+  known[class] = {
+    name = name, calls = held and math.huge or tonumber(calls), ends = tonumber(ends), ticket = ticket,
+    carrier = held and "x-bulkhead-retry-after" or "x-bulkhead-leased", carried = not held and carried or nil,
+    key = key, named = named ~= "" and named or nil, host = host, server = server,
+  }
 end
 
 function envoy_on_request(handle)
@@ -27,5 +127,15 @@ function envoy_on_request(handle)
   if not done then
     handle:logErr(problem)
     handle:respond({[":status"] = "503"}, "")
+  end
+end
+
+function envoy_on_response(handle)
+  local grant = handle:headers():get("x-bulkhead-grant")
+  if grant ~= nil then
+    local done, problem = pcall(keep_lease, handle, grant)
+    if not done then
+      handle:logErr(problem)
+    end
   end
 end

@@ -36,7 +36,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from ext_authz.xds.resources.filters import CONTEXT, GRPC
+from ext_authz.xds.resources.filters import CONTEXT, GRPC, HELD_FOR
 
 PROBLEM: Final = "application/problem+json"
 
@@ -51,12 +51,21 @@ class _Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-# What routes that lead to a service are called, and no others.
+# What routes that lead to a service are called: past the agent, and by a lease; and no others.
 SERVED: Final = "served"
+LEASED: Final = "leased"
+# What refuses for a tenant's rate, as the agent has a moment ago.
+HELD: Final = "held"
 
 _SOON: Final = {"retry-after": "1"}
 _STRANGER: Final = _Answer(403, "Forbidden", "ACCESS_DENIED", {"www-authenticate": "Bearer"})
 _STRANGERS_MESSAGE: Final = "access denied"
+_RATE: Final = _Answer(
+    429,
+    "Too Many Requests",
+    "RATE_LIMITED",
+    {"retry-after": f"%REQ({HELD_FOR})%", "x-bulkhead-reason": "RATE_LIMITED"},
+)
 _MALFORMED: Final = _Answer(400, "Bad Request", "REQUEST_MALFORMED")
 _UNAVAILABLE: Final = _Answer(503, "Service Unavailable", "UNAVAILABLE", _SOON)
 _OTHERS: Final = (
@@ -69,7 +78,9 @@ _OTHERS: Final = (
     _Answer(502, "Bad Gateway", "UPSTREAM_FAILED"),
     _Answer(504, "Gateway Timeout", "DEADLINE_EXCEEDED"),
 )
-_NOT_ADMITTED: Final = f'response.code_details.startsWith("rbac_access_denied") && xds.route_name == "{SERVED}"'
+_LEADS_ON: Final = f'xds.route_name in ["{SERVED}", "{LEASED}"]'
+_NOT_ADMITTED: Final = f'response.code_details.startsWith("rbac_access_denied") && {_LEADS_ON}'
+_LIMITED: Final = f'xds.route_name == "{HELD}" && response.code_details == "direct_response"'
 _REASONED: Final = 'response.code_details == "ext_authz_denied" && "x-bulkhead-reason" in response.headers'
 _OUT_OF_ORDER: Final = 'response.code_details == "ext_authz_denied" || response.code_details == "ext_authz_invalid"'
 # A route has limits that come sooner.
@@ -87,6 +98,7 @@ def _mappers() -> Iterator[ResponseMapper]:
     yield from _both(_status(404), _STRANGER, _STRANGERS_MESSAGE)
     # What the agent says to a tenant's own callers stays as it is.
     yield ResponseMapper(filter=_cel(_REASONED), body_format_override=_text("%LOCAL_REPLY_BODY%"))
+    yield from _both(_cel(_LIMITED), _RATE)
     # What denies without a reason, or would set headers that are none, is no agent of ours.
     yield from _both(_cel(_OUT_OF_ORDER), _UNAVAILABLE)
     # A tenant's first request, when the agent does not send its routes.

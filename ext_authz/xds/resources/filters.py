@@ -4,7 +4,7 @@ The order is the security: what comes first may not need what comes later, and s
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -48,7 +48,7 @@ from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import (
     FractionalPercent,
     FractionalPercentDenominatorType,
@@ -63,16 +63,31 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2, status_pb2
 
 from bulkhead.v1 import certificates_pb2
+from ext_authz.leases.classes import classes_by_collection, leased_rpcs
 from ext_authz.xds.resources import clusters
 from ext_authz.xds.resources.limits import Limits
 
 EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 SERVICES: Final = (certificates_pb2.DESCRIPTOR.services_by_name["CertificateService"],)
+LEASED_RPCS: Final = leased_rpcs(SERVICES)
 CONTEXT: Final = "x-bulkhead-context"
 GRPC: Final = r"application/grpc(\+.*)?"
 OURS: Final = "x-bulkhead-"
 ENVOYS: Final = "x-envoy-"
 
+# What the script shows, and what a lease carries instead of the agent's answer.
+LEASE: Final = "x-bulkhead-lease"
+CARRIED: Final = "x-bulkhead-leased"
+HELD_FOR: Final = "x-bulkhead-retry-after"
+GRANT: Final = "x-bulkhead-grant"
+UNSPENT: Final = "x-bulkhead-unspent"
+_SHOWN: Final = (LEASE, CARRIED, HELD_FOR)
+# Does something on leased routes alone, which tell it what.
+LEASED_CONTEXT: Final = "bulkhead.leased_context"
+LUA: Final = "envoy.filters.http.lua"
+RBAC: Final = "envoy.filters.http.rbac"
+
+_CLASSES: Final = "local OF_GET, OF_GRPC = {}, {} -- written by `ext_authz/xds/resources/filters.py`\n"
 _HEADER_MUTATION: Final = "envoy.filters.http.header_mutation"
 _CHECK_TIMEOUT: Final = timedelta(milliseconds=250)
 _TRY_TIMEOUT: Final = timedelta(milliseconds=120)
@@ -85,13 +100,14 @@ def http_filters(lua: str, limits: Limits) -> list[HttpFilter]:
     return [
         HttpFilter(name=_HEADER_MUTATION, typed_config=Any.pack(_every_answer())),
         HttpFilter(
-            name="envoy.filters.http.lua",
+            name=LUA,
             typed_config=Any.pack(Lua(default_source_code=DataSource(inline_string=lua))),
         ),
         HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Any.pack(_source_limit(limits))),
         HttpFilter(name="envoy.filters.http.on_demand", typed_config=Any.pack(OnDemand())),
         HttpFilter(name=EXT_AUTHZ, typed_config=Any.pack(_ext_authz())),
-        HttpFilter(name="envoy.filters.http.rbac", typed_config=Any.pack(_admission())),
+        HttpFilter(name=LEASED_CONTEXT, typed_config=Any.pack(HeaderMutationFilter())),
+        HttpFilter(name=RBAC, typed_config=Any.pack(_admission())),
         HttpFilter(name="envoy.filters.http.grpc_json_transcoder", typed_config=Any.pack(_transcoder(limits))),
         HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(_router())),
     ]
@@ -113,6 +129,8 @@ def _every_answer() -> HeaderMutationFilter:
         HeaderMutation(append=HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=overwrite))
         for key, value in _ANSWERS.items()
     ]
+    # The script has taken it by then; it is nobody else's.
+    headers.append(HeaderMutation(remove=GRANT))
     return HeaderMutationFilter(mutations=Mutations(response_mutations=headers))
 
 
@@ -163,6 +181,8 @@ def _ext_authz() -> ExtAuthz:
         encode_raw_headers=True,
         include_peer_certificate=True,
         include_tls_session=True,
+        # What the script has shown to a route that does not take it says nothing.
+        disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in _SHOWN]),
         clear_route_cache=False,
     )
 
@@ -283,8 +303,23 @@ def _router() -> Router:
 
 
 def read_lua() -> str:
-    """Read `tenant.lua`: beside this module in an installed package, else where its source is."""
+    """Read `tenant.lua`, beside this module in an installed package, else where its source is, with what may be leased.
+
+    Raises:
+        RuntimeError: it has no place for that.
+    """
     here = Path(__file__).parent
     installed = here / "tenant.lua"
     source = here.parents[2] / "envoy" / "filters" / "tenant.lua"
-    return (installed if installed.exists() else source).read_text()
+    text = (installed if installed.exists() else source).read_text()
+    if text.count(_CLASSES) != 1:
+        message = "tenant.lua has no place for the classes of RPCs"
+        raise RuntimeError(message)
+    of_get = _table(classes_by_collection(LEASED_RPCS))
+    of_grpc = _table({rpc.path: rpc.lease_class for rpc in LEASED_RPCS})
+    return text.replace(_CLASSES, f"local OF_GET, OF_GRPC = {of_get}, {of_grpc}\n")
+
+
+def _table(values: Mapping[str, str]) -> str:
+    # None of them has a character that would end a string.
+    return "{" + ", ".join(f'["{key}"] = "{value}"' for key, value in values.items()) + "}"

@@ -3,18 +3,29 @@
 What all have in common is authored once, with Envoy's own messages, and kept as bytes; a tenant's few fields are set in
 them. So a tenant costs microseconds, and whatever two tenants' routes differ in is in this file.
 
-Served: REST below `/api/v1/tenants/{tenant}`, and gRPC to the services that `filters.SERVICES` names. A
+Served: REST below `/api/v1/tenants/{tenant}`, and gRPC to the services that `filters.SERVICES` names. Before these
+stand the routes that take a lease, and pass the agent by: for requests of exactly the class, on exactly the epoch, that
+its ticket names. A new epoch is the end of all leases of the one before, in the moment in which it is applied. A
 suspended tenant has no route at all: Envoy goes the same way to refuse it as for a tenant that is not there. A route
 that refuses would answer at once, before the body of a request; over HTTP/1 that ends the connection, and whoever asks
 would know that there is such a tenant.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
+from envoy_data_plane.envoy.config.core.v3 import (
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+)
 from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    HeaderMatcher,
     RetryPolicy,
     Route,
     RouteAction,
@@ -22,25 +33,57 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteConfiguration,
     RouteMatch,
     RouteMatchGrpcRouteMatchOptions,
+    RouteMatchTlsContextMatchOptions,
     VirtualHost,
 )
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthzPerRoute
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutationPerRoute, Mutations
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import LuaPerRoute
+from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import RbacPerRoute
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.google.protobuf import Any
 
 from bulkhead.envoy.v3 import routes_pb2
 from control_plane.ids import tenant_id_violation
+from ext_authz.leases.classes import LeasedRpc
 from ext_authz.policies.model import State, TenantPolicy
 from ext_authz.xds.resources import clusters
-from ext_authz.xds.resources.answers import SERVED
+from ext_authz.xds.resources.answers import HELD, LEASED, SERVED
 from ext_authz.xds.resources.connection_manager import TENANT_KEY
-from ext_authz.xds.resources.filters import EXT_AUTHZ, SERVICES
+from ext_authz.xds.resources.filters import (
+    CARRIED,
+    CONTEXT,
+    EXT_AUTHZ,
+    GRPC,
+    LEASE,
+    LEASED_CONTEXT,
+    LEASED_RPCS,
+    LUA,
+    RBAC,
+    SERVICES,
+    UNSPENT,
+)
 
 EPOCH: Final = "epoch"
 REST: Final = "/api/v1/tenants"
 
 # What the agent has read and what only it may say again, in another form. It removes them too.
-_NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY, "x-envoy-internal"]
+_NOT_FOR_SERVICES: Final = [
+    "authorization",
+    "x-tenant-id",
+    TENANT_KEY,
+    CARRIED,
+    UNSPENT,
+    "x-envoy-internal",
+]
 _PER_ROUTE: Final = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
 _TIMEOUT: Final = timedelta(seconds=15)
 _LONGEST_STREAM: Final = timedelta(seconds=60)
+# In a path of the template: the tenant, whose id has none of these characters.
+_TENANT: Final = "<tenant>"
+# Of an item, as `tenant.lua` reads it.
+_ITEM: Final = "[A-Za-z0-9_-]+"
+_PLAIN_GRPC: Final = r"application/grpc(\+proto)?"
 _HOST: Final = re.compile(
     r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+"
 )
@@ -68,7 +111,7 @@ class TenantRoutes:
     def __init__(self, *, domain: str, shared_hosts: Sequence[str]) -> None:
         self._domain = domain
         self._shared_hosts = tuple(host.lower() for host in shared_hosts)
-        self._template = _template(_served())
+        self._template = _template([*_leased(), _held(), *_served()])
 
     def routes(self, policy: TenantPolicy) -> bytes:
         """Return the serialized `RouteConfiguration` of the tenant, by state.
@@ -84,7 +127,9 @@ class TenantRoutes:
         made.name = name
         (host,) = made.virtual_hosts
         host.domains.extend(dict.fromkeys((*self._shared_hosts, *policy.hosts(self._domain))))
-        host.routes[0].match.path_separated_prefix = f"{REST}/{policy.tenant_id}"
+        host.name = str(policy.uid)
+        for route in host.routes:
+            _fill_in(route.match, policy)
         settings = routes_pb2.CheckSettings(context_extensions={EPOCH: str(policy.revision)})
         asked = routes_pb2.ExtAuthzPerRoute(check_settings=settings)
         told = host.typed_per_filter_config[EXT_AUTHZ]
@@ -100,27 +145,101 @@ class TenantRoutes:
                 raise UnusablePolicyError(f"{host!r} is no host name of a tenant's own")
 
 
-def _template(routes: Iterator[Route]) -> bytes:
+def _fill_in(match: routes_pb2.RouteMatch, policy: TenantPolicy) -> None:
+    """Say whose requests it is for, and where it takes a lease, of which epoch."""
+    if match.path_separated_prefix:
+        match.path_separated_prefix = match.path_separated_prefix.replace(_TENANT, policy.tenant_id)
+    if match.HasField("safe_regex"):
+        match.safe_regex.regex = match.safe_regex.regex.replace(_TENANT, policy.tenant_id)
+    if match.headers:
+        shown = match.headers[0].string_match
+        shown.prefix = f"{policy.revision}{shown.prefix}"
+
+
+def _template(routes: list[Route]) -> bytes:
     """Return the routes of nobody: `TenantRoutes.routes` fills in whose they are, and what the agent is told."""
     # Only where the service cannot have seen the request.
     again = RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=1)
-    host = VirtualHost(name="tenant", routes=list(routes), retry_policy=again)
+    host = VirtualHost(name=_TENANT, routes=routes, retry_policy=again)
     return bytes(RouteConfiguration(virtual_hosts=[host], request_headers_to_remove=_NOT_FOR_SERVICES))
 
 
-def _matches() -> Iterator[RouteMatch]:
-    """Return what is served; the first is the tenant's own path.
+def _served() -> Iterator[Route]:
+    """Yield what the agent is asked about.
 
     A service is one route and not one for each of its methods: a tenant's routes are a third of the memory that Envoy
     needs for it, and the agent knows the methods.
     """
-    yield RouteMatch(path_separated_prefix=f"{REST}/-")
+    yield Route(name=SERVED, match=RouteMatch(path_separated_prefix=f"{REST}/{_TENANT}"), route=_onwards())
     for service in SERVICES:
-        yield RouteMatch(path_separated_prefix=f"/{service.full_name}", grpc=RouteMatchGrpcRouteMatchOptions())
+        match = RouteMatch(path_separated_prefix=f"/{service.full_name}", grpc=RouteMatchGrpcRouteMatchOptions())
+        yield Route(name=SERVED, match=match, route=_onwards())
 
 
-def _served() -> Iterator[Route]:
-    action = RouteAction(
+def _leased() -> Iterator[Route]:
+    """Yield what passes the agent by: one route for each class and wire."""
+    by_class: dict[str, list[LeasedRpc]] = defaultdict(list)
+    for rpc in LEASED_RPCS:
+        by_class[rpc.lease_class].append(rpc)
+    for name, rpcs in by_class.items():
+        collections = [one.replace("*", _ITEM) for rpc in rpcs for one in rpc.collections]
+        rest = RouteMatch(
+            safe_regex=RegexMatcher(regex=f"{REST}/{_TENANT}/({'|'.join(collections)})"),
+            headers=[_shows(name), _is(":method", "GET"), _is_no_grpc()],
+        )
+        grpc = RouteMatch(
+            safe_regex=RegexMatcher(regex="|".join(re.escape(rpc.path) for rpc in rpcs)),
+            headers=[_shows(name), _is(":method", "POST"), _is("content-type", _PLAIN_GRPC)],
+            grpc=RouteMatchGrpcRouteMatchOptions(),
+        )
+        for match in (rest, grpc):
+            # What a client certificate says, and until when, is read each time.
+            match.tls_context = RouteMatchTlsContextMatchOptions(presented=False)
+            yield Route(name=LEASED, match=match, route=_onwards(), typed_per_filter_config=_without_the_agent())
+
+
+def _held() -> Route:
+    """Return what is refused as the agent has refused it a moment ago."""
+    services = "|".join(re.escape(service.full_name) for service in SERVICES)
+    match = RouteMatch(safe_regex=RegexMatcher(regex=f"({REST}/{_TENANT}|/({services}))(/.*)?"), headers=[_shows(HELD)])
+    unasked = {EXT_AUTHZ: Any.pack(ExtAuthzPerRoute(disabled=True)), RBAC: Any.pack(RbacPerRoute())}
+    refused = DirectResponseAction(status=429)
+    return Route(name=HELD, match=match, direct_response=refused, typed_per_filter_config=unasked)
+
+
+def _without_the_agent() -> dict[str, Any]:
+    """Leave the agent out, and have what the lease carries stand in the place of what the agent would say."""
+    overwrite = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+    context = HeaderValue(key=CONTEXT, value=f"%REQ({CARRIED})%")
+    mutations = Mutations(
+        request_mutations=[HeaderMutation(append=HeaderValueOption(header=context, append_action=overwrite))]
+    )
+    return {
+        EXT_AUTHZ: Any.pack(ExtAuthzPerRoute(disabled=True)),
+        LEASED_CONTEXT: Any.pack(HeaderMutationPerRoute(mutations=mutations)),
+        # There is no grant in the answer.
+        LUA: Any.pack(LuaPerRoute(disabled=True)),
+    }
+
+
+def _shows(name: str) -> HeaderMatcher:
+    """Match tickets of this class; the epoch is filled in before the first dot."""
+    return HeaderMatcher(name=LEASE, string_match=StringMatcher(prefix=f".{name}."))
+
+
+def _is(header: str, regex: str) -> HeaderMatcher:
+    return HeaderMatcher(name=header, string_match=StringMatcher(safe_regex=RegexMatcher(regex=regex)))
+
+
+def _is_no_grpc() -> HeaderMatcher:
+    matcher = StringMatcher(safe_regex=RegexMatcher(regex=GRPC))
+    return HeaderMatcher(
+        name="content-type", string_match=matcher, invert_match=True, treat_missing_header_as_empty=True
+    )
+
+
+def _onwards() -> RouteAction:
+    return RouteAction(
         cluster=clusters.CERTIFICATES,
         timeout=_TIMEOUT,
         idle_timeout=_LONGEST_STREAM,
@@ -129,4 +248,3 @@ def _served() -> Iterator[Route]:
             max_stream_duration=_TIMEOUT, grpc_timeout_header_max=_LONGEST_STREAM
         ),
     )
-    return (Route(name=SERVED, match=match, route=action) for match in _matches())

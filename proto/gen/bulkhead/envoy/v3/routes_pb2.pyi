@@ -154,9 +154,12 @@ class VirtualHost(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    NAME_FIELD_NUMBER: _builtins.int
     DOMAINS_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
     TYPED_PER_FILTER_CONFIG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
     @_builtins.property
     def domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The hosts that it is for."""
@@ -172,13 +175,14 @@ class VirtualHost(_message.Message):
     def __init__(
         self,
         *,
+        name: _builtins.str = ...,
         domains: _abc.Iterable[_builtins.str] | None = ...,
         routes: _abc.Iterable[Global___Route] | None = ...,
         typed_per_filter_config: _abc.Mapping[_builtins.str, _any_pb2.Any] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains", "routes", b"routes", "typed_per_filter_config", b"typed_per_filter_config"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains", "name", b"name", "routes", b"routes", "typed_per_filter_config", b"typed_per_filter_config"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -214,21 +218,105 @@ class RouteMatch(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PATH_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    SAFE_REGEX_FIELD_NUMBER: _builtins.int
     PATH_SEPARATED_PREFIX_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """This path."""
     path_separated_prefix: _builtins.str
     """This path, and those below it."""
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeaderMatcher]:
+        """All of these."""
+
+    @_builtins.property
+    def safe_regex(self) -> Global___RegexMatcher:
+        """Paths of this form."""
+
     def __init__(
         self,
         *,
+        path: _builtins.str = ...,
+        headers: _abc.Iterable[Global___HeaderMatcher] | None = ...,
+        safe_regex: Global___RegexMatcher | None = ...,
         path_separated_prefix: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["safe_regex", b"safe_regex"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path_separated_prefix", b"path_separated_prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "path", b"path", "path_separated_prefix", b"path_separated_prefix", "safe_regex", b"safe_regex"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouteMatch: _TypeAlias = RouteMatch  # noqa: Y015
+
+@_typing.final
+class HeaderMatcher(_message.Message):
+    """`envoy.config.route.v3.HeaderMatcher`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRING_MATCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def string_match(self) -> Global___StringMatcher:
+        """What its value is to be."""
+
+    def __init__(
+        self,
+        *,
+        string_match: Global___StringMatcher | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["string_match", b"string_match"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["string_match", b"string_match"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeaderMatcher: _TypeAlias = HeaderMatcher  # noqa: Y015
+
+@_typing.final
+class StringMatcher(_message.Message):
+    """`envoy.type.matcher.v3.StringMatcher`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIX_FIELD_NUMBER: _builtins.int
+    prefix: _builtins.str
+    """How it is to begin."""
+    def __init__(
+        self,
+        *,
+        prefix: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StringMatcher: _TypeAlias = StringMatcher  # noqa: Y015
+
+@_typing.final
+class RegexMatcher(_message.Message):
+    """`envoy.type.matcher.v3.RegexMatcher`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGEX_FIELD_NUMBER: _builtins.int
+    regex: _builtins.str
+    """In the syntax of RE2."""
+    def __init__(
+        self,
+        *,
+        regex: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["regex", b"regex"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegexMatcher: _TypeAlias = RegexMatcher  # noqa: Y015
 
 @_typing.final
 class ExtAuthzPerRoute(_message.Message):
