@@ -74,6 +74,11 @@ class EdgeSettings:
         """Where the agent serves policies to its workers."""
         return self.sockets_dir / "policies.sock"
 
+    @property
+    def lease_log(self) -> Path:
+        """Where Envoy writes what it has let by without the agent."""
+        return self.edge_dir / "leases.log"
+
     def check_socket(self, worker: int) -> Path:
         """Where that worker answers Envoy's Checks; workers count from 0."""
         return self.sockets_dir / f"check-{worker}.sock"

@@ -9,6 +9,7 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 LONGEST_MS: Final = 1000
 """How long a lease lasts at most, and so for how long a token may be accepted that was revoked."""
@@ -96,9 +97,12 @@ class Grants:
         return grant
 
 
-def ticket(epoch: int, lease_class: str, session: str) -> str:
-    """Return what a lease is shown as: routes of this epoch and for this class take it, and no others."""
-    return f"{epoch}.{lease_class}.{session}"
+def ticket(epoch: int, lease_class: str, *, tenant_uid: UUID, session: UUID) -> str:
+    """Return what a lease is shown as: routes of this epoch and for this class take it, and no others.
+
+    The rest is for the records: whose the request was, when all that is left of it is a line in a log.
+    """
+    return f"{epoch}.{lease_class}.{tenant_uid}.{session}"
 
 
 def header(grant: Grant, *, ends_ms: int, ticket: str, context: str) -> str:

@@ -39,6 +39,8 @@ def envoy_program(root: Path, size: StackSize, *, log: Path, inherited: Sequence
         *("-c", str(root / BOOTSTRAP)),
         *("--concurrency", str(size.proxy_workers)),
         *("--log-level", _LOG_LEVEL, "--log-format", _LOG_FORMAT, "--log-format-escaped"),
+        # What has passed the agent by is to be counted soon.
+        *("--file-flush-interval-msec", "500"),
         "--disable-hot-restart",
     )
     return Program(arguments=command, log=log, wrapper=_WIDE_OPEN, inherited=inherited)

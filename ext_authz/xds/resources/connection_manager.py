@@ -1,16 +1,22 @@
 """How HTTP is read: one hardened connection manager for every listener. `envoy/README.md` says why each line."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, HeaderFilter
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
 from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions,
     HttpProtocolOptionsHeadersWithUnderscoresAction,
+    SubstitutionFormatString,
     TypedExtensionConfig,
 )
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
+from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerCodecType,
@@ -38,18 +44,24 @@ from ext_authz.xds.resources.limits import Limits
 NAME: Final = "envoy.filters.network.http_connection_manager"
 STAT_PREFIX: Final = "edge"
 TENANT_KEY: Final = "x-bulkhead-tenant"
+LEASE_LINE: Final = f"%ROUTE_NAME% %REQ({filters.LEASE})% %START_TIME(%s)% %REQ(:PATH)%\n"
+"""The route; the ticket; when the request began, in seconds since 1970; the RPC's path."""
 
 # Unary calls only so far.
 _LONGEST_STREAM: Final = timedelta(minutes=5)
 
 
-def connection_manager(lua: str, limits: Limits) -> HttpConnectionManager:
-    """Return it. It trusts nothing that a client says about itself, and knows routes only by tenant."""
+def connection_manager(lua: str, limits: Limits, *, lease_log: Path) -> HttpConnectionManager:
+    """Return it. It trusts nothing that a client says about itself, and knows routes only by tenant.
+
+    What passes the agent by is written to `lease_log`.
+    """
     return HttpConnectionManager(
         stat_prefix=STAT_PREFIX,
         codec_type=HttpConnectionManagerCodecType.AUTO,
         scoped_routes=_scoped_routes(),
         http_filters=filters.http_filters(lua, limits),
+        access_log=[_lease_log(lease_log)],
         local_reply_config=local_replies(),
         # Who is there.
         use_remote_address=True,
@@ -104,6 +116,14 @@ def _scoped_routes() -> ScopedRoutes:
         rds_config_source=ads(ON_DEMAND),
         scoped_rds=ScopedRds(scoped_rds_config_source=ads()),
     )
+
+
+def _lease_log(path: Path) -> AccessLog:
+    """Write a line for each request that shows a lease; by its route one sees whether it was let by."""
+    shows = AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=filters.LEASE, present_match=True)))
+    line = DataSource(inline_string=LEASE_LINE)
+    written = FileAccessLog(path=str(path), log_format=SubstitutionFormatString(text_format_source=line))
+    return AccessLog(name="envoy.access_loggers.file", filter=shows, typed_config=Any.pack(written))
 
 
 def _from_clients() -> TypedExtensionConfig:

@@ -127,7 +127,6 @@ class TenantRoutes:
         made.name = name
         (host,) = made.virtual_hosts
         host.domains.extend(dict.fromkeys((*self._shared_hosts, *policy.hosts(self._domain))))
-        host.name = str(policy.uid)
         for route in host.routes:
             _fill_in(route.match, policy)
         settings = routes_pb2.CheckSettings(context_extensions={EPOCH: str(policy.revision)})
@@ -160,7 +159,7 @@ def _template(routes: list[Route]) -> bytes:
     """Return the routes of nobody: `TenantRoutes.routes` fills in whose they are, and what the agent is told."""
     # Only where the service cannot have seen the request.
     again = RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=1)
-    host = VirtualHost(name=_TENANT, routes=routes, retry_policy=again)
+    host = VirtualHost(name="tenant", routes=routes, retry_policy=again)
     return bytes(RouteConfiguration(virtual_hosts=[host], request_headers_to_remove=_NOT_FOR_SERVICES))
 
 

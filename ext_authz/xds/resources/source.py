@@ -28,7 +28,7 @@ class EnvoyResources:
         self.limits = limits
         script = filters.read_lua() if lua is None else lua
         # Costs a tenth of a second, and is the same for as long as this lives.
-        self._manager = Any.pack(connection_manager(script, limits))
+        self._manager = Any.pack(connection_manager(script, limits, lease_log=settings.lease_log))
         self._routes = routes.TenantRoutes(domain=settings.domain, shared_hosts=settings.shared_hosts)
 
     def statics(self) -> Mapping[str, Mapping[str, bytes]]:

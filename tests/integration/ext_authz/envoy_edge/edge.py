@@ -146,6 +146,7 @@ async def running_edge(
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         settings = edge_settings(folder, free_ports(4))
         settings.sockets_dir.mkdir()
+        settings.edge_dir.mkdir()
         workers = Workers()
         servers = [
             await stack.enter_async_context(serving_worker(workers, settings.check_socket(number)))

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62ulkhead/envoy/v3/routes.proto\x12\x11\x62ulkhead.envoy.v3\x1a\x19google/protobuf/any.proto\"\x8f\x02\n\x18ScopedRouteConfiguration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x18route_configuration_name\x18\x02 \x01(\t\x12<\n\x03key\x18\x03 \x01(\x0b\x32/.bulkhead.envoy.v3.ScopedRouteConfiguration.Key\x12\x11\n\ton_demand\x18\x04 \x01(\x08\x1ar\n\x03Key\x12K\n\tfragments\x18\x01 \x03(\x0b\x32\x38.bulkhead.envoy.v3.ScopedRouteConfiguration.Key.Fragment\x1a\x1e\n\x08\x46ragment\x12\x12\n\nstring_key\x18\x01 \x01(\t\"Y\n\x12RouteConfiguration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\rvirtual_hosts\x18\x02 \x03(\x0b\x32\x1e.bulkhead.envoy.v3.VirtualHost\"\x84\x02\n\x0bVirtualHost\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64omains\x18\x02 \x03(\t\x12(\n\x06routes\x18\x03 \x03(\x0b\x32\x18.bulkhead.envoy.v3.Route\x12Y\n\x17typed_per_filter_config\x18\x0f \x03(\x0b\x32\x38.bulkhead.envoy.v3.VirtualHost.TypedPerFilterConfigEntry\x1aQ\n\x19TypedPerFilterConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"5\n\x05Route\x12,\n\x05match\x18\x01 \x01(\x0b\x32\x1d.bulkhead.envoy.v3.RouteMatch\"\xa1\x01\n\nRouteMatch\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x31\n\x07headers\x18\x06 \x03(\x0b\x32 .bulkhead.envoy.v3.HeaderMatcher\x12\x33\n\nsafe_regex\x18\n \x01(\x0b\x32\x1f.bulkhead.envoy.v3.RegexMatcher\x12\x1d\n\x15path_separated_prefix\x18\x0e \x01(\t\"G\n\rHeaderMatcher\x12\x36\n\x0cstring_match\x18\r \x01(\x0b\x32 .bulkhead.envoy.v3.StringMatcher\"\x1f\n\rStringMatcher\x12\x0e\n\x06prefix\x18\x02 \x01(\t\"\x1d\n\x0cRegexMatcher\x12\r\n\x05regex\x18\x02 \x01(\t\"L\n\x10\x45xtAuthzPerRoute\x12\x38\n\x0e\x63heck_settings\x18\x02 \x01(\x0b\x32 .bulkhead.envoy.v3.CheckSettings\"\x9e\x01\n\rCheckSettings\x12S\n\x12\x63ontext_extensions\x18\x01 \x03(\x0b\x32\x37.bulkhead.envoy.v3.CheckSettings.ContextExtensionsEntry\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62ulkhead/envoy/v3/routes.proto\x12\x11\x62ulkhead.envoy.v3\x1a\x19google/protobuf/any.proto\"\x8f\x02\n\x18ScopedRouteConfiguration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x18route_configuration_name\x18\x02 \x01(\t\x12<\n\x03key\x18\x03 \x01(\x0b\x32/.bulkhead.envoy.v3.ScopedRouteConfiguration.Key\x12\x11\n\ton_demand\x18\x04 \x01(\x08\x1ar\n\x03Key\x12K\n\tfragments\x18\x01 \x03(\x0b\x32\x38.bulkhead.envoy.v3.ScopedRouteConfiguration.Key.Fragment\x1a\x1e\n\x08\x46ragment\x12\x12\n\nstring_key\x18\x01 \x01(\t\"Y\n\x12RouteConfiguration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\rvirtual_hosts\x18\x02 \x03(\x0b\x32\x1e.bulkhead.envoy.v3.VirtualHost\"\xf6\x01\n\x0bVirtualHost\x12\x0f\n\x07\x64omains\x18\x02 \x03(\t\x12(\n\x06routes\x18\x03 \x03(\x0b\x32\x18.bulkhead.envoy.v3.Route\x12Y\n\x17typed_per_filter_config\x18\x0f \x03(\x0b\x32\x38.bulkhead.envoy.v3.VirtualHost.TypedPerFilterConfigEntry\x1aQ\n\x19TypedPerFilterConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"5\n\x05Route\x12,\n\x05match\x18\x01 \x01(\x0b\x32\x1d.bulkhead.envoy.v3.RouteMatch\"\xa1\x01\n\nRouteMatch\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x31\n\x07headers\x18\x06 \x03(\x0b\x32 .bulkhead.envoy.v3.HeaderMatcher\x12\x33\n\nsafe_regex\x18\n \x01(\x0b\x32\x1f.bulkhead.envoy.v3.RegexMatcher\x12\x1d\n\x15path_separated_prefix\x18\x0e \x01(\t\"G\n\rHeaderMatcher\x12\x36\n\x0cstring_match\x18\r \x01(\x0b\x32 .bulkhead.envoy.v3.StringMatcher\"\x1f\n\rStringMatcher\x12\x0e\n\x06prefix\x18\x02 \x01(\t\"\x1d\n\x0cRegexMatcher\x12\r\n\x05regex\x18\x02 \x01(\t\"L\n\x10\x45xtAuthzPerRoute\x12\x38\n\x0e\x63heck_settings\x18\x02 \x01(\x0b\x32 .bulkhead.envoy.v3.CheckSettings\"\x9e\x01\n\rCheckSettings\x12S\n\x12\x63ontext_extensions\x18\x01 \x03(\x0b\x32\x37.bulkhead.envoy.v3.CheckSettings.ContextExtensionsEntry\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,23 +45,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTECONFIGURATION']._serialized_start=354
   _globals['_ROUTECONFIGURATION']._serialized_end=443
   _globals['_VIRTUALHOST']._serialized_start=446
-  _globals['_VIRTUALHOST']._serialized_end=706
-  _globals['_VIRTUALHOST_TYPEDPERFILTERCONFIGENTRY']._serialized_start=625
-  _globals['_VIRTUALHOST_TYPEDPERFILTERCONFIGENTRY']._serialized_end=706
-  _globals['_ROUTE']._serialized_start=708
-  _globals['_ROUTE']._serialized_end=761
-  _globals['_ROUTEMATCH']._serialized_start=764
-  _globals['_ROUTEMATCH']._serialized_end=925
-  _globals['_HEADERMATCHER']._serialized_start=927
-  _globals['_HEADERMATCHER']._serialized_end=998
-  _globals['_STRINGMATCHER']._serialized_start=1000
-  _globals['_STRINGMATCHER']._serialized_end=1031
-  _globals['_REGEXMATCHER']._serialized_start=1033
-  _globals['_REGEXMATCHER']._serialized_end=1062
-  _globals['_EXTAUTHZPERROUTE']._serialized_start=1064
-  _globals['_EXTAUTHZPERROUTE']._serialized_end=1140
-  _globals['_CHECKSETTINGS']._serialized_start=1143
-  _globals['_CHECKSETTINGS']._serialized_end=1301
-  _globals['_CHECKSETTINGS_CONTEXTEXTENSIONSENTRY']._serialized_start=1245
-  _globals['_CHECKSETTINGS_CONTEXTEXTENSIONSENTRY']._serialized_end=1301
+  _globals['_VIRTUALHOST']._serialized_end=692
+  _globals['_VIRTUALHOST_TYPEDPERFILTERCONFIGENTRY']._serialized_start=611
+  _globals['_VIRTUALHOST_TYPEDPERFILTERCONFIGENTRY']._serialized_end=692
+  _globals['_ROUTE']._serialized_start=694
+  _globals['_ROUTE']._serialized_end=747
+  _globals['_ROUTEMATCH']._serialized_start=750
+  _globals['_ROUTEMATCH']._serialized_end=911
+  _globals['_HEADERMATCHER']._serialized_start=913
+  _globals['_HEADERMATCHER']._serialized_end=984
+  _globals['_STRINGMATCHER']._serialized_start=986
+  _globals['_STRINGMATCHER']._serialized_end=1017
+  _globals['_REGEXMATCHER']._serialized_start=1019
+  _globals['_REGEXMATCHER']._serialized_end=1048
+  _globals['_EXTAUTHZPERROUTE']._serialized_start=1050
+  _globals['_EXTAUTHZPERROUTE']._serialized_end=1126
+  _globals['_CHECKSETTINGS']._serialized_start=1129
+  _globals['_CHECKSETTINGS']._serialized_end=1287
+  _globals['_CHECKSETTINGS_CONTEXTEXTENSIONSENTRY']._serialized_start=1231
+  _globals['_CHECKSETTINGS_CONTEXTEXTENSIONSENTRY']._serialized_end=1287
 # @@protoc_insertion_point(module_scope)
