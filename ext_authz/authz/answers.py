@@ -27,6 +27,8 @@ _CODES: Final = {
 }
 _POLICY, _RATE = "ratelimit-policy", "ratelimit"
 _WINDOW_S: Final = 60
+# For `tenant.lua`; no client ever sees it.
+GRANT: Final = "x-bulkhead-grant"
 # What was meant for us, and what upstream could take for more than it is.
 _REMOVED: Final = ("authorization", "x-tenant-id", "x-bulkhead-tenant")
 _OVERWRITE: Final = check_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -38,22 +40,25 @@ STRANGER: Final = check_pb2.CheckResponse(
 """The one answer for strangers."""
 
 
-def admitted(signed_context: str, *, limit: int, taken: Taken) -> bytes:
-    """Let the request through with its signed context."""
+def admitted(signed_context: str, *, limit: int, taken: Taken, lease: str = "") -> bytes:
+    """Let the request through with its signed context, and with a lease for more like it."""
     response = check_pb2.CheckResponse.FromString(_ADMITTED)
     response.ok_response.headers[0].header.value = signed_context
     fields = _rate_fields(limit, taken)
     for field in response.ok_response.response_headers_to_add:
         field.header.value = fields[field.header.key]
+    if lease:
+        response.ok_response.response_headers_to_add.extend(_headers({GRANT: lease}))
     return response.SerializeToString()
 
 
-def limited(asked: Asked, *, limit: int, taken: Taken) -> bytes:
-    """Refuse the request for its tenant's rate, and say when another one would be admitted."""
+def limited(asked: Asked, *, limit: int, taken: Taken, held: str = "") -> bytes:
+    """Refuse the request for its tenant's rate, and say when another one would be admitted; have that repeated."""
     retry_after_s = _whole_seconds(taken)
     detail = f"the tenant's {limit} requests of this minute are used up; more in {retry_after_s} s"
     refused = Refused(status=429, code="RATE_LIMITED", detail=detail, retry_after_s=retry_after_s)
-    return refusal(asked, refused, more=_rate_fields(limit, taken))
+    more = _rate_fields(limit, taken)
+    return refusal(asked, refused, more={**more, GRANT: held} if held else more)
 
 
 def refusal(asked: Asked, refused: Refused, *, more: Mapping[str, str] | None = None) -> bytes:

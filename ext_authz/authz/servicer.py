@@ -5,6 +5,7 @@ index came meanwhile: a suspension that is applied while Valkey is asked holds f
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,10 +20,11 @@ from ext_authz.authz import answers
 from ext_authz.authz.certificate import CertificateReader
 from ext_authz.authz.context import Contexts
 from ext_authz.authz.decide import Decision, Evidence, Proceed, Refused, Stranger, decide
+from ext_authz.authz.leases import Leases, Paid, Wish
 from ext_authz.authz.methods import ExposedMethods, Method
 from ext_authz.authz.request import Asked, UndecidableError, read_request
 from ext_authz.authz.tokens import TokenReader
-from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter
+from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter, Taken
 from ext_authz.policies.model import Index
 from ext_authz.reports.model import Denial, Usage
 
@@ -59,6 +61,7 @@ class CheckServicer:
         self._methods = ExposedMethods((certificates_pb2.DESCRIPTOR,))
         self._contexts = Contexts(context_key, every_scope=self._methods.scopes)
         self._tokens = TokenReader()
+        self._leases = Leases(secrets.randbits(62))
         self._certificates = CertificateReader()
         self._index = Index(domain=domain)
         # Checks that began since the last `settled`, and those from before it that still run.
@@ -114,10 +117,9 @@ class CheckServicer:
         if not isinstance(decision, Proceed):
             return self._refuse(asked, method, decision)
         limit = decision.policy.requests_per_minute
+        wish = self._leases.wish(asked, decision, now=self._now())
         try:
-            taken = await self._limiter.take(
-                decision.policy.uid, limit=limit, cost=_ONE_REQUEST, request_id=asked.request_id
-            )
+            taken, paid = await self._take(decision, wish, asked.request_id)
         except LimiterUnavailableError:
             return answers.refusal(asked, _NO_RATE)
         if self._index is not index:
@@ -125,10 +127,25 @@ class CheckServicer:
             if not isinstance(decision, Proceed):
                 return self._refuse(asked, method, decision)
         self._used(_usage(decision, admitted=taken.allowed))
+        now = self._now()
         if not taken.allowed:
-            return answers.limited(asked, limit=limit, taken=taken)
-        signed = self._contexts.signed(decision, remaining=taken.remaining, now=self._now())
-        return answers.admitted(signed, limit=limit, taken=taken)
+            held = self._leases.hold(asked, decision, wish=wish, reset_ms=int(taken.reset_s * 1000), now=now)
+            return answers.limited(asked, limit=limit, taken=taken, held=held)
+        signed = self._contexts.signed(decision, remaining=taken.remaining, now=now)
+        as_of = self._index.as_of or now
+        lease = self._leases.grant(asked, decision, wish, paid=paid, context=signed, as_of=as_of, now=now)
+        return answers.admitted(signed, limit=limit, taken=taken, lease=lease)
+
+    async def _take(self, decision: Proceed, wish: Wish, request_id: str) -> tuple[Taken, Paid]:
+        now_ms = int(self._now().timestamp() * 1000)
+        uid, limit = decision.policy.uid, decision.policy.requests_per_minute
+        taken = await self._limiter.take(uid, limit=limit, cost=_ONE_REQUEST, request_id=request_id)
+        calls = 0
+        if taken.allowed and wish.calls:
+            more = min(wish.calls, taken.remaining // 16)
+            if more and (await self._limiter.take(uid, limit=limit, cost=more)).allowed:
+                calls = more
+        return taken, Paid(calls=calls, until_ms=now_ms + int(taken.reset_s * 1000))
 
     def _decide(self, asked: Asked, method: Method | None) -> Decision:
         index, now = self._index, self._now()
