@@ -94,7 +94,8 @@ local function choose_routes(handle)
   headers:replace(KEY, key)
   local credential = headers:get("authorization")
   local class = credential and class_of(headers, path, rest, query)
-  if class then
+  -- What was sent twice is the agent's to refuse.
+  if class and not string.find(credential, ",", 1, true) and not (named and string.find(named, ",", 1, true)) then
     show_lease(handle, headers, credential, class, key, named)
   end
   handle:clearRouteCache()
