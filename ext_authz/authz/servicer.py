@@ -1,7 +1,8 @@
 """Envoy's `envoy.service.auth.v3.Authorization`: a Check for each request. A denial is an answer, an error is none.
 
-Everything is in memory but the tenant's rate, and that is asked last. What was decided before is decided again when an
-index came meanwhile: a suspension that is applied while Valkey is asked holds for this request too.
+Everything is in memory, and so is, most of the time, what the tenant's rates have left; that is asked last. What was
+decided before is decided again when an index came meanwhile: a suspension that is applied while Valkey is asked holds
+for this request too.
 """
 
 import asyncio
@@ -22,13 +23,12 @@ from ext_authz.authz.decide import Decision, Evidence, Proceed, Refused, Strange
 from ext_authz.authz.methods import ExposedMethods, Method
 from ext_authz.authz.request import Asked, UndecidableError, read_request
 from ext_authz.authz.tokens import TokenReader
-from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter
+from ext_authz.budgets.counter import BudgetUnavailableError
+from ext_authz.budgets.reserves import Budgets
 from ext_authz.policies.model import Index
 from ext_authz.reports.model import Denial, Usage
 
 _SERVICE: Final = "envoy.service.auth.v3.Authorization"
-# The rate counts requests; what each costs is in the usage reports.
-_ONE_REQUEST: Final = 1
 _NO_RATE: Final = Refused(
     status=503, code="RATE_UNAVAILABLE", detail="the tenant's rate cannot be counted now", retry_after_s=1
 )
@@ -45,14 +45,14 @@ class CheckServicer:
         domain: str,
         shared_hosts: Collection[str],
         context_key: bytes,
-        limiter: MinuteLimiter,
+        budgets: Budgets,
         denied: Callable[[Denial], None],
         used: Callable[[Usage], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Decide for the platform's `domain`; tell `denied` and `used` what was decided."""
         self._shared_hosts = frozenset(host.lower() for host in shared_hosts)
-        self._limiter = limiter
+        self._budgets = budgets
         self._denied = denied
         self._used = used
         self._now = now
@@ -113,12 +113,9 @@ class CheckServicer:
         decision = self._decide(asked, method)
         if not isinstance(decision, Proceed):
             return self._refuse(asked, method, decision)
-        limit = decision.policy.requests_per_minute
         try:
-            taken = await self._limiter.take(
-                decision.policy.uid, limit=limit, cost=_ONE_REQUEST, request_id=asked.request_id
-            )
-        except LimiterUnavailableError:
+            taken = await self._budgets.take(decision.policy, cost=decision.method.cost, request_id=asked.request_id)
+        except BudgetUnavailableError:
             return answers.refusal(asked, _NO_RATE)
         if self._index is not index:
             decision = self._decide(asked, method)
@@ -126,9 +123,9 @@ class CheckServicer:
                 return self._refuse(asked, method, decision)
         self._used(_usage(decision, admitted=taken.allowed))
         if not taken.allowed:
-            return answers.limited(asked, limit=limit, taken=taken)
+            return answers.limited(asked, taken=taken)
         signed = self._contexts.signed(decision, remaining=taken.remaining, now=self._now())
-        return answers.admitted(signed, limit=limit, taken=taken)
+        return answers.admitted(signed, taken=taken)
 
     def _decide(self, asked: Asked, method: Method | None) -> Decision:
         index, now = self._index, self._now()
