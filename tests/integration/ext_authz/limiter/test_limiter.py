@@ -40,7 +40,7 @@ async def test_two_workers_admit_no_more_than_the_limit_together(server: Server,
     async with Budgets.open(server.socket, server.edge_key) as other:
         taken = await asyncio.gather(*(each.take(tenant, cost=1) for _ in range(LIMIT) for each in (limiter, other)))
     async with server.superuser(decode_responses=True) as client:
-        begin_ms, end_ms, used = (await client.get(f"edge:{{{tenant.uid}}}:count:minute")).split()
+        begin_ms, end_ms, used = str(await client.get(f"edge:{{{tenant.uid}}}:count:minute")).split()
 
     assert (int(used), int(end_ms) - int(begin_ms)) == (LIMIT, 60_000)
     # The minute may have ended meanwhile.
