@@ -9,7 +9,6 @@ Times are milliseconds of a clock of the worker's own that only goes forward.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -44,25 +43,20 @@ class Standing:
     reset_ms: int
     """The same, too late by as long: from then on there is more."""
 
+    @classmethod
+    def of(cls, window: Window, remaining: int, *, length_ms: int, sent_ms: int, heard_ms: int) -> "Standing":
+        """Put on the worker's clock what it asked and heard then: that the window goes on for so long."""
+        return cls(
+            window=window,
+            remaining=remaining,
+            ends_ms=sent_ms + length_ms - _ROUNDED_MS,
+            reset_ms=heard_ms + length_ms,
+        )
+
     @property
     def calls(self) -> int:
         """How many calls remain."""
         return self.remaining // self.window.price
-
-
-def standings_of(
-    windows: Sequence[Window], remaining: Sequence[int], *, now_ms: int, sent_ms: int, heard_ms: int
-) -> tuple[Standing, ...]:
-    """Put what Valkey said at its time `now_ms` on the worker's clock: it was asked then, and was heard then."""
-    return tuple(
-        Standing(
-            window=window,
-            remaining=left,
-            ends_ms=sent_ms + window.end_ms - now_ms - _ROUNDED_MS,
-            reset_ms=heard_ms + window.end_ms - now_ms,
-        )
-        for window, left in zip(windows, remaining, strict=True)
-    )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -196,7 +190,8 @@ class Account:
     def refuse(self, now_ms: int) -> Standing:
         """Remember that what is used up, as the standings are, is so until it ends; return it."""
         used_up = self.tightest
-        if self._refusal is None or self._refusal.standing.window != used_up.window:
+        known = None if self._refusal is None else self._refusal.standing.window
+        if known is None or (known.name, known.begin_ms) != (used_up.window.name, used_up.window.begin_ms):
             self._refusal = _Refusal(standing=used_up, again_ms=now_ms + _FIRST_PAUSE_MS)
         return used_up
 

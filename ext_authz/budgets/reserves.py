@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 
 import structlog
 
 from ext_authz.budgets.counter import BudgetUnavailableError, Counted, Counter
-from ext_authz.budgets.model import PARTS, Account, Lot, Standing, Taken, standings_of
+from ext_authz.budgets.model import PARTS, Account, Lot, Standing, Taken
 from ext_authz.budgets.windows import Window, windows_of
 from ext_authz.policies.model import TenantPolicy
 
@@ -60,6 +60,13 @@ class _Tenant:
     is_current: bool = True
 
 
+class _Moment(NamedTuple):
+    """The same time on both clocks."""
+
+    wall_ms: int
+    clock_ms: int
+
+
 class Budgets:
     """Takes calls out of tenants' budgets. Belongs to one event loop."""
 
@@ -86,7 +93,7 @@ class Budgets:
         clock: Callable[[], int] = clock_ms,
         wall: Callable[[], int] = wall_ms,
     ) -> AsyncIterator[Self]:
-        """Count in the Valkey behind the socket, whether or not it is there yet; at the end, give back what is unspent."""
+        """Count in the Valkey behind the socket, there or not yet there; at the end, give back what is unspent."""
         async with Counter.open(valkey_socket, key) as counter:
             budgets = cls(counter, clock=clock, wall=wall)
             tending = asyncio.create_task(budgets._tend())
@@ -110,16 +117,17 @@ class Budgets:
         Raises:
             BudgetUnavailableError: when it cannot be told, within 150 ms; at once where Valkey is known to be away.
         """
-        now_ms = self._clock()
+        moment = self._moment()
+        now_ms = moment.clock_ms
         account = self._account(policy, cost)
         account.used_ms = now_ms
         lot, paid = account.lot, account.spend(calls, now_ms)
         if lot is not None and paid:
             self._reserve(account, now_ms)
-            return self._told(paid, account.tightest, until_ms=lot.ends_ms, now_ms=now_ms, lot=lot)
+            return _told(paid, account.tightest, until_ms=lot.ends_ms, moment=moment, lot=lot)
         used_up = account.refused(now_ms)
         if used_up is not None:
-            return self._told(0, used_up, until_ms=used_up.ends_ms, now_ms=now_ms)
+            return _told(0, used_up, until_ms=used_up.ends_ms, moment=moment)
         self._reserve(account, now_ms)
         return await self._take_one(account, request_id)
 
@@ -158,14 +166,15 @@ class Budgets:
 
     async def _take_one(self, account: _Account, request_id: str) -> Taken:
         answer, sent_ms = await self._ask(account, wanted=1, request_id=request_id)
-        now_ms = self._hear(account, answer, sent_ms)
+        moment = self._moment()
+        account.standings = _standings(answer, sent_ms=sent_ms, heard_ms=moment.clock_ms)
         if not answer.calls:
-            used_up = account.refuse(now_ms)
-            return self._told(0, used_up, until_ms=used_up.ends_ms, now_ms=now_ms)
+            used_up = account.refuse(moment.clock_ms)
+            return _told(0, used_up, until_ms=used_up.ends_ms, moment=moment)
         account.admit()
-        account.note_spent(1, now_ms)
+        account.note_spent(1, moment.clock_ms)
         until_ms = min(standing.ends_ms for standing in account.standings)
-        return self._told(1, account.tightest, until_ms=until_ms, now_ms=now_ms)
+        return _told(1, account.tightest, until_ms=until_ms, moment=moment)
 
     def _reserve(self, account: _Account, now_ms: int) -> None:
         """Reserve what is wanted, if anything is, while others go on."""
@@ -183,7 +192,7 @@ class Budgets:
             answer, sent_ms = await self._ask(account, wanted=wanted, parts=PARTS)
         finally:
             tenant.is_reserving = False
-        self._hear(account, answer, sent_ms)
+        account.standings = _standings(answer, sent_ms=sent_ms, heard_ms=self._clock())
         if not answer.calls:
             return
         lot = Lot(
@@ -220,23 +229,10 @@ class Budgets:
             account.windows = windows_of(account.tenant.policy, cost=account.cost, at_ms=at_ms)
         return account.windows
 
-    def _hear(self, account: _Account, answer: Counted, sent_ms: int) -> int:
-        now_ms = self._clock()
-        account.standings = standings_of(
-            answer.windows, answer.remaining, now_ms=answer.now_ms, sent_ms=sent_ms, heard_ms=now_ms
-        )
-        return now_ms
-
-    def _told(self, calls: int, standing: Standing, *, until_ms: int, now_ms: int, lot: Lot | None = None) -> Taken:
-        window = standing.window
-        return Taken(
-            calls=calls,
-            window=window,
-            remaining=standing.remaining + (lot.calls * window.price if lot is not None else 0),
-            reset_s=(standing.reset_ms - now_ms) / 1000,
-            until=self._wall() + until_ms - now_ms,
-            lot=lot,
-        )
+    def _moment(self) -> "_Moment":
+        # In this order: whatever holds us up between them, ends come too early on the wall.
+        wall_ms = self._wall()
+        return _Moment(wall_ms=wall_ms, clock_ms=self._clock())
 
     async def _tend(self) -> None:
         """Give back what nobody needs, and forget who is quiet, until cancelled."""
@@ -295,3 +291,23 @@ class Budgets:
             self._retire(tenant)
         while self._running:
             await asyncio.wait(self._running)
+
+
+def _told(calls: int, standing: Standing, *, until_ms: int, moment: _Moment, lot: Lot | None = None) -> Taken:
+    window = standing.window
+    return Taken(
+        calls=calls,
+        window=window,
+        remaining=standing.remaining + (lot.calls * window.price if lot is not None else 0),
+        reset_s=(standing.reset_ms - moment.clock_ms) / 1000,
+        until=moment.wall_ms + until_ms - moment.clock_ms,
+        lot=lot,
+    )
+
+
+def _standings(answer: Counted, *, sent_ms: int, heard_ms: int) -> tuple[Standing, ...]:
+    """Put what Valkey said on our clock, by which it was asked then and heard then."""
+    return tuple(
+        Standing.of(window, remaining, length_ms=window.end_ms - answer.now_ms, sent_ms=sent_ms, heard_ms=heard_ms)
+        for window, remaining in zip(answer.windows, answer.remaining, strict=True)
+    )
