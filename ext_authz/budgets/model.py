@@ -152,7 +152,7 @@ class Account:
             target *= min(first_end_ms - now_ms, _AHEAD_MS) / _AHEAD_MS
             target = min(target, self.tightest.calls // PARTS)
         held = self.held(now_ms)
-        return int(target) - held if target >= _FEWEST and held <= target / 2 else 0
+        return int(target) - held if target >= _FEWEST and held < target / 2 else 0
 
     def receive(self, lot: Lot) -> Lot | None:
         """Spend from this lot too; return the one before where it is another's windows' and has calls left."""
