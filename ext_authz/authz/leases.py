@@ -11,6 +11,7 @@ from typing import Final
 
 from ext_authz.authz.decide import Proceed
 from ext_authz.authz.request import Asked
+from ext_authz.budgets.model import Taken
 from ext_authz.leases.grants import HELD, LONGEST_HELD_MS, LONGEST_MS, Grants, LeaseKey, Returned, held_header, ticket
 from ext_authz.leases.grants import header as granted_header
 
@@ -27,14 +28,6 @@ class Wish:
     """What is left of the lease before."""
     calls: int
     """How many calls to pay for beside its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paid:
-    """Calls that are counted as used, and until when they may be: milliseconds since 1970."""
-
-    calls: int
-    until_ms: int
 
 
 _NO_WISH: Final = Wish(key=None, returned=None, calls=0)
@@ -56,29 +49,29 @@ class Leases:
         return Wish(key=key, returned=returned, calls=self._grants.wanted(key, returned, now_ms=_ms(now)))
 
     def grant(
-        self, asked: Asked, decision: Proceed, wish: Wish, *, paid: Paid, context: str, as_of: datetime, now: datetime
+        self, asked: Asked, decision: Proceed, wish: Wish, *, taken: Taken, context: str, as_of: datetime, now: datetime
     ) -> str:
-        """Return the header that grants what was paid; empty where it cannot be granted, and is to be given back.
+        """Return the header that grants what was paid beside the request's own call; empty where nothing is granted.
 
-        `as_of` is when there was the last news of the policy.
+        Then it is to be given back. `as_of` is when there was the last news of the policy.
         """
         policy, claims = decision.policy, decision.credential.claims
-        now_ms = _ms(now)
-        ends_ms = min(now_ms + LONGEST_MS, paid.until_ms, _ms(claims.expire_time), _ms(as_of + policy.max_age))
-        if wish.key is None or paid.calls < 1 or asked.epoch != policy.revision or ends_ms <= now_ms:
+        now_ms, calls = _ms(now), taken.calls - 1
+        ends_ms = min(now_ms + LONGEST_MS, taken.until, _ms(claims.expire_time), _ms(as_of + policy.max_age))
+        if wish.key is None or calls < 1 or asked.epoch != policy.revision or ends_ms <= now_ms:
             return _NOTHING
-        grant = self._grants.add(wish.key, calls=paid.calls, now_ms=now_ms, until_ms=paid.until_ms)
+        grant = self._grants.add(wish.key, calls=calls, now_ms=now_ms, taken=taken)
         shown = ticket(asked.epoch, wish.key.lease_class, tenant_uid=policy.uid, session=claims.token_id)
         return granted_header(grant, ends_ms=ends_ms, ticket=shown, context=context)
 
-    def hold(self, asked: Asked, decision: Proceed, *, wish: Wish, reset_ms: int, now: datetime) -> str:
-        """Return the header that has a refusal for the tenant's rate repeated until its reset, or for a minute."""
+    def hold(self, asked: Asked, decision: Proceed, wish: Wish, *, taken: Taken, now: datetime) -> str:
+        """Return the header that has a refusal for the tenant's rate repeated; empty where it is not to be."""
         policy = decision.policy
         if wish.key is None or asked.epoch != policy.revision:
             return _NOTHING
         session = decision.credential.claims.token_id
         shown = ticket(asked.epoch, HELD, tenant_uid=policy.uid, session=session)
-        return held_header(ends_ms=_ms(now) + min(reset_ms, LONGEST_HELD_MS), ticket=shown)
+        return held_header(ends_ms=min(_ms(now) + LONGEST_HELD_MS, taken.until), ticket=shown)
 
 
 def _ms(time: datetime) -> int:
