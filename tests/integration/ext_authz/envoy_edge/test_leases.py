@@ -5,6 +5,7 @@ import itertools
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -235,6 +236,19 @@ async def test_a_new_epoch_is_the_end_of_all_leases_of_the_one_before(edge: Edge
     again = await passed_by(edge, ask(credential))
 
     assert (before, during, again) == ([False, True], [False] * 3, True)
+
+
+@pytest.mark.behaviour("I6")
+async def test_a_lease_is_for_one_tenant_also_where_two_have_one_epoch(edge: Edge) -> None:
+    credential = next(CREDENTIALS)
+    await edge.tell(replace(TENANTS[1], revision=TENANTS[0].revision))
+    grant(edge)
+    before = [await passed_by(edge, ask(credential)) for _ in range(2)]
+    edge.workers.decide(admitted())
+    other = await passed_by(edge, ask(credential, path=ITEM.replace("acme", "globex")))
+    await edge.tell(TENANTS[1])
+
+    assert (before, other) == ([False, True], False)
 
 
 @pytest.mark.behaviour("I6")

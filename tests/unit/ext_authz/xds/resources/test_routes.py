@@ -69,6 +69,9 @@ def test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this()
         ("leased", "41.certificates.list.", f"{service}ListCertificates"),
         ("held", "41.held.", r"(/api/v1/tenants/acme_2|/(bulkhead\.v1\.CertificateService))(/.*)?"),
     ]
+    assert [[header.name for header in route.match.headers[1:]] for route in own if route.match] == [
+        [":method", "content-type"],
+    ] * 4 + [[]]
     # They stand before what the agent is asked about, which would take them all.
     assert list(host.routes[: len(own)]) == own
     assert [route.route is None for route in own] == [False] * 4 + [True]
