@@ -235,19 +235,19 @@ class Budgets:
         return _Moment(wall_ms=wall_ms, clock_ms=self._clock())
 
     async def _tend(self) -> None:
-        """Give back what nobody needs, and forget who is quiet, until cancelled."""
         while True:
             await asyncio.sleep(_TENDED_EVERY_S)
-            now_ms = self._clock()
-            for account in tuple(self._holding):
-                lot = account.unspent(now_ms, connection=self._counter.connection)
-                if lot is not None:
-                    self._send_back(lot, lot.calls)
-                if account.lot is None:
-                    self._holding.discard(account)
-            self._forget(now_ms)
+            self._tidy()
 
-    def _forget(self, now_ms: int) -> None:
+    def _tidy(self) -> None:
+        """Give back what nobody needs, and forget who is quiet."""
+        now_ms = self._clock()
+        for account in tuple(self._holding):
+            lot = account.unspent(now_ms, connection=self._counter.connection)
+            if lot is not None:
+                self._send_back(lot, lot.calls)
+            if account.lot is None:
+                self._holding.discard(account)
         for uid, tenant in tuple(self._tenants.items()):
             for cost, account in tuple(tenant.accounts.items()):
                 if now_ms - account.used_ms >= _FORGOTTEN_MS:
