@@ -9,6 +9,7 @@ Times are milliseconds of a clock of the worker's own that only goes forward.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -110,8 +111,10 @@ class _Refusal:
 class Account:
     """What a worker knows of one tenant's calls of one cost, under one policy."""
 
-    standings: tuple[Standing, ...] = ()
-    """As they were when Valkey last answered."""
+    tightest: Standing | None = None
+    """As Valkey last answered: the window that had the fewest calls left, of several the one that lasts longest."""
+    ends_ms: int = 0
+    """When the first of the windows ends that it answered of."""
     lot: Lot | None = None
     used_ms: int = 0
     """When a call was last asked for."""
@@ -120,10 +123,11 @@ class Account:
     _recent: float = 0.0
     _recent_ms: int = 0
 
-    @property
-    def tightest(self) -> Standing:
-        """The window that has the fewest calls left, of several the one that lasts longest; there must be one."""
-        return min(self.standings, key=lambda standing: (standing.calls, -standing.ends_ms))
+    def hear(self, standings: Sequence[Standing]) -> Standing:
+        """Note how all windows are; return the tightest."""
+        self.tightest = min(standings, key=lambda standing: (standing.calls, -standing.ends_ms))
+        self.ends_ms = min(standing.ends_ms for standing in standings)
+        return self.tightest
 
     def held(self, now_ms: int) -> int:
         """Say how many calls may be spent now."""
@@ -146,10 +150,9 @@ class Account:
     def wanted(self, now_ms: int) -> int:
         """Say how many calls to reserve: what the present rate needs, but no more than the windows have to spare."""
         target = self._recent_at(now_ms)
-        first_end_ms = min((standing.ends_ms for standing in self.standings), default=0)
-        if now_ms < first_end_ms:
+        if self.tightest is not None and now_ms < self.ends_ms:
             # What is not spent when the window ends is lost to whoever could have.
-            target *= min(first_end_ms - now_ms, _AHEAD_MS) / _AHEAD_MS
+            target *= min(self.ends_ms - now_ms, _AHEAD_MS) / _AHEAD_MS
             target = min(target, self.tightest.calls // PARTS)
         held = self.held(now_ms)
         return int(target) - held if target >= _FEWEST and held < target / 2 else 0
@@ -187,13 +190,11 @@ class Account:
         lot, self.lot = self.lot, None
         return self._closed(lot)
 
-    def refuse(self, now_ms: int) -> Standing:
-        """Remember that what is used up, as the standings are, is so until it ends; return it."""
-        used_up = self.tightest
+    def refuse(self, used_up: Standing, now_ms: int) -> None:
+        """Remember what is used up until it ends."""
         known = None if self._refusal is None else self._refusal.standing.window
         if known is None or (known.name, known.begin_ms) != (used_up.window.name, used_up.window.begin_ms):
             self._refusal = _Refusal(standing=used_up, again_ms=now_ms + _FIRST_PAUSE_MS)
-        return used_up
 
     def admit(self) -> None:
         """Forget that anything was used up."""

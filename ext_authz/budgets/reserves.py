@@ -122,7 +122,7 @@ class Budgets:
         account = self._account(policy, cost)
         account.used_ms = now_ms
         lot, paid = account.lot, account.spend(calls, now_ms)
-        if lot is not None and paid:
+        if lot is not None and account.tightest is not None and paid:
             self._reserve(account, now_ms)
             return _told(paid, account.tightest, until_ms=lot.ends_ms, moment=moment, lot=lot)
         used_up = account.refused(now_ms)
@@ -167,14 +167,13 @@ class Budgets:
     async def _take_one(self, account: _Account, request_id: str) -> Taken:
         answer, sent_ms = await self._ask(account, wanted=1, request_id=request_id)
         moment = self._moment()
-        account.standings = _standings(answer, sent_ms=sent_ms, heard_ms=moment.clock_ms)
+        tightest = account.hear(_standings(answer, sent_ms=sent_ms, heard_ms=moment.clock_ms))
         if not answer.calls:
-            used_up = account.refuse(moment.clock_ms)
-            return _told(0, used_up, until_ms=used_up.ends_ms, moment=moment)
+            account.refuse(tightest, moment.clock_ms)
+            return _told(0, tightest, until_ms=tightest.ends_ms, moment=moment)
         account.admit()
         account.note_spent(1, moment.clock_ms)
-        until_ms = min(standing.ends_ms for standing in account.standings)
-        return _told(1, account.tightest, until_ms=until_ms, moment=moment)
+        return _told(1, tightest, until_ms=account.ends_ms, moment=moment)
 
     def _reserve(self, account: _Account, now_ms: int) -> None:
         """Reserve what is wanted, if anything is, while others go on."""
@@ -192,13 +191,13 @@ class Budgets:
             answer, sent_ms = await self._ask(account, wanted=wanted, parts=PARTS)
         finally:
             tenant.is_reserving = False
-        account.standings = _standings(answer, sent_ms=sent_ms, heard_ms=self._clock())
+        account.hear(_standings(answer, sent_ms=sent_ms, heard_ms=self._clock()))
         if not answer.calls:
             return
         lot = Lot(
             tenant_uid=tenant.policy.uid,
             windows=answer.windows,
-            ends_ms=min(standing.ends_ms for standing in account.standings),
+            ends_ms=account.ends_ms,
             calls=answer.calls,
             connection=connection,
         )
@@ -235,19 +234,19 @@ class Budgets:
         return _Moment(wall_ms=wall_ms, clock_ms=self._clock())
 
     async def _tend(self) -> None:
-        """Give back what nobody needs, and forget who is quiet, until cancelled."""
         while True:
             await asyncio.sleep(_TENDED_EVERY_S)
-            now_ms = self._clock()
-            for account in tuple(self._holding):
-                lot = account.unspent(now_ms, connection=self._counter.connection)
-                if lot is not None:
-                    self._send_back(lot, lot.calls)
-                if account.lot is None:
-                    self._holding.discard(account)
-            self._forget(now_ms)
+            self._tidy()
 
-    def _forget(self, now_ms: int) -> None:
+    def _tidy(self) -> None:
+        """Give back what nobody needs, and forget who is quiet."""
+        now_ms = self._clock()
+        for account in tuple(self._holding):
+            lot = account.unspent(now_ms, connection=self._counter.connection)
+            if lot is not None:
+                self._send_back(lot, lot.calls)
+            if account.lot is None:
+                self._holding.discard(account)
         for uid, tenant in tuple(self._tenants.items()):
             for cost, account in tuple(tenant.accounts.items()):
                 if now_ms - account.used_ms >= _FORGOTTEN_MS:

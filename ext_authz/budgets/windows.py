@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from control_plane.time_zones import time_zone
+from control_plane.serving.time_zones import time_zone
 from ext_authz.policies.model import Period, TenantPolicy
 
 _FIXED_MS: Final = {Period.SECOND: 1_000, Period.MINUTE: 60_000, Period.HOUR: 3_600_000}

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from control_plane.time_zones import UTC
+from control_plane.serving.time_zones import DEFAULT_ZONE
 from ext_authz.policies.pieces import Draft, Pieces
 
 Key = TypeVar("Key")
@@ -64,7 +64,7 @@ class TenantPolicy:
     # On which its months begin; in a month that is shorter, on its last day.
     billing_day: int = 1
     # Where it is midnight when its days begin; the name of one that there is.
-    time_zone: str = UTC
+    time_zone: str = DEFAULT_ZONE
 
     def hosts(self, domain: str) -> tuple[str, ...]:
         """Its own host names under the platform's `domain` and elsewhere, in lower case."""

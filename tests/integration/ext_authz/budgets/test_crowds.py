@@ -39,3 +39,32 @@ async def test_across_the_ends_of_windows_all_that_is_allowed_is_admitted_and_no
     assert sum(worker.late for worker in crowd) == 0
     assert [admitted[second] >= 0.99 * (limit // cost * cost) for second in whole] == [True] * len(whole)
     assert sum(worker.from_memory for worker in crowd) > 0
+
+
+@pytest.mark.behaviour("T-V7")
+@pytest.mark.behaviour("S3.12")
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_while_valkey_is_away_and_when_it_is_back_no_window_admits_more_than_its_limit(
+    server: Server, how: str
+) -> None:
+    policy = limited((Period.SECOND, 2_000), (Period.HOUR, 6_000))
+    async with workers(server, -5_000, 0, 5_000) as crowd:
+        until_s = time.monotonic() + RUN_S
+        running = [asyncio.create_task(each.run(policy, cost=1, until_s=until_s, pause_s=0.01)) for each in crowd]
+        for _ in range(2):
+            await asyncio.sleep(0.7)
+            if how == "killed":
+                await server.kill()
+                await asyncio.sleep(0.4)
+                await server.restart()
+            else:
+                server.freeze()
+                await asyncio.sleep(0.7)
+                server.thaw()
+        await asyncio.gather(*running)
+
+    assert max(admitted_by(crowd, Period.SECOND).values()) <= 2_000
+    assert sum(admitted_by(crowd, Period.HOUR).values()) <= 6_000
+    assert sum(worker.late for worker in crowd) == 0
+    assert sum(worker.from_memory for worker in crowd) > 0
+    assert sum(worker.unavailable for worker in crowd) > 0

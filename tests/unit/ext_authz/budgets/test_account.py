@@ -30,7 +30,8 @@ def lot(calls: int, *windows: Window, ends_ms: int = NOW + 30_000, connection: o
 
 def busy(*standings: Standing, calls: int = 100, now_ms: int = NOW) -> Account:
     """Make an account of which so many calls were just spent."""
-    account = Account(standings=standings)
+    account = Account()
+    account.hear(standings)
     account.note_spent(calls, now_ms)
     return account
 
@@ -156,34 +157,34 @@ def test_what_was_counted_over_two_connections_is_given_back_over_neither() -> N
 
 def test_what_is_used_up_is_remembered_until_its_window_ends() -> None:
     used_up, narrow = standing(0, ends_ms=NOW + 500), window(10, period=Period.DAY)
-    account = Account(standings=(used_up, standing(3, narrow)))
+    account = Account()
+    account.refuse(account.hear([standing(3, narrow), used_up]), NOW)
 
-    assert account.refuse(NOW) is used_up
     assert [account.refused(now_ms) for now_ms in (NOW, NOW + 499, NOW + 500)] == [used_up, used_up, None]
 
 
 def test_of_several_that_are_used_up_the_one_that_lasts_longest_is_named() -> None:
     minute, day = standing(0), standing(0, window(9, period=Period.DAY), ends_ms=NOW + 9_000_000)
 
-    assert Account(standings=(minute, day)).refuse(NOW) is day
+    assert Account().hear([minute, day]) is day
 
 
 def test_a_flood_asks_again_ever_more_rarely() -> None:
     month = standing(0, window(10, period=Period.MONTH), ends_ms=NOW + 31 * 86_400_000)
-    account = Account(standings=(month,))
-    account.refuse(NOW)
+    account = Account()
+    account.refuse(month, NOW)
     asked = []
     for now_ms in range(NOW, NOW + 3_600_000, 10):
         if account.refused(now_ms) is None:
             asked.append((now_ms - NOW) // 1000)
-            account.refuse(now_ms)
+            account.refuse(month, now_ms)
 
     assert asked == [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023, 2047]
 
 
 def test_who_is_admitted_again_was_not_refused() -> None:
-    account = Account(standings=(standing(0),))
-    account.refuse(NOW)
+    account = Account()
+    account.refuse(standing(0), NOW)
     account.admit()
 
     assert account.refused(NOW) is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from control_plane.time_zones import names, time_zone
+from control_plane.serving.time_zones import names, time_zone
 from ext_authz.budgets.windows import Window, windows_of
 from ext_authz.policies.model import Period, RateLimit, TenantPolicy
 from tests.fixtures.edge_policies import policy

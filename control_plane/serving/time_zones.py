@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Final
 from zoneinfo import ZoneInfo
 
-UTC: Final = "UTC"
+DEFAULT_ZONE: Final = "UTC"
 
 
 class UnknownTimeZoneError(ValueError):
