@@ -103,6 +103,21 @@ OTHERS: Final[dict[str, Callable[[str], bytes]]] = {
 
 
 @pytest.mark.behaviour("I6")
+async def test_what_was_granted_to_requests_that_were_asked_about_at_once_is_kept_together(edge: Edge) -> None:
+    credential = next(CREDENTIALS)
+    grant(edge, calls=2)
+    edge.workers.slow_s = 0.05
+    await asyncio.gather(*(send(edge.http_port, ask(credential)) for _ in range(3)))
+    edge.workers.slow_s = 0
+    asked = len(edge.workers.raw)
+    edge.workers.decide(admitted())
+    passed = [await passed_by(edge, ask(credential)) for _ in range(8)]
+
+    assert asked == 3
+    assert passed == [True] * 6 + [False] * 2
+
+
+@pytest.mark.behaviour("I6")
 @pytest.mark.parametrize("other", OTHERS)
 async def test_a_request_that_differs_in_anything_is_asked_about_or_refused(edge: Edge, other: str) -> None:
     credential = next(CREDENTIALS)
