@@ -62,18 +62,33 @@ class Chains:
     """Without what asks the agent and what relies on its answer."""
     bare: str
     """Without the script, too: its routes are found by no tenant."""
+    admin: str
     pid: int = 0
+
+    async def counter(self, name: str) -> int:
+        """Read one of Envoy's counters."""
+        async with httpx.AsyncClient(base_url=f"http://{self.admin}") as client:
+            answer = await client.get("/stats", params={"format": "json", "filter": f"^{name}$"})
+        return sum(int(stat["value"]) for stat in answer.json()["stats"])
 
 
 @asynccontextmanager
-async def running_chains(edge: EdgeSettings, policy: TenantPolicy, folder: Path) -> AsyncIterator[Chains]:
-    """Start such an Envoy beside the edge; it asks the edge's workers, and knows one tenant's routes."""
+async def running_chains(
+    edge: EdgeSettings, policy: TenantPolicy, folder: Path, *, context: str = ""
+) -> AsyncIterator[Chains]:
+    """Start such an Envoy beside the edge; it asks the edge's workers, and knows one tenant's routes.
+
+    Where there is a `context`, the upstream is the real service, and the bare listener says that to it.
+    """
     leased, checked, unchecked, bare, admin = (_free_address() for _ in range(5))
-    chains = Chains(leased=leased, checked=checked, unchecked=unchecked, bare=bare)
+    chains = Chains(leased=leased, checked=checked, unchecked=unchecked, bare=bare, admin=admin)
     settings = replace(edge, http_listen=chains.leased, admin_listen=admin, edge_dir=folder)
     path = folder / "chains.pb"
     path.touch(mode=0o600)
-    path.write_bytes(await asyncio.to_thread(_bootstrap, settings, policy, chains=chains, upstream=folder / "up.sock"))
+    made = await asyncio.to_thread(
+        _bootstrap, settings, policy, chains=chains, upstream=folder / "up.sock", context=context
+    )
+    path.write_bytes(made)
     log = await asyncio.to_thread((folder / "chains.log").open, "wb")
     with log:
         command = ("-c", str(path), "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")
@@ -87,16 +102,17 @@ async def running_chains(edge: EdgeSettings, policy: TenantPolicy, folder: Path)
         await process.wait()
 
 
-def _bootstrap(settings: EdgeSettings, policy: TenantPolicy, *, chains: Chains, upstream: Path) -> bytes:
+def _bootstrap(settings: EdgeSettings, policy: TenantPolicy, *, chains: Chains, upstream: Path, context: str) -> bytes:
     resources = EnvoyResources(settings, _LIMITS)
     made = bootstrap(settings, _LIMITS)
     static = made.static_resources
     if static is None:
         raise AssertionError("the bootstrap has no static resources")
     made.dynamic_resources = None
-    certificates = clusters.agent(clusters.CERTIFICATES, upstream)
-    (authz,) = (cluster for cluster in resources.clusters(None) if cluster.name == clusters.EXT_AUTHZ)
-    static.clusters = [certificates, authz]
+    real = {cluster.name: cluster for cluster in resources.clusters(None)}
+    certificates = real[clusters.CERTIFICATES] if context else clusters.agent(clusters.CERTIFICATES, upstream)
+    static.clusters = [certificates, real[clusters.EXT_AUTHZ]]
+    static.secrets = resources.secrets()
     routes = RouteConfiguration.parse(resources.routes(policy))
     edge_http = bytes(resources.listeners(None)[0])
     without_leases = EnvoyResources(settings, _LIMITS, lua=filters.read_lua(rpcs=()))
@@ -104,10 +120,20 @@ def _bootstrap(settings: EdgeSettings, policy: TenantPolicy, *, chains: Chains, 
         _listener(Listener.parse(edge_http), "leased", routes),
         _listener(without_leases.listeners(None)[0], "checked", routes, address=chains.checked),
         _listener(Listener.parse(edge_http), "unchecked", routes, address=chains.unchecked, without=_ASKS),
-        _listener(Listener.parse(edge_http), "bare", routes, address=chains.bare, without=_ASKS | _FINDS),
+        _listener(
+            Listener.parse(edge_http), "bare", _saying(routes, context), address=chains.bare, without=_ASKS | _FINDS
+        ),
         _upstream(upstream),
     ]
     return bytes(made)
+
+
+def _saying(routes: RouteConfiguration, context: str) -> RouteConfiguration:
+    """Return the routes with what the agent would add to each request."""
+    made = RouteConfiguration.parse(bytes(routes))
+    if context:
+        made.request_headers_to_add = [HeaderValueOption(header=HeaderValue(key=filters.CONTEXT, value=context))]
+    return made
 
 
 def _listener(

@@ -40,13 +40,6 @@ CHANGES: Final = 60
 # The highest that there is: nothing here is measured at a tenant's limit.
 RATE: Final = 1_000_000
 
-KINDS: Final = ("leased", "checked", "unchecked", "bare")
-LEASE_ROUNDS: Final = 5
-LEASED_REQUESTS: Final = 10_000
-# Fewer than above: what a lease saves grows with what one credential asks for in its second.
-LEASE_CREDENTIALS: Final = 4
-COPIED_WITHIN_S: Final = 3
-
 Open = Callable[[], Awaitable[list[Caller]]]
 
 
@@ -55,8 +48,8 @@ async def check(system: System) -> AsyncIterator[Figure]:
     edge = EdgeSettings.from_dir(system.state_dir)
     async with system.channel(system.settings.control_plane) as channel:
         tenant = await system.create_tenant(channel, requests_per_minute=RATE)
-        tokens = await _issue(system, channel, tenant)
-        await _applied(system, channel, 0)
+        tokens = await issue(system, channel, tenant)
+        await applied(system, channel, 0)
     for figure in [*await _chains(system, edge, tenant, tokens=tokens), *await _worker(edge, tenant, tokens)]:
         yield figure
 
@@ -67,7 +60,7 @@ async def apply(system: System) -> AsyncIterator[Figure]:
     taken: list[float] = []
     async with system.channel(system.settings.control_plane) as channel:
         tenant = await system.create_tenant(channel)
-        await _applied(system, channel, 0)
+        await applied(system, channel, 0)
         service: Any = tenants_pb2_grpc.TenantServiceStub(channel)
         name = f"tenants/{tenant}"
         for _ in range(CHANGES):
@@ -77,10 +70,10 @@ async def apply(system: System) -> AsyncIterator[Figure]:
             ):
                 changed = await change(asked, metadata=system.metadata)
                 begun = time.perf_counter()
-                await _applied(system, channel, changed.edge_revision)
+                await applied(system, channel, changed.edge_revision)
                 taken.append((time.perf_counter() - begun) * 1000)
-    yield _figure("edge.apply_p50_ms", statistics.median(taken), "ms", runs=len(taken))
-    yield _figure("edge.apply_p99_ms", quantile(taken, 0.99), "ms", runs=len(taken))
+    yield figure("edge.apply_p50_ms", statistics.median(taken), "ms", runs=len(taken))
+    yield figure("edge.apply_p99_ms", quantile(taken, 0.99), "ms", runs=len(taken))
 
 
 async def _chains(system: System, edge: EdgeSettings, tenant: str, *, tokens: Sequence[str]) -> list[Figure]:
@@ -89,11 +82,11 @@ async def _chains(system: System, edge: EdgeSettings, tenant: str, *, tokens: Se
     requests = [http_request(path, host=host, token=token) for token in tokens]
     rates: dict[str, list[float]] = {"checked": [], "unchecked": []}
     alone: dict[str, list[float]] = {"checked": [], "unchecked": []}
-    async with running_chains(edge, _policy(edge, tenant), system.folder) as chains:
+    async with running_chains(edge, policy(edge, tenant), system.folder) as chains:
         addresses = {"unchecked": chains.unchecked, "checked": chains.checked}
         for number, (kind, address) in itertools.product(range(ROUNDS + 1), addresses.items()):
-            many = await _measured(partial(http_callers, address, CONNECTIONS), requests, REQUESTS)
-            one = await _measured(partial(http_callers, address, 1), requests, REQUESTS_ALONE)
+            many = await measured(partial(http_callers, address, CONNECTIONS), requests, REQUESTS)
+            one = await measured(partial(http_callers, address, 1), requests, REQUESTS_ALONE)
             # The first round warms up.
             if number:
                 rates[kind].append(many[0])
@@ -103,55 +96,10 @@ async def _chains(system: System, edge: EdgeSettings, tenant: str, *, tokens: Se
     with_check, without = (statistics.median(alone[kind]) * 1000 for kind in ("checked", "unchecked"))
     baseline = statistics.median(rates["unchecked"])
     return [
-        _figure("edge.check.rps", statistics.median(rates["checked"]), "1/s", baseline=baseline, runs=ROUNDS),
-        _figure("edge.check.throughput_ratio", ratio, "", runs=ROUNDS),
-        _figure("edge.check.added_p50_ms", with_check - without, "ms", baseline=without, runs=len(alone["checked"])),
+        figure("edge.check.rps", statistics.median(rates["checked"]), "1/s", baseline=baseline, runs=ROUNDS),
+        figure("edge.check.throughput_ratio", ratio, "", runs=ROUNDS),
+        figure("edge.check.added_p50_ms", with_check - without, "ms", baseline=without, runs=len(alone["checked"])),
     ]
-
-
-async def lease(system: System) -> AsyncIterator[Figure]:
-    """Send the same requests to the same chain with leases, with a Check for each, and without any of it, by turns."""
-    edge = EdgeSettings.from_dir(system.state_dir)
-    async with system.channel(system.settings.control_plane) as channel:
-        tenant = await system.create_tenant(channel, requests_per_minute=RATE)
-        tokens = await _issue(system, channel, tenant)
-        await _applied(system, channel, 0)
-    await asyncio.sleep(COPIED_WITHIN_S)
-    path, host = f"/api/v1/tenants/{tenant}/certificates", edge.shared_hosts[0]
-    requests = [http_request(path, host=host, token=token) for token in tokens[:LEASE_CREDENTIALS]]
-    async with running_chains(edge, _policy(edge, tenant), system.folder) as chains:
-        envoy = psutil.Process(chains.pid)
-        rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        cpu: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        alone: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        for number, kind in itertools.product(range(LEASE_ROUNDS + 1), KINDS):
-            address, count = getattr(chains, kind), REQUESTS if kind == "checked" else LEASED_REQUESTS
-            before = sum(envoy.cpu_times()[:2])
-            many = await _measured(partial(http_callers, address, CONNECTIONS), requests, count)
-            spent = (sum(envoy.cpu_times()[:2]) - before) / count
-            one = await _measured(partial(http_callers, address, 1), requests[:1], REQUESTS_ALONE)
-            # The first round warms up.
-            if number:
-                rates[kind].append(many[0])
-                cpu[kind].append(spent * 1e6)
-                alone[kind] += one[1]
-
-    def ratio(subject: str, baseline: str) -> float:
-        return statistics.median(one / other for one, other in zip(rates[subject], rates[baseline], strict=True))
-
-    def added(subject: str) -> float:
-        return statistics.median(one - other for one, other in zip(cpu[subject], cpu["bare"], strict=True))
-
-    p50 = {kind: statistics.median(alone[kind]) * 1000 for kind in KINDS}
-    base = statistics.median(cpu["bare"])
-    for kind in KINDS:
-        yield _figure(f"edge.lease.{kind}_rps", statistics.median(rates[kind]), "1/s", runs=LEASE_ROUNDS)
-    yield _figure("edge.lease.throughput_ratio", ratio("leased", "bare"), "", runs=LEASE_ROUNDS)
-    yield _figure("edge.lease.vs_check_throughput", ratio("leased", "checked"), "", runs=LEASE_ROUNDS)
-    yield _figure("edge.lease.proxy_cpu_us", added("leased"), "µs", baseline=base, runs=LEASE_ROUNDS)
-    yield _figure("edge.lease.script_cpu_us", added("unchecked"), "µs", baseline=base, runs=LEASE_ROUNDS)
-    yield _figure("edge.lease.checked_cpu_us", added("checked"), "µs", baseline=base, runs=LEASE_ROUNDS)
-    yield _figure("edge.lease.added_p50_ms", p50["leased"] - p50["bare"], "ms", baseline=p50["bare"], runs=LEASE_ROUNDS)
 
 
 async def _worker(edge: EdgeSettings, tenant: str, tokens: Sequence[str]) -> list[Figure]:
@@ -159,21 +107,21 @@ async def _worker(edge: EdgeSettings, tenant: str, tokens: Sequence[str]) -> lis
     requests = [check_request(_check(edge, tenant, token)) for token in tokens]
     many = partial(check_callers, edge.check_socket(0), CHECK_CONNECTIONS, at_a_time=CHECKS_AT_A_TIME)
     one = partial(check_callers, edge.check_socket(0), 1, at_a_time=1)
-    await _measured(many, requests, CHECKS)
+    await measured(many, requests, CHECKS)
     worker = _process(edge, 0)
     before = sum(worker.cpu_times()[:2])
-    rates = [(await _measured(many, requests, CHECKS))[0] for _ in range(ROUNDS)]
+    rates = [(await measured(many, requests, CHECKS))[0] for _ in range(ROUNDS)]
     spent = (sum(worker.cpu_times()[:2]) - before) / (CHECKS * ROUNDS)
-    _, alone = await _measured(one, requests, CHECKS // ROUNDS)
+    _, alone = await measured(one, requests, CHECKS // ROUNDS)
     return [
-        _figure("edge.check.per_process_rps", statistics.median(rates), "1/s", runs=ROUNDS),
-        _figure("edge.check.worker_cpu_us", spent * 1e6, "µs", runs=CHECKS * ROUNDS),
-        _figure("edge.check.alone_p50_ms", statistics.median(alone) * 1000, "ms", runs=len(alone)),
-        _figure("edge.check.alone_p99_ms", quantile(alone, 0.99) * 1000, "ms", runs=len(alone)),
+        figure("edge.check.per_process_rps", statistics.median(rates), "1/s", runs=ROUNDS),
+        figure("edge.check.worker_cpu_us", spent * 1e6, "µs", runs=CHECKS * ROUNDS),
+        figure("edge.check.alone_p50_ms", statistics.median(alone) * 1000, "ms", runs=len(alone)),
+        figure("edge.check.alone_p99_ms", quantile(alone, 0.99) * 1000, "ms", runs=len(alone)),
     ]
 
 
-async def _measured(open_callers: Open, requests: Sequence[bytes], count: int) -> tuple[float, list[float]]:
+async def measured(open_callers: Open, requests: Sequence[bytes], count: int) -> tuple[float, list[float]]:
     """Send so many requests; return how many a second were answered, and how long each took."""
 
     async def measure() -> tuple[float, list[float]]:
@@ -193,7 +141,7 @@ def _process(edge: EdgeSettings, worker: int) -> psutil.Process:
     return next(one for one in psutil.process_iter() if one.cmdline()[-len(ends) :] == ends)
 
 
-async def _issue(system: System, channel: Any, tenant: str) -> list[str]:
+async def issue(system: System, channel: Any, tenant: str) -> list[str]:
     service: Any = tokens_pb2_grpc.TokenServiceStub(channel)
     asked = [
         tokens_pb2.IssueTokenRequest(
@@ -207,7 +155,7 @@ async def _issue(system: System, channel: Any, tenant: str) -> list[str]:
     return [(await service.IssueToken(one, metadata=system.metadata)).token for one in asked]
 
 
-async def _applied(system: System, channel: Any, revision: int) -> None:
+async def applied(system: System, channel: Any, revision: int) -> None:
     service: Any = edges_pb2_grpc.EdgeServiceStub(channel)
     answer = await service.WaitApplied(edges_pb2.WaitAppliedRequest(revision=revision), metadata=system.metadata)
     if not answer.applied or not answer.live_edges:
@@ -241,7 +189,7 @@ def _check(edge: EdgeSettings, tenant: str, token: str) -> bytes:
     return request.SerializeToString()
 
 
-def _policy(edge: EdgeSettings, tenant: str) -> TenantPolicy:
+def policy(edge: EdgeSettings, tenant: str) -> TenantPolicy:
     """Return what the edge knows of the tenant, by its copy."""
     change = LastGoodCopy(edge.edge_dir, private_file.read(edge.copy_key)).read()
     if change is None:
@@ -249,5 +197,5 @@ def _policy(edge: EdgeSettings, tenant: str) -> TenantPolicy:
     return next(policy for policy in change.tenants if policy.tenant_id == tenant)
 
 
-def _figure(case: str, value: float, unit: str, *, baseline: float = 0, runs: int) -> Figure:
+def figure(case: str, value: float, unit: str, *, baseline: float = 0, runs: int) -> Figure:
     return Figure(case=case, value=round(value, 3), unit=unit, baseline=round(baseline, 3), runs=runs)

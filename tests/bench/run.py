@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import cache, calls, crowd, edge, starting, switching
+from tests.bench import cache, calls, crowd, edge, leases, starting, switching
 from tests.bench.measure import Figure, table, write
 from tests.bench.system import System
 
@@ -27,7 +27,9 @@ CASES: Final[dict[str, Callable[[System], AsyncIterator[Figure]]]] = {
     "cache": cache.handles,
     "cache_users": cache.users,
     "edge_check": edge.check,
-    "edge_lease": edge.lease,
+    "edge_lease": leases.lease,
+    "edge_real_rpc": leases.real_rpc,
+    "edge_neighbours": leases.neighbours,
     "edge_apply": edge.apply,
     "crowd": crowd.crowd,
 }

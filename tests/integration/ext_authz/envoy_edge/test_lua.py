@@ -1,5 +1,6 @@
 """A script that fails, at whichever line, opens nothing."""
 
+import asyncio
 import time
 
 import pytest
@@ -15,7 +16,7 @@ LINES = read_lua().replace("MOST = 20000", "MOST = 1").splitlines()
 # Before each statement of what looks at a request, and of what looks at an answer.
 _FIRST = LINES.index("local function remember(credential, known)")
 _LAST = LINES.index("function envoy_on_request(handle)")
-_NO_STATEMENTS = ("--", "end", "else", "local function", "name =", "carrier =", "key =", "string.match", "}")
+_NO_STATEMENTS = ("--", "end", "else", "and ", "local function", "name =", "carrier =", "key =", "string.match", "}")
 PLACES = [n for n in range(_FIRST, _LAST) if LINES[n].strip() and not LINES[n].strip().startswith(_NO_STATEMENTS)]
 TOKEN, OTHER = ("authorization", "Bearer a"), ("authorization", "Bearer b")
 LEASED = "1.leased.signature"
@@ -35,7 +36,9 @@ KEYS = {b"id:acme", b"host:acme.csm.example.com"}
 async def test_a_script_that_raises_at_any_line_closes(place: int) -> None:
     async with running_edge(lua=_raising(place)) as edge:
         _grant(edge)
-        answers = [await send(edge.http_port, one) for one in (*ASKED, BY_HOST)]
+        edge.workers.slow_s = 0.02
+        together = await asyncio.gather(*(send(edge.http_port, ASKED[0]) for _ in range(2)))
+        answers = [*together, *[await send(edge.http_port, one) for one in (*ASKED, BY_HOST)]]
         contexts = [context for one in edge.upstream.seen for context in one.all("x-bulkhead-context")]
 
         assert {answer.status for answer in answers} <= {503, 403, 200}

@@ -1,0 +1,217 @@
+"""What a leased request costs, beside one that is asked about and one that nobody looks at; and what neighbours notice.
+
+Where there are two cores, Envoy, the workers, Valkey, the service and the callers share them: ratios are what lasts.
+`proxy_cpu_us` is Envoy's own time for a request, beyond what it takes with none of it.
+"""
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+import psutil
+import uvloop
+
+from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
+from control_plane import cell_key
+from control_plane.ids import TenantId
+from control_plane.serving.context import TenantContext, encode
+from control_plane.serving.principal import Role
+from ext_authz.settings import EdgeSettings
+from tests.bench.callers import http_callers, http_request
+from tests.bench.chains import Chains, running_chains
+from tests.bench.edge import CONNECTIONS, RATE, REQUESTS_ALONE, applied, figure, issue, measured, policy
+from tests.bench.measure import Figure, quantile
+from tests.bench.system import System
+from tests.isolation.rpc_requests import signing_request
+
+KINDS: Final = ("leased", "checked", "unchecked", "bare")
+ROUNDS: Final = 7
+MANY: Final = {"checked": 2_000}
+MOST: Final = 10_000
+# What a lease saves grows with what one credential asks for in its second.
+CREDENTIALS: Final = 4
+# The agent writes its copy so soon.
+COPIED_WITHIN_S: Final = 3
+REAL_REQUESTS: Final = 1_500
+
+FLOOD_LIMIT: Final = 6_000
+FLOOD_RPS: Final = FLOOD_LIMIT // 60 * 20
+NEIGHBOUR_RPS: Final = 100
+FLOODED_S: Final = 10.0
+
+
+async def lease(system: System) -> AsyncIterator[Figure]:
+    """Send the same requests to the same chain with leases, with a Check for each, and without any of it, by turns."""
+    edge = EdgeSettings.from_dir(system.state_dir)
+    tenant, tokens = await _tenant(system, requests_per_minute=RATE)
+    path, host = f"/api/v1/tenants/{tenant}/certificates", edge.shared_hosts[0]
+    requests = [http_request(path, host=host, token=token) for token in tokens[:CREDENTIALS]]
+    async with running_chains(edge, policy(edge, tenant), system.folder) as chains:
+        taken = await _by_turns(chains, KINDS, requests, many=lambda kind: MANY.get(kind, MOST))
+        asked = await _checks_asked(chains)
+    for kind in KINDS:
+        yield figure(f"edge.lease.{kind}_rps", statistics.median(taken.rates[kind]), "1/s", runs=ROUNDS)
+    yield figure("edge.lease.throughput_ratio", taken.ratio("leased", "bare"), "", runs=ROUNDS)
+    yield figure("edge.lease.vs_check_throughput", taken.ratio("leased", "checked"), "", runs=ROUNDS)
+    base = statistics.median(taken.cpu["bare"])
+    for name, kind in (("proxy_cpu_us", "leased"), ("script_cpu_us", "unchecked"), ("checked_cpu_us", "checked")):
+        yield figure(f"edge.lease.{name}", taken.added(kind, "bare"), "µs", baseline=base, runs=ROUNDS)
+    leased, bare = taken.p50_ms("leased"), taken.p50_ms("bare")
+    yield figure("edge.lease.added_p50_ms", leased - bare, "ms", baseline=bare, runs=ROUNDS)
+    yield figure("edge.lease.requests_per_check", taken.requests["leased"] / max(asked, 1), "", runs=asked)
+
+
+async def real_rpc(system: System) -> AsyncIterator[Figure]:
+    """Read a certificate from the real service through the same chain with leases, and with nothing that enforces."""
+    edge = EdgeSettings.from_dir(system.state_dir)
+    tenant, tokens = await _tenant(system, requests_per_minute=RATE)
+    async with system.channel(system.settings.certificates) as channel:
+        service: Any = certificates_pb2_grpc.CertificateServiceStub(channel)
+        asked = certificates_pb2.IssueCertificateRequest(
+            parent=f"tenants/{tenant}", csr_pem=signing_request("bench.example.org")
+        )
+        name = (await service.IssueCertificate(asked, metadata=system.metadata)).name
+    requests = [
+        http_request(f"/api/v1/{name}", host=edge.shared_hosts[0], token=token) for token in tokens[:CREDENTIALS]
+    ]
+    context = _context(edge, tenant)
+    async with running_chains(edge, policy(edge, tenant), system.folder, context=context) as chains:
+        taken = await _by_turns(chains, ("leased", "bare"), requests, many=lambda _: REAL_REQUESTS)
+    leased, bare = taken.p50_ms("leased"), taken.p50_ms("bare")
+    yield figure("edge.real_rpc.p50_ms", leased, "ms", baseline=bare, runs=ROUNDS)
+    yield figure("edge.real_rpc.overhead_p50", leased / bare - 1, "", runs=ROUNDS)
+    yield figure("edge.real_rpc.overhead_throughput", 1 - taken.ratio("leased", "bare"), "", runs=ROUNDS)
+
+
+async def neighbours(system: System) -> AsyncIterator[Figure]:
+    """Have one tenant ask now and then, alone, beside another's flood at 20 times its limit, and beside strangers'."""
+    edge = EdgeSettings.from_dir(system.state_dir)
+    quiet, tokens = await _tenant(system, requests_per_minute=RATE)
+    loud, flooding = await _tenant(system, requests_per_minute=FLOOD_LIMIT)
+    host = edge.shared_hosts[0]
+    own = http_request(f"/api/v1/tenants/{quiet}/certificates", host=host, token=tokens[0])
+    floods = {
+        "alone": b"",
+        "flood": http_request(f"/api/v1/tenants/{loud}/certificates", host=host, token=flooding[0]),
+        "strangers": http_request(f"/api/v1/tenants/{loud}/certificates", host=host, token=tokens[1]),
+    }
+    found: dict[str, list[float]] = {kind: [] for kind in floods}
+    failed = 0
+    for _, (kind, flood) in itertools.product(range(3), floods.items()):
+        seconds, bad = await asyncio.to_thread(uvloop.run, _beside(edge.http_listen, own, flood))
+        found[kind] += seconds
+        failed += bad
+    alone = quantile(found["alone"], 0.99)
+    for kind, seconds in found.items():
+        p99 = quantile(seconds, 0.99)
+        yield figure(f"edge.neighbour.{kind}_p99_ms", p99 * 1000, "ms", baseline=alone * 1000, runs=len(seconds))
+    yield figure("edge.neighbour.errors", failed, "", runs=sum(map(len, found.values())))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Taken:
+    """What was measured, by kind: each round's rate, and Envoy's microseconds a request; and what one alone took."""
+
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+    alone: dict[str, list[float]] = field(default_factory=dict)
+    requests: dict[str, int] = field(default_factory=dict)
+
+    def ratio(self, subject: str, baseline: str) -> float:
+        pairs = zip(self.rates[subject], self.rates[baseline], strict=True)
+        return statistics.median(one / other for one, other in pairs)
+
+    def added(self, subject: str, baseline: str) -> float:
+        return statistics.median(one - other for one, other in zip(self.cpu[subject], self.cpu[baseline], strict=True))
+
+    def p50_ms(self, kind: str) -> float:
+        return statistics.median(self.alone[kind]) * 1000
+
+
+async def _by_turns(chains: Chains, kinds: Sequence[str], requests: Sequence[bytes], *, many: Any) -> _Taken:
+    envoy, taken = psutil.Process(chains.pid), _Taken()
+    # The first round warms up.
+    for number, kind in itertools.product(range(ROUNDS + 1), kinds):
+        address, count = getattr(chains, kind), many(kind)
+        before = sum(envoy.cpu_times()[:2])
+        rate, _ = await measured(partial(http_callers, address, CONNECTIONS), requests, count)
+        spent = (sum(envoy.cpu_times()[:2]) - before) / count
+        _, alone = await measured(partial(http_callers, address, 1), requests[:1], REQUESTS_ALONE)
+        taken.requests[kind] = taken.requests.get(kind, 0) + count + REQUESTS_ALONE
+        if number:
+            taken.rates.setdefault(kind, []).append(rate)
+            taken.cpu.setdefault(kind, []).append(spent * 1e6)
+            taken.alone.setdefault(kind, []).extend(alone)
+    return taken
+
+
+async def _checks_asked(chains: Chains) -> int:
+    """Count the Checks of the leased listener: all but those of the checked one, which are as many as its requests."""
+    asked = await chains.counter("cluster.ext_authz.upstream_rq_total")
+    return asked - (ROUNDS + 1) * (MANY["checked"] + REQUESTS_ALONE)
+
+
+async def _tenant(system: System, *, requests_per_minute: int) -> tuple[str, list[str]]:
+    async with system.channel(system.settings.control_plane) as channel:
+        tenant = await system.create_tenant(channel, requests_per_minute=requests_per_minute)
+        tokens = await issue(system, channel, tenant)
+        await applied(system, channel, 0)
+    await asyncio.sleep(COPIED_WITHIN_S)
+    return tenant, tokens
+
+
+def _context(edge: EdgeSettings, tenant: str) -> str:
+    """Sign what the agent would, for a few minutes."""
+    context = TenantContext(
+        tenant=TenantId(tenant),
+        tier="standard",
+        isolation_level="POOLED",
+        subject="caller",
+        role=Role.TENANT_MEMBER,
+        scopes=frozenset({"certificates.read"}),
+        session=None,
+        expire_time=datetime.now(UTC) + timedelta(minutes=4, seconds=50),
+    )
+    return encode(context, cell_key.load_or_create(edge.context_key))
+
+
+async def _beside(address: str, own: bytes, flood: bytes) -> tuple[list[float], int]:
+    """Send one tenant's requests at their pace, and the flood at its own; return how long the former took."""
+    seconds: list[float] = []
+    ends = time.perf_counter() + FLOODED_S
+    flooding = [
+        asyncio.create_task(_paced(address, flood, FLOOD_RPS / 8, source=f"127.0.1.{number}", ends=ends, seconds=[]))
+        for number in range(1, 9)
+        if flood
+    ]
+    bad = await _paced(address, own, NEIGHBOUR_RPS, source="127.0.2.1", ends=ends, seconds=seconds)
+    await asyncio.gather(*flooding)
+    # The first of them load the tenant's routes.
+    return seconds[NEIGHBOUR_RPS:], bad
+
+
+async def _paced(address: str, request: bytes, rps: float, *, source: str, ends: float, seconds: list[float]) -> int:
+    """Send requests at that pace, one after the other, counting each from when it was to be sent; count the failed."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), local_addr=(source, 0))
+    bad, due = 0, time.perf_counter()
+    with suppress(ConnectionError):
+        while due < ends:
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            fields = (line.partition(b": ") for line in head.lower().split(b"\r\n"))
+            lengths = [int(value) for name, _, value in fields if name == b"content-length"]
+            await reader.readexactly(sum(lengths))
+            seconds.append(time.perf_counter() - due)
+            bad += not head.startswith(b"HTTP/1.1 200 ")
+            due += 1 / rps
+    writer.close()
+    return bad
