@@ -13,7 +13,7 @@ MESSAGES: Final = "ext_authz/policies/messages.py"
 SERVICER: Final = "ext_authz/authz/servicer.py"
 COUNTS: Final = "tests/contracts/test_counts.py"
 ACCOUNTS: Final = "tests/unit/ext_authz/budgets/test_account.py"
-TIME_PASSES: Final = "tests/unit/ext_authz/budgets/test_reserves.py::test_what_is_spent_in_a_window_was_counted_in_it"
+RESERVE_TESTS: Final = "tests/unit/ext_authz/budgets/test_reserves.py"
 WINDOW_TESTS: Final = "tests/unit/ext_authz/budgets/test_windows.py"
 HELD: Final = "tests/integration/ext_authz/budgets/test_reserves.py"
 CHECKS: Final = "tests/integration/ext_authz/check/test_check.py"
@@ -150,7 +150,7 @@ WALLS: Final = (
         file=RESERVES,
         before="        wall_ms = self._wall()\n        return _Moment(wall_ms=wall_ms, clock_ms=self._clock())\n",
         after="        clock_ms = self._clock()\n        return _Moment(wall_ms=self._wall(), clock_ms=clock_ms)\n",
-        noticed_by=(TIME_PASSES,),
+        noticed_by=(f"{RESERVE_TESTS}::test_wherever_a_worker_is_held_up_its_calls_are_not_good_for_longer",),
     ),
     Mutation(
         name="what was counted by the rates before is spent by lower ones",
