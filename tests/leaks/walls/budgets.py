@@ -29,8 +29,8 @@ WALLS: Final = (
     Mutation(
         name="one tenant's request passes for another's",
         file=COUNTER,
-        before='b"edge:{%b}:request:%b" % (str(tenant_uid).encode(), asked)',
-        after='b"edge:{%b}:request:%b" % (b"all", asked)',
+        before='request=b"edge:{%b}:request:" % str(tenant_uid).encode(),',
+        after='request=b"edge:{all}:request:",',
         noticed_by=(f"{COUNTS}::test_a_count_goes_when_its_window_is_over",),
     ),
     Mutation(

@@ -59,7 +59,7 @@ class Line(Counter):
 
     @override
     async def take(
-        self, tenant_uid: UUID, windows: Sequence[Window], *, wanted: int, parts: int = 1, request_id: str = ""
+        self, tenant_uid: UUID, windows: tuple[Window, ...], *, wanted: int, parts: int = 1, request_id: str = ""
     ) -> Counted | Elsewhen:
         self._reach()
         answer = await self.counts.take(tenant_uid, windows, wanted=wanted, parts=parts, request_id=request_id)
