@@ -108,4 +108,9 @@ class LineConnection(asyncio.Protocol):
 
 def packed(*words: bytes) -> bytes:
     """Write a command as Valkey reads it (RESP)."""
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    return b"*%d\r\n%b" % (len(words), bulk(*words))
+
+
+def bulk(*words: bytes) -> bytes:
+    """Write some of a command's words."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])

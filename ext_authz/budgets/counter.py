@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 from uuid import UUID
@@ -20,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from control_plane import cell_key
-from ext_authz.budgets.connection import ConnectionGoneError, LineConnection, packed
+from ext_authz.budgets.connection import ConnectionGoneError, LineConnection, bulk, packed
 from ext_authz.budgets.windows import Window
 
 _LIBRARY: Final = Path(__file__).with_name("budget.lua")
@@ -30,6 +31,8 @@ _FUNCTION_UNKNOWN: Final = b"-ERR Function not found"
 _USER: Final = "edge"
 _ADMITTED: Final = b"+OK"
 _ELSEWHEN: Final = b"ELSEWHEN"
+# A window changes each second at most, and few tenants ask at once.
+_MOST_QUESTIONS: Final = 4096
 
 _log: Final = structlog.get_logger("budgets")
 
@@ -90,7 +93,7 @@ class Counter:
         return self._connection
 
     async def take(
-        self, tenant_uid: UUID, windows: Sequence[Window], *, wanted: int, parts: int = 1, request_id: str = ""
+        self, tenant_uid: UUID, windows: tuple[Window, ...], *, wanted: int, parts: int = 1, request_id: str = ""
     ) -> Counted | Elsewhen:
         """Take `wanted` calls out of all windows, or as many as they allow: `parts` times as many must be left in each.
 
@@ -100,7 +103,8 @@ class Counter:
         Raises:
             BudgetUnavailableError: when it cannot be told, within 150 ms; at once where Valkey is known to be away.
         """
-        line = await self._asked(_take(tenant_uid, windows, wanted=wanted, parts=parts, request_id=request_id))
+        question = _question(tenant_uid, windows)
+        line = await self._asked(question.asked(wanted=wanted, parts=parts, request_id=request_id))
         first, *others = line[1:].split(b" ")
         numbers = [int(each) for each in others]
         if first == _ELSEWHEN:
@@ -109,7 +113,7 @@ class Counter:
             calls=int(first),
             now_ms=numbers[0],
             windows=tuple(
-                replace(window, begin_ms=begin_ms, end_ms=end_ms)
+                _as_answered(window, begin_ms, end_ms)
                 for window, begin_ms, end_ms in zip(windows, numbers[1::3], numbers[2::3], strict=True)
             ),
             remaining=tuple(numbers[3::3]),
@@ -196,14 +200,47 @@ class Counter:
         return connection
 
 
-def _take(tenant_uid: UUID, windows: Sequence[Window], *, wanted: int, parts: int, request_id: str) -> bytes:
-    asked = request_id.encode()
-    keys = [b"edge:{%b}:request:%b" % (str(tenant_uid).encode(), asked), *_keys(tenant_uid, windows)]
-    words = [asked, b"%d" % wanted, b"%d" % parts]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """What stays the same of a command as long as its windows do, as it is sent."""
+
+    begin: bytes
+    request: bytes
+    keys: bytes
+    windows: bytes
+
+    def asked(self, *, wanted: int, parts: int, request_id: str) -> bytes:
+        """Return the command."""
+        asked = request_id.encode()
+        return b"%b%b%b%b%b" % (
+            self.begin,
+            bulk(self.request + asked),
+            self.keys,
+            bulk(asked, b"%d" % wanted, b"%d" % parts),
+            self.windows,
+        )
+
+
+@lru_cache(maxsize=_MOST_QUESTIONS)
+def _question(tenant_uid: UUID, windows: tuple[Window, ...]) -> _Question:
+    words = []
     for window in windows:
         bounds = (window.limit, window.price, window.begin_ms, window.end_ms, window.next_end_ms)
         words += [b"%d" % number for number in bounds]
-    return packed(b"FCALL", b"take_calls", b"%d" % len(keys), *keys, *words)
+    keys = _keys(tenant_uid, windows)
+    begin = (b"FCALL", b"take_calls", b"%d" % (len(keys) + 1))
+    return _Question(
+        begin=b"*%d\r\n%b" % (len(begin) + 1 + len(keys) + 3 + len(words), bulk(*begin)),
+        request=b"edge:{%b}:request:" % str(tenant_uid).encode(),
+        keys=bulk(*keys),
+        windows=bulk(*words),
+    )
+
+
+def _as_answered(window: Window, begin_ms: int, end_ms: int) -> Window:
+    if (begin_ms, end_ms) == (window.begin_ms, window.end_ms):
+        return window
+    return replace(window, begin_ms=begin_ms, end_ms=end_ms)
 
 
 def _keys(tenant_uid: UUID, windows: Sequence[Window]) -> list[bytes]:

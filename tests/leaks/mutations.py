@@ -31,6 +31,7 @@ from typing import Final
 from tests.leaks.model import Mutation
 from tests.leaks.walls import (
     audit,
+    budgets,
     caches,
     callers,
     connections,
@@ -69,6 +70,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *policies.WALLS,
     *requests.WALLS,
     *decisions.WALLS,
+    *budgets.WALLS,
     *leases.WALLS,
     *proxy.WALLS,
     *routes.WALLS,

@@ -10,11 +10,13 @@ from typing import Final
 
 import pytest
 
-from bulkhead.v1 import certificates_pb2
+from bulkhead.v1 import certificates_pb2, tenants_pb2
 from tests.fixtures.edge import EdgeTenant, EdgeWorld
 from tests.fixtures.edge_wire import Answer, Door, framed, http1, http2, lines, rest
 
 LIMIT: Final = 10
+# Of a list, as its rule says.
+COST: Final = 2
 SENT: Final = 40
 MINUTE_S: Final = 60
 FIELD: Final = re.compile(r'"minute";r=(\d+);t=(\d+)')
@@ -117,3 +119,23 @@ def test_when_the_time_is_over_that_was_named_there_is_more(edge_world: EdgeWorl
 
     assert again.status == 200
     assert again.header("ratelimit").startswith(f'"minute";r={LIMIT - 1};')
+
+
+@pytest.mark.behaviour("S3.5")
+@pytest.mark.behaviour("S3.19")
+def test_what_requests_cost_is_counted_in_windows_of_its_own(edge_world: EdgeWorld) -> None:
+    founder, windows = edge_world.founder, tenants_pb2.Tenant.RateLimit
+    limits = [windows(window=windows.DAY, units=1_000), windows(window=windows.MONTH, units=COST * LIMIT + 1)]
+    tenant = founder.found("costly", rate_limits=limits)
+    founder.applied()
+    answers = [ask(edge_world, tenant, "HTTP/1.1") for _ in range(LIMIT + 2)]
+    founder.suspend(tenant.tenant_id)
+    problem = json.loads(answers[-1].body)
+
+    assert [answer.status for answer in answers] == [200] * LIMIT + [429] * 2
+    assert [answer.header("ratelimit").partition(";t=")[0] for answer in answers] == [
+        *(f'"units-month";r={COST * left + 1}' for left in reversed(range(LIMIT))),
+        *['"units-month";r=1'] * 2,
+    ]
+    assert f"the tenant's {COST * LIMIT + 1} units of this month are used up" in problem["detail"]
+    assert 0 < int(answers[-1].header("retry-after")) <= 31 * 86_400

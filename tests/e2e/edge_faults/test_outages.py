@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 from tests.e2e.edge_faults.conftest import Broken, Tell
-from tests.fixtures.edge_faults import NOBODY, SILENCE, reader
+from tests.fixtures.edge_faults import NOBODY, SILENCE, reader, wait_for
 
 OK: Final = "200"
 STRANGER: Final = "403 ACCESS_DENIED"
@@ -65,6 +65,9 @@ def test_what_is_told_while_a_part_is_away_and_that_all_is_well_afterwards(
     with getattr(broken.breaker, line.how)(line.part):
         if line.own != SILENCE:
             readers.wait_told(line.own, begun)
+        if line.own == UNCOUNTED:
+            # Each worker has spent what it had reserved: a second's demand, which another one may hold for longer.
+            tell("on what was reserved", wait_for(lambda: OK not in readers.own(time.monotonic() - 1)))
         # What hangs does so at once, and a reader takes seconds to say so.
         settled = time.monotonic()
         time.sleep(0.5)

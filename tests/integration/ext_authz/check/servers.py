@@ -33,12 +33,14 @@ class HeldLimiter(Budgets):
         self.go = asyncio.Event()
         self.go.set()
         self.is_away = False
+        self.costs: list[int] = []
         # Instead of the limit, where a test says so.
         self.left: int | None = None
 
     @override
     async def take(self, policy: TenantPolicy, *, cost: int, calls: int = 1, request_id: str = "") -> Taken:
         self._asked.put_nowait(policy.uid)
+        self.costs.append(cost)
         await self.go.wait()
         if self.is_away:
             raise BudgetUnavailableError("away")

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from bulkhead.envoy.v3 import check_pb2
 from control_plane.serving.context import decode
 from ext_authz.authz import answers, servicer
+from ext_authz.authz.methods import Wire
 from ext_authz.budgets.reserves import Budgets
-from ext_authz.policies.model import Index
+from ext_authz.policies.model import Index, Period, RateLimit
 from ext_authz.reports.model import Denial, Usage
 from tests.integration.ext_authz.check.servers import KEY, Edge, HeldLimiter, edge, refusal
 from tests.integration.ext_authz.limiter.valkey_servers import valkey_server
@@ -23,6 +24,8 @@ from tests.unit.ext_authz.authz.checks import (
     DOMAIN,
     GET,
     INDEX,
+    ISSUE,
+    METHODS,
     NOW,
     SUSPENDED,
     A,
@@ -80,6 +83,40 @@ async def test_the_limit_is_admitted_and_not_one_more(folder: Path) -> None:
     # The minute may have ended meanwhile.
     assert admitted in ([True] * 3 + [False] * 6, *([*[True] * 3, *[False] * n, *[True] * 3] for n in range(4)))
     assert {refusal(response) for response in responses if response.status.code} == {(429, "RATE_LIMITED")}
+
+
+@pytest.mark.behaviour("S3.19")
+async def test_a_call_costs_what_its_rule_says(served: Edge, limiter: HeldLimiter) -> None:
+    token = A.token(scopes=("certificates.read", "certificates.write"))
+    await served.check(Ask(token=token).check())
+    await served.check(Ask(token=token, http_method="POST", path="/api/v1/tenants/org_1/certificates:issue").check())
+    costs = [METHODS.find(Wire.GRPC, "POST", path) for path in (GET, ISSUE)]
+
+    assert limiter.costs == [method.cost for method in costs if method]
+    assert limiter.costs[0] < limiter.costs[1]
+
+
+@pytest.mark.behaviour("S3.8")
+async def test_the_tightest_window_is_told_and_signed(folder: Path) -> None:
+    limits = (RateLimit(period=Period.DAY, units=12), RateLimit(period=Period.MONTH, units=1_000))
+    few = tenant(1, rate_limits=limits, time_zone="Asia/Tokyo")
+    async with (
+        valkey_server() as valkey,
+        Budgets.open(valkey.socket, valkey.edge_key) as budgets,
+        edge(folder, budgets) as served,
+    ):
+        served.servicer.use(index_of(few))
+        first, *_, last = [await served.check(Ask(request_id=f"request-{n}").check()) for n in range(13)]
+    (context,) = first.ok_response.headers
+    signed = decode(context.header.value, KEY, now=NOW)
+    fields = {each.header.key: each.header.value for each in last.denied_response.headers}
+
+    assert signed.quota is not None
+    assert signed.quota.remaining == 11
+    assert refusal(last) == (429, "RATE_LIMITED")
+    assert fields["ratelimit-policy"] == '"units-day";q=12;w=86400'
+    assert fields["ratelimit"] == f'"units-day";r=0;t={fields["retry-after"]}'
+    assert "the tenant's 12 units of this day are used up" in last.denied_response.body
 
 
 async def test_a_request_that_envoy_asks_about_twice_is_counted_once(folder: Path) -> None:

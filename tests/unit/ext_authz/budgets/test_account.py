@@ -36,7 +36,7 @@ def busy(*standings: Standing, calls: int = 100, now_ms: int = NOW) -> Account:
     return account
 
 
-def test_what_was_asked_and_heard_is_put_on_the_worker_s_clock_too_early_for_spending_and_too_late_for_asking() -> None:
+def test_a_window_ends_too_early_for_who_spends_and_too_late_for_who_asks() -> None:
     heard = Standing.of(MINUTE, 5, length_ms=1_000, sent_ms=NOW, heard_ms=NOW + 40)
 
     assert heard.ends_ms < NOW + 1_000

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
@@ -58,7 +59,7 @@ class Line(Counter):
 
     @override
     async def take(
-        self, tenant_uid: UUID, windows: Sequence[Window], *, wanted: int, parts: int = 1, request_id: str = ""
+        self, tenant_uid: UUID, windows: tuple[Window, ...], *, wanted: int, parts: int = 1, request_id: str = ""
     ) -> Counted | Elsewhen:
         self._reach()
         answer = await self.counts.take(tenant_uid, windows, wanted=wanted, parts=parts, request_id=request_id)
@@ -162,6 +163,18 @@ class Trial:
         limits = {window.name: window.limit for window in windows_of(self.owner, cost=1, at_ms=self.world.now_ms)}
         for (name, begin_ms), units in self.spent.items():
             assert units <= self.world.used[name, begin_ms] <= limits[name]
+
+
+@pytest.mark.parametrize("held_up_before", range(12))
+def test_wherever_a_worker_is_held_up_its_calls_are_not_good_for_longer(held_up_before: int) -> None:
+    trial = Trial(replace(policy(1), rate_limits=(RateLimit(period=Period.SECOND, units=10),)))
+    worker = trial.workers[0]
+    trial.world.delays_ms = [0] * held_up_before
+    trial.world.delays_ms.insert(0, 300)
+    taken = asyncio.run(worker.budgets.take(trial.owner, cost=1))
+
+    assert taken.window.period is Period.SECOND
+    assert taken.until - worker.skew_ms <= taken.window.end_ms
 
 
 steps = st.lists(
