@@ -15,13 +15,18 @@ from ext_authz.reports.tally import Taken, Tallies, UsageKind, Used
 _KINDS_OF_A_REPORT: Final = 500
 
 
-def reports_of(taken: Taken, *, reporter: str, sequence: int) -> Iterator[policies_pb2.ReportDecisionsRequest]:
-    """Write what was taken as reports, of which the first has that sequence; as none where nothing was."""
+def reports_of(
+    taken: Taken, *, reporter: str, sequence: int, most: int = _KINDS_OF_A_REPORT
+) -> Iterator[policies_pb2.ReportDecisionsRequest]:
+    """Write what was taken as reports, of which the first has that sequence; as none where nothing was.
+
+    A report has at most so many kinds of denials, and of usage.
+    """
     denials = [_denial_to(tally) for tally in taken.denials]
     usage = [_usage_to(kind, used) for kind, used in taken.usage.items()]
-    starts = range(0, max(len(denials), len(usage)), _KINDS_OF_A_REPORT)
+    starts = range(0, max(len(denials), len(usage)), most)
     for number, start in zip(count(sequence), starts, strict=False):
-        part = slice(start, start + _KINDS_OF_A_REPORT)
+        part = slice(start, start + most)
         yield policies_pb2.ReportDecisionsRequest(
             reporter=reporter, sequence=number, denials=denials[part], usage=usage[part]
         )
@@ -38,7 +43,8 @@ def add_report(tallies: Tallies, report: policies_pb2.ReportDecisionsRequest, no
     for tally in denials:
         tallies.add_denied(tally, now)
     for usage_kind, used in usage:
-        tallies.add_used(usage_kind, Used(admitted=used.admitted, limited=used.limited, cost=used.cost))
+        more = Used(admitted=used.admitted, limited=used.limited, cost=used.cost, leased=used.leased)
+        tallies.add_used(usage_kind, more)
 
 
 def _usage_kind(tally: policies_pb2.UsageTally) -> UsageKind:
@@ -85,6 +91,7 @@ def _usage_to(kind: UsageKind, used: Used) -> policies_pb2.UsageTally:
         admitted=used.admitted,
         limited=used.limited,
         cost=used.cost,
+        leased=used.leased,
     )
     message.minute.FromDatetime(kind.minute)
     return message

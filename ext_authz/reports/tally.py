@@ -33,6 +33,8 @@ class Used:
     admitted: int = 0
     limited: int = 0
     cost: int = 0
+    # How many of those admitted were let by without a Check of their own.
+    leased: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class Tallies:
         known.admitted += more.admitted
         known.limited += more.limited
         known.cost += more.cost
+        known.leased += more.leased
 
     def take_all(self) -> Taken:
         """Hand over everything."""

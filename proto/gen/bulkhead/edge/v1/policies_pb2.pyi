@@ -516,6 +516,7 @@ class UsageTally(_message.Message):
     ADMITTED_FIELD_NUMBER: _builtins.int
     LIMITED_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    LEASED_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
     """The tenant's uid."""
     method: _builtins.str
@@ -526,6 +527,8 @@ class UsageTally(_message.Message):
     """Requests that were refused for the tenant's own rate."""
     cost: _builtins.int
     """The cost of what was let through, by the RPCs' rules."""
+    leased: _builtins.int
+    """How many of those that were let through were not asked about: a lease had decided for them."""
     @_builtins.property
     def minute(self) -> _timestamp_pb2.Timestamp:
         """The minute that this belongs to."""
@@ -539,10 +542,11 @@ class UsageTally(_message.Message):
         admitted: _builtins.int = ...,
         limited: _builtins.int = ...,
         cost: _builtins.int = ...,
+        leased: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["minute", b"minute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "cost", b"cost", "limited", b"limited", "method", b"method", "minute", b"minute", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "cost", b"cost", "leased", b"leased", "limited", b"limited", "method", b"method", "minute", b"minute", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

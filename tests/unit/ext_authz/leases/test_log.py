@@ -1,0 +1,356 @@
+"""Each line of the log is counted once, wherever anybody is killed, and whatever else is away meanwhile."""
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from structlog.testing import capture_logs
+from typing_extensions import override
+
+from control_plane import private_file
+from ext_authz.leases.log import LeaseLog
+from ext_authz.leases.reader import LeaseReader, ReopeningError
+from ext_authz.policies.feed import RefusedError
+from tests.unit.ext_authz.leases.test_lines import GET, LIST, PRICES, line
+from tests.unit.ext_authz.leases.writing import Envoy, KilledError, Server, Strikes
+
+# A handful of lines, so that each rotation and each part is soon there.
+LARGE: Final = len(line()) * 6
+PART: Final = len(line()) * 4
+
+
+class _Admin:
+    """Envoy's administration, which may be away."""
+
+    def __init__(self, envoy: Envoy) -> None:
+        self._envoy = envoy
+        self.is_away = False
+
+    def reopen(self) -> None:
+        if self.is_away:
+            raise ReopeningError("away")
+        self._envoy.reopen()
+
+
+class LogMachine(RuleBasedStateMachine):
+    """An Envoy that writes, an agent that reads, a server that counts; each is killed, or away, at any time."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = TemporaryDirectory()
+        self.path = Path(self.folder.name) / "leases.log"
+        self.runner = asyncio.Runner()
+        self.patch = pytest.MonkeyPatch()
+        self.strikes = Strikes()
+        for name in ("replace", "remove", "sync_directory"):
+            self.patch.setattr(private_file, name, self.strikes.wrap(getattr(private_file, name)))
+        self.patch.setattr(Path, "rename", self.strikes.wrap(Path.rename))
+        self.server = Server()
+        self.reader: LeaseReader | None = None
+        # As in the stack: the agent is there before Envoy is told where to write.
+        log = LeaseLog(self.path)
+        log.open()
+        self.envoy = Envoy(self.path)
+        self.admin = _Admin(self.envoy)
+        self.expected: Counter[str] = Counter()
+        self.waiting: list[tuple[str, int]] = []
+
+    @rule(times=st.integers(1, 9), path=st.sampled_from([GET, LIST]))
+    def request(self, times: int, path: str) -> None:
+        self.envoy.log(times, path=path)
+        self.waiting.append((path, times))
+
+    @rule()
+    def flush(self) -> None:
+        self.envoy.flush()
+        for path, times in self.waiting:
+            self.expected[path] += times
+        self.waiting.clear()
+
+    @rule(data=st.data())
+    def kill_envoy(self, data: st.DataObject) -> None:
+        lines = b"".join(line(path=path) * times for path, times in self.waiting)
+        after = data.draw(st.integers(0, len(lines)), label="bytes that were written")
+        self.envoy.kill(after=after)
+        for one in lines[:after].splitlines(keepends=True):
+            if one.endswith(b"\n"):
+                self.expected[LIST if one == line(path=LIST) else GET] += 1
+        self.waiting.clear()
+
+    @rule(is_away=st.booleans())
+    def administration(self, *, is_away: bool) -> None:
+        self.admin.is_away = is_away
+
+    @rule(is_counted=st.booleans())
+    def server_goes_away(self, *, is_counted: bool) -> None:
+        self.server.away(is_counted=is_counted)
+
+    @rule()
+    def server_is_back(self) -> None:
+        self.server.back()
+
+    @rule()
+    def read(self) -> None:
+        self._read()
+
+    @rule(left=st.integers(0, 8), is_done=st.booleans())
+    def kill_agent_at_the_disk(self, left: int, *, is_done: bool) -> None:
+        self.strikes.left, self.strikes.is_done = left, is_done
+        try:
+            self._read()
+        except KilledError:
+            self.reader = None
+        self.strikes.left = -1
+
+    @rule(is_counted=st.booleans())
+    def kill_agent_at_the_server(self, *, is_counted: bool) -> None:
+        before, after = self.server.before, self.server.after
+        self.server.before, self.server.after = (None, KilledError()) if is_counted else (KilledError(), None)
+        try:
+            self._read()
+        except KilledError:
+            self.reader = None
+        self.server.before, self.server.after = before, after
+
+    @precondition(lambda self: self.reader is not None)
+    @rule()
+    def kill_agent(self) -> None:
+        self.reader = None
+
+    @invariant()
+    def nothing_is_counted_twice(self) -> None:
+        if hasattr(self, "server"):
+            assert self.server.counted <= self.expected
+
+    @override
+    def teardown(self) -> None:
+        if not hasattr(self, "server"):
+            return
+        self.server.back()
+        self.admin.is_away = False
+        # Once Envoy has made the log that it was asked for, the one before can be left.
+        for _ in range(3):
+            self.flush()
+            self._read()
+        names = sorted(file.name for file in self.path.parent.iterdir() if not file.name.startswith("."))
+        self.patch.undo()
+        self.envoy.close()
+        self.runner.close()
+        self.folder.cleanup()
+
+        assert self.server.counted == self.expected
+        assert len(self.server.sequences) <= 1
+        assert names == ["leases.checkpoint", "leases.log"]
+
+    def _read(self) -> None:
+        self.runner.run(self._flush())
+
+    async def _flush(self) -> None:
+        if self.reader is None:
+            reader = LeaseReader(
+                LeaseLog(self.path, large=LARGE, part=PART), self.server, PRICES, reopen=self.admin.reopen
+            )
+            await reader.open()
+            self.reader = reader
+        await self.reader.flush()
+
+
+TestLogMachine = pytest.mark.behaviour("S3.13")(LogMachine.TestCase)
+TestLogMachine.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+class Site:
+    """A log, with those who write and read it."""
+
+    def __init__(self, folder: Path, *, large: int = 1 << 20, part: int = 1 << 16) -> None:
+        self.path = folder / "leases.log"
+        self.large, self.part = large, part
+        self.server = Server()
+        LeaseLog(self.path).open()
+        self.envoy = Envoy(self.path)
+        self.reopened = 0
+
+    def reopen(self) -> None:
+        self.reopened += 1
+        self.envoy.reopen()
+
+    async def reader(self) -> LeaseReader:
+        """Start an agent's reader, as after any end of the one before."""
+        log = LeaseLog(self.path, large=self.large, part=self.part)
+        made = LeaseReader(log, self.server, PRICES, reopen=self.reopen)
+        await made.open()
+        return made
+
+    def write(self, times: int) -> None:
+        self.envoy.log(times, path=GET)
+        self.envoy.flush()
+
+    @property
+    def counted(self) -> int:
+        return self.server.counted.total()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+async def test_a_line_that_is_not_ended_waits_for_its_end(site: Site) -> None:
+    reader = await site.reader()
+    for half in (line()[:50], line()[50:]):
+        before = site.counted
+        with site.path.open("ab") as file:
+            file.write(half)
+        await reader.flush()
+
+    assert (before, site.counted) == (0, 1)
+
+
+async def test_a_part_that_was_counted_unknown_to_the_reader_comes_again_as_it_was(site: Site) -> None:
+    site.write(3)
+    site.server.away(is_counted=True)
+    first = await (await site.reader()).flush()
+    site.write(4)
+    site.server.back()
+    second = await (await site.reader()).flush()
+
+    assert (first, second) == (False, True)
+    assert site.counted == 7
+
+
+async def test_a_reader_that_has_nothing_under_way_says_so_on_disk(site: Site) -> None:
+    """Else the last part would come again after a month, when nobody knows any more that it was counted."""
+    site.write(3)
+    reader = await site.reader()
+    await reader.flush()
+    kept = json.loads(site.path.with_suffix(".checkpoint").read_bytes())
+
+    assert kept["begin"] == kept["end"] == len(line()) * 3
+
+
+async def test_a_log_that_waits_is_handed_in_by_parts_that_a_server_takes(tmp_path: Path) -> None:
+    site = Site(tmp_path, part=len(line()) * 10)
+    site.server.away(is_counted=False)
+    reader = await site.reader()
+    for _ in range(10):
+        site.write(10)
+        await reader.flush()
+    site.server.back()
+    await reader.flush()
+
+    assert site.counted == 100
+    assert site.server.sequences.popitem()[1] == len(line()) * 100
+
+
+async def test_a_large_log_gives_way_to_another_once_envoy_writes_there(tmp_path: Path) -> None:
+    site = Site(tmp_path, large=len(line()) * 3)
+    reader = await site.reader()
+    site.write(5)
+    await reader.flush()
+    while_envoy_is_silent = sorted(file.name for file in tmp_path.iterdir())
+    site.write(2)
+    await reader.flush()
+
+    assert while_envoy_is_silent == ["leases.checkpoint", "leases.log.0"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["leases.checkpoint", "leases.log"]
+    assert site.counted == 7
+
+
+async def test_a_log_that_grows_large_before_anything_is_counted_is_opened_anew_all_the_same(tmp_path: Path) -> None:
+    site = Site(tmp_path, large=len(line()) * 3)
+    site.server.away(is_counted=False)
+    site.write(5)
+    await (await site.reader()).flush()
+    site.write(1)
+
+    assert site.path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"reporter": "x", "base": 0, "begin": 0, "end": 0}'])
+async def test_where_a_checkpoint_cannot_be_read_nothing_is_counted_twice_and_that_is_told(
+    site: Site, content: bytes
+) -> None:
+    site.write(3)
+    await (await site.reader()).flush()
+    site.path.with_suffix(".checkpoint").write_bytes(content)
+    with capture_logs() as told:
+        reader = await site.reader()
+    site.write(4)
+    await reader.flush()
+
+    assert site.counted == 7
+    assert [one["event"] for one in told] == ["lease_checkpoint_refused"]
+
+
+async def test_a_log_that_somebody_has_emptied_is_told_and_read_on(site: Site) -> None:
+    reader = await site.reader()
+    site.write(3)
+    await reader.flush()
+    site.path.write_bytes(b"")
+    with capture_logs() as told:
+        await reader.flush()
+    site.write(2)
+    await reader.flush()
+
+    assert [one["event"] for one in told] == ["lease_log_lost"]
+    assert site.counted == 5
+
+
+async def test_a_log_that_somebody_has_removed_is_opened_anew(site: Site) -> None:
+    reader = await site.reader()
+    site.write(3)
+    await reader.flush()
+    site.path.unlink()
+    await reader.flush()
+    site.write(2)
+    await reader.flush()
+
+    assert site.counted == 5
+
+
+async def test_a_line_as_long_as_a_part_stops_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path, part=1000)
+    reader = await site.reader()
+    with site.path.open("ab") as file:
+        file.write(b"x" * 2500 + b"\n" + line())
+    with capture_logs() as told:
+        await reader.flush()
+
+    assert site.counted == 1
+    assert [one["event"] for one in told] == ["lease_lines_unreadable"]
+
+
+async def test_a_disk_that_fails_stops_nothing_but_the_counting(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    reader = await site.reader()
+    site.write(3)
+    with monkeypatch.context() as patch, capture_logs() as told:
+        patch.setattr(private_file, "replace", full)
+        done = [await reader.flush() for _ in range(2)]
+    await reader.flush()
+
+    assert (done, site.counted) == ([False, False], 3)
+    assert [one["event"] for one in told] == ["lease_report_put_off"]
+
+
+async def test_a_part_that_is_refused_for_good_does_not_stand_in_the_way(site: Site) -> None:
+    reader = await site.reader()
+    site.write(3)
+    site.server.before = RefusedError("malformed")
+    with capture_logs() as told:
+        await reader.flush()
+    site.server.back()
+    site.write(2)
+    await reader.flush()
+
+    assert [one["event"] for one in told] == ["lease_report_lost"]
+    assert site.counted == 2
