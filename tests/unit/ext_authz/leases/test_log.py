@@ -202,6 +202,59 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+@pytest.mark.behaviour("S3.13")
+@pytest.mark.parametrize("is_done", [False, True])
+async def test_a_reader_killed_at_each_step_on_disk_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_done: bool
+) -> None:
+    strikes = Strikes()
+    for name in ("replace", "remove", "sync_directory"):
+        monkeypatch.setattr(private_file, name, strikes.wrap(getattr(private_file, name)))
+    monkeypatch.setattr(Path, "rename", strikes.wrap(Path.rename))
+    killed = 0
+    for step in range(30):
+        strikes.left = -1
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        site = Site(folder, large=len(line()) * 5)
+        strikes.left, strikes.is_done = step, is_done
+        reader: LeaseReader | None = None
+        for _ in range(6):
+            site.write(3)
+            try:
+                reader = reader or await site.reader()
+                await reader.flush()
+            except KilledError:
+                killed, reader = killed + 1, None
+        strikes.left = -1
+        for _ in range(3):
+            site.write(1)
+            await (await site.reader()).flush()
+
+        assert site.counted == site.envoy.written == 21
+        assert sorted(file.name for file in folder.iterdir() if file.suffix != ".new") == [
+            "leases.checkpoint",
+            "leases.log",
+        ]
+
+    assert killed > 10
+
+
+async def test_no_log_gives_way_while_the_one_before_waits(tmp_path: Path) -> None:
+    site = Site(tmp_path, large=len(line()) * 3)
+    reader = await site.reader()
+    site.server.away(is_counted=False)
+    for _ in range(4):
+        site.write(5)
+        await reader.flush()
+    site.server.back()
+    for _ in range(3):
+        site.write(1)
+        await reader.flush()
+
+    assert site.counted == 23
+
+
 async def test_a_line_that_is_not_ended_waits_for_its_end(site: Site) -> None:
     reader = await site.reader()
     for half in (line()[:50], line()[50:]):
