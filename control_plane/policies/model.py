@@ -123,6 +123,8 @@ class Usage:
     admitted: int
     limited: int
     cost: int
+    # Of those admitted, how many no Check was made for.
+    leased: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,32 @@
 """What edges have decided: counted once, however often it is reported."""
 
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from uuid import UUID
+
 from control_plane.audit.denials import Denials
 from control_plane.policies import store
 from control_plane.policies.model import Report
+from control_plane.policies.traffic import Traffic
 from control_plane.postgres.database import Database, SystemTransaction
 
 
 class Reports:
     """Takes reports."""
 
-    def __init__(self, database: Database, denials: Denials) -> None:
-        """Have `denials` write those that the edges tell."""
+    def __init__(
+        self,
+        database: Database,
+        denials: Denials,
+        traffic: Traffic,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Have `denials` write those that the edges tell; tell `traffic` of all that is counted."""
         self._database = database
         self._denials = denials
+        self._traffic = traffic
+        self._now = now
 
     async def take(self, report: Report) -> None:
         """Count the report, unless it was counted before.
@@ -25,9 +39,17 @@ class Reports:
         # Each log has a transaction of its own, so these come first: what is cut short here is done again, under the
         # same ids. The usage and the note that the report is counted are one transaction.
         await self._denials.write(report.denials)
-        await self._database.system().run(lambda tx: _count(tx, report))
+        nameless = self._traffic.nameless(report)
+        ids = await self._database.system().run(lambda tx: _count(tx, report, nameless))
+        if ids is not None:
+            self._traffic.learn(ids)
+            self._traffic.note(report, self._now())
 
 
-async def _count(tx: SystemTransaction, report: Report) -> None:
-    if await store.begin_count(tx, report) and report.usage:
+async def _count(tx: SystemTransaction, report: Report, nameless: Collection[UUID]) -> Mapping[UUID, str] | None:
+    """Return the ids of those that are nameless; None where the report was counted before."""
+    if not await store.begin_count(tx, report):
+        return None
+    if report.usage:
         await store.add_usage(tx, report.usage)
+    return await store.tenant_ids(tx, nameless) if nameless else {}

@@ -1,6 +1,6 @@
 """SQL of the policy feed, of how far the edges are, and of what they report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -133,9 +133,12 @@ async def edges(tx: SystemTransaction, *, with_proxies: bool) -> list[Edge]:
 
 
 async def forget_edges(tx: SystemTransaction) -> None:
-    """Delete the edges and the reporters that were not heard of for a day."""
+    """Delete the edges that were not heard of for a day, and the reporters that were not for a month.
+
+    What an edge has on disk comes again when it is back: so long it is known what of that was counted.
+    """
     await tx.execute("DELETE FROM csm_system.edges WHERE last_seen < now() - interval '1 day'")
-    await tx.execute("DELETE FROM csm_system.edge_reports WHERE last_time < now() - interval '1 day'")
+    await tx.execute("DELETE FROM csm_system.edge_reports WHERE last_time < now() - interval '31 days'")
 
 
 async def is_counted(tx: SystemTransaction, report: Report) -> bool:
@@ -187,6 +190,12 @@ async def add_usage(tx: SystemTransaction, usage: Sequence[Usage]) -> None:
             "costs": [one.cost for one in usage],
         },
     )
+
+
+async def tenant_ids(tx: SystemTransaction, uids: Collection[UUID]) -> Mapping[UUID, str]:
+    """Return the ids of the tenants of these uids; one that is no tenant's is left out."""
+    rows = await tx.fetch_all("SELECT uid, id FROM csm_system.tenants WHERE uid = ANY(%(uids)s)", {"uids": list(uids)})
+    return {row["uid"]: row["id"] for row in rows}
 
 
 def _policy(row: Mapping[str, Any]) -> TenantPolicy:

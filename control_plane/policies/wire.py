@@ -23,6 +23,7 @@ from control_plane.policies.model import (
     Usage,
     denial_id,
 )
+from control_plane.policies.traffic import WINDOW, Present, Requests
 from control_plane.tally import Kind, Tally
 
 # Of one message. Tenants with the longest of everything still fit into the 4 MiB that receivers take by default.
@@ -102,6 +103,16 @@ def to_edge(edge: Edge, standing: Standing) -> edges_pb2.Edge:
     return message
 
 
+def to_traffic(present: Present, *, most: int) -> edges_pb2.ListTenantTrafficResponse:
+    """Render the traffic of so many tenants, and of all."""
+    tenants = [_rates(requests, tenant=f"tenants/{tenant}") for tenant, requests in present.by_tenant.items() if tenant]
+    message = edges_pb2.ListTenantTrafficResponse(
+        tenants=tenants[:most], total=_rates(present.total), live_tenants=len(tenants)
+    )
+    message.window.FromTimedelta(WINDOW)
+    return message
+
+
 def edge_name(edge: str) -> str:
     """Return the edge's resource name."""
     return f"edges/{edge}"
@@ -132,6 +143,17 @@ def report_of(request: policies_pb2.ReportDecisionsRequest, *, now: datetime) ->
             for index, tally in enumerate(denials)
         },
         usage=usage,
+    )
+
+
+def _rates(requests: Requests, *, tenant: str = "") -> edges_pb2.TenantTraffic:
+    seconds = WINDOW.total_seconds()
+    return edges_pb2.TenantTraffic(
+        tenant=tenant,
+        admitted_per_second=requests.admitted / seconds,
+        limited_per_second=requests.limited / seconds,
+        denied_per_second=requests.denied / seconds,
+        leased_per_second=requests.leased / seconds,
     )
 
 
@@ -195,8 +217,8 @@ def _denial(denial: policies_pb2.DenialTally, violations: Violations, now: datet
 
 
 def _usage(usage: policies_pb2.UsageTally, violations: Violations) -> Usage:
-    for field, count in (("admitted", usage.admitted), ("limited", usage.limited), ("cost", usage.cost)):
-        _check_count(count, f"usage.{field}", violations, least=0)
+    for field in ("admitted", "limited", "cost", "leased"):
+        _check_count(getattr(usage, field), f"usage.{field}", violations, least=0)
     minute = _moment(usage.minute, "usage.minute", violations, otherwise=_NEVER)
     return Usage(
         tenant_uid=_uuid(usage.tenant_uid, "usage.tenant_uid", violations),
@@ -205,6 +227,7 @@ def _usage(usage: policies_pb2.UsageTally, violations: Violations) -> Usage:
         admitted=usage.admitted,
         limited=usage.limited,
         cost=usage.cost,
+        leased=usage.leased,
     )
 
 

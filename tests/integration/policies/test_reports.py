@@ -10,13 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulkhead.edge.v1 import policies_pb2
+from bulkhead.v1 import edges_pb2
 from control_plane.audit.denials import Denials
 from control_plane.errors import UnavailableError
 from control_plane.policies import store, wire
 from control_plane.policies.reports import Reports
+from control_plane.policies.traffic import Traffic
 from control_plane.postgres.directory import Directory
 from tests.fixtures.cell import violations_of
 from tests.fixtures.postgres import MakeTenant
+from tests.integration.policies.conftest import ADMIN
 
 if TYPE_CHECKING:
     from control_plane.postgres.database import Database
@@ -215,10 +218,10 @@ async def test_a_report_counts_once_wherever_the_database_goes_away(
         faulty: Any = _DatabaseThatGoesAway(database, strike=strike, is_done=is_done)
         taken = wire.report_of(message, now=MINUTE + timedelta(days=1))
         try:
-            await Reports(faulty, Denials(faulty, directory, touched=lambda _: None)).take(taken)
+            await Reports(faulty, Denials(faulty, directory, touched=lambda _: None), Traffic()).take(taken)
         except UnavailableError:
             strikes += 1
-        await Reports(database, Denials(database, directory, touched=lambda _: None)).take(taken)
+        await Reports(database, Denials(database, directory, touched=lambda _: None), Traffic()).take(taken)
         reason = f"S{strike}"
 
         assert len(await used(superuser, tenant)) == 1
@@ -264,6 +267,7 @@ def _many(count: int) -> list[policies_pb2.UsageTally]:
         ),
         (report(UUID(int=1), 1, usage=[usage(UUID(int=1), admitted=-1)]), {"usage.admitted"}),
         (report(UUID(int=1), 1, usage=[usage(UUID(int=1), cost=10**12 + 1)]), {"usage.cost"}),
+        (report(UUID(int=1), 1, usage=[usage(UUID(int=1), leased=-1)]), {"usage.leased"}),
         (report(UUID(int=1), 1, usage=[policies_pb2.UsageTally()]), {"usage.minute", "usage.tenant_uid"}),
     ],
 )
@@ -281,8 +285,37 @@ async def test_what_can_never_be_counted_is_refused_whole(
 async def test_reporters_that_are_gone_are_forgotten(control: "Control", superuser: Any) -> None:
     await send(control, report(UUID(int=1), 1), report(UUID(int=2), 1))
     await superuser.execute(
-        "UPDATE csm_system.edge_reports SET last_time = now() - interval '25 hours' WHERE reporter = %s", (UUID(int=1),)
+        "UPDATE csm_system.edge_reports SET last_time = now() - interval '32 days' WHERE reporter = %s", (UUID(int=1),)
     )
     await control.database.system().run(store.forget_edges)
 
     assert await rows(superuser, "SELECT reporter FROM csm_system.edge_reports") == [{"reporter": UUID(int=2)}]
+
+
+async def test_what_is_reported_is_the_traffic_of_now_once_however_often_it_comes(
+    control: "Control", make_tenant: MakeTenant
+) -> None:
+    tenant = await make_tenant("org_1")
+    now = datetime.now(UTC)
+    told = usage(tenant.uid, admitted=10, limited=5, leased=8)
+    told.minute.FromDatetime(now)
+    stranger = usage(uuid4(), admitted=1)
+    stranger.minute.FromDatetime(now)
+    sent = report(uuid4(), 1, usage=[told, stranger], denials=[denial("org_1", count=5, first=now)])
+    await send(control, *[sent] * 3)
+    async with control.watching() as stub:
+        answer = await stub.ListTenantTraffic(edges_pb2.ListTenantTrafficRequest(), metadata=ADMIN, timeout=10)
+
+    rates = {"admitted_per_second": 2, "limited_per_second": 1, "denied_per_second": 1, "leased_per_second": 1.6}
+    assert list(answer.tenants) == [edges_pb2.TenantTraffic(tenant="tenants/org_1", **rates)]
+    assert (answer.total, answer.live_tenants) == (edges_pb2.TenantTraffic(**rates), 1)
+
+
+@pytest.mark.parametrize("page_size", [-1, 1001])
+async def test_no_more_tenants_are_listed_than_fit_an_answer(control: "Control", page_size: int) -> None:
+    request = edges_pb2.ListTenantTrafficRequest(page_size=page_size)
+    async with control.watching() as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.ListTenantTraffic(request, metadata=ADMIN, timeout=10)
+
+    assert violations_of(raised.value).keys() == {"page_size"}
