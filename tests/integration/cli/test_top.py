@@ -1,12 +1,12 @@
 """`bulkhead top` shows what the edges decide at present."""
 
+import time
 from typing import Any
 
 import pytest
 
 from bulkhead.v1 import edges_pb2
 from control_plane.cli import output
-from control_plane.cli.edge import top
 
 ANSWER = edges_pb2.ListTenantTrafficResponse(
     tenants=[
@@ -54,7 +54,7 @@ def test_a_terminal_is_repainted_until_it_is_interrupted(api: Any, cli: Any, mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(output, "repaints", lambda: True)
-    monkeypatch.setattr(top.time, "sleep", interrupted)
+    monkeypatch.setattr(time, "sleep", interrupted)
     done = cli("top")
 
     assert (done.code, len(api.received), pauses) == (0, 3, [1.0] * 3)

@@ -306,9 +306,12 @@ async def test_what_is_reported_is_the_traffic_of_now_once_however_often_it_come
     async with control.watching() as stub:
         answer = await stub.ListTenantTraffic(edges_pb2.ListTenantTrafficRequest(), metadata=ADMIN, timeout=10)
 
-    rates = {"admitted_per_second": 2, "limited_per_second": 1, "denied_per_second": 1, "leased_per_second": 1.6}
-    assert list(answer.tenants) == [edges_pb2.TenantTraffic(tenant="tenants/org_1", **rates)]
-    assert (answer.total, answer.live_tenants) == (edges_pb2.TenantTraffic(**rates), 1)
+    rates = edges_pb2.TenantTraffic(
+        admitted_per_second=2, limited_per_second=1, denied_per_second=1, leased_per_second=1.6
+    )
+    assert (answer.total, answer.live_tenants) == (rates, 1)
+    rates.tenant = "tenants/org_1"
+    assert list(answer.tenants) == [rates]
 
 
 @pytest.mark.parametrize("page_size", [-1, 1001])
