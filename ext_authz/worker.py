@@ -121,7 +121,7 @@ async def _work(settings: EdgeSettings, number: int) -> None:
 
 async def _open_checks(stack: AsyncExitStack, settings: EdgeSettings, tallies: Tallies) -> Checks:
     from ext_authz.authz.servicer import CheckServicer  # noqa: PLC0415 so that `Deciding` is tested without it
-    from ext_authz.budgets.limiter import MinuteLimiter  # noqa: PLC0415 the same
+    from ext_authz.budgets.reserves import Budgets  # noqa: PLC0415 the same
 
     def denied(denial: Denial) -> None:
         tallies.deny(denial, datetime.now(UTC))
@@ -131,12 +131,12 @@ async def _open_checks(stack: AsyncExitStack, settings: EdgeSettings, tallies: T
 
     key = await asyncio.to_thread(cell_key.load_or_create, settings.context_key)
     valkey_key = await asyncio.to_thread(cell_key.load_or_create, settings.valkey_key)
-    limiter = MinuteLimiter.open(settings.valkey_socket, valkey_key)
+    budgets = Budgets.open(settings.valkey_socket, valkey_key)
     return CheckServicer(
         domain=settings.domain,
         shared_hosts=settings.shared_hosts,
         context_key=key,
-        limiter=await stack.enter_async_context(limiter),
+        budgets=await stack.enter_async_context(budgets),
         denied=denied,
         used=used,
     )

@@ -20,8 +20,8 @@ EDGE: Final = "edge"
 CONTROL_PLANE: Final = "control-plane"
 PLATFORM: Final = frozenset({DEFAULT, EDGE, CONTROL_PLANE})
 
-EDGE_COMMANDS: Final = ("exists", "fcall", "function|load", "get", "incrby", "pexpireat", "set", "time")
-"""What `ext_authz/budgets/minute.lua` calls, and what brings it there."""
+EDGE_COMMANDS: Final = ("exists", "fcall", "function|load", "get", "set", "time")
+"""What `ext_authz/budgets/budget.lua` calls, and what brings it there."""
 CONTROL_PLANE_COMMANDS: Final = (
     "acl|deluser", "acl|getuser", "acl|setuser", "acl|users", "function|list", "function|load", "ping",
 )  # fmt: skip

@@ -15,6 +15,8 @@ _SPAN: Final = re.compile(
     r"(?:(?P<days>\d{1,6})d)?(?:(?P<hours>\d{1,6})h)?(?:(?P<minutes>\d{1,6})m)?(?:(?P<seconds>\d{1,9})s)?", re.ASCII
 )
 
+_WINDOWS: Final = ("SECOND", "MINUTE", "HOUR", "DAY", "MONTH")
+
 
 def tenant_name(text: str) -> str:
     """Return the resource name of a tenant, which may be given by its id alone."""
@@ -60,6 +62,17 @@ def labels(pairs: list[str]) -> dict[str, str]:
         if "=" not in pair:
             raise typer.BadParameter(f"{pair!r} is no label like key=value")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def rate_limits(pairs: list[str]) -> list[dict[str, str]]:
+    """Read limits, each given as `window=units`, into their JSON form."""
+    limits = []
+    for pair in pairs:
+        window, _, units = pair.partition("=")
+        if window.upper() not in _WINDOWS or not units.isdecimal():
+            raise typer.BadParameter(f"{pair!r} is no limit like hour=5000")
+        limits.append({"window": window.upper(), "units": units})
+    return limits
 
 
 Tenant = Annotated[

@@ -55,6 +55,21 @@ Serializable = Annotated[
 CacheBytes = Annotated[
     int | None, typer.Option("--cache-bytes", metavar="N", help="How much of the cache it may fill; 4 MiB if not said.")
 ]
+RateLimits = Annotated[
+    list[str],
+    typer.Option(
+        "--rate-limit",
+        metavar="WINDOW=UNITS",
+        help="What its calls may cost in a second, minute, hour, day or month: hour=5000; may be given again.",
+    ),
+]
+BillingDay = Annotated[
+    int | None, typer.Option("--billing-day", metavar="N", help="With which its months begin; 1 if not said.")
+]
+TimeZone = Annotated[
+    str | None,
+    typer.Option("--time-zone", metavar="ZONE", help="Where its days begin, such as Europe/Berlin; UTC if not said."),
+]
 Domains = Annotated[
     list[str], typer.Option("--domain", metavar="NAME", help="A host name of its own; may be given again.")
 ]
@@ -77,6 +92,9 @@ class CreateOptions:
     max_connections: MaxConnections = None
     serializable: Serializable = None
     cache_bytes: CacheBytes = None
+    rate_limit: RateLimits = field(default_factory=list)
+    billing_day: BillingDay = None
+    time_zone: TimeZone = None
     request_id: arguments.RequestId = ""
     validate_only: arguments.ValidateOnly = False
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the tenant can be used.")] = True
@@ -105,6 +123,12 @@ class UpdateOptions:
     max_connections: MaxConnections = None
     serializable: Serializable = None
     cache_bytes: CacheBytes = None
+    rate_limit: RateLimits = field(default_factory=list)
+    clear_rate_limits: Annotated[
+        bool, typer.Option("--clear-rate-limits", help="Count its requests alone, and not what they cost.")
+    ] = False
+    billing_day: BillingDay = None
+    time_zone: TimeZone = None
     etag: arguments.Etag = ""
     validate_only: arguments.ValidateOnly = False
     wait: applied.Wait = False
@@ -126,6 +150,9 @@ def create_tenant(session: Session, tenant: arguments.Tenant, *, options: Create
             "isolation_level": options.isolation.upper(),
             "connection_pooling": _pooling(options),
             "cache_bytes": options.cache_bytes,
+            "rate_limits": arguments.rate_limits(options.rate_limit),
+            "billing_day": options.billing_day,
+            "time_zone": options.time_zone,
         }
     )
     request = {
@@ -172,6 +199,9 @@ def update_tenant(session: Session, tenant: arguments.Tenant, *, options: Update
             ("max_policy_age", arguments.duration(options.max_policy_age)),
             ("connection_pooling", _pooling(options)),
             ("cache_bytes", options.cache_bytes),
+            ("rate_limits", _rate_limits(options)),
+            ("billing_day", options.billing_day),
+            ("time_zone", options.time_zone),
         )
         if value is not None
     }
@@ -244,6 +274,11 @@ def _pooling(options: CreateOptions | UpdateOptions) -> Message | None:
         "isolation_level": levels[options.serializable],
     }
     return {name: value for name, value in named.items() if value is not None} or None
+
+
+def _rate_limits(options: UpdateOptions) -> list[Message] | None:
+    """Say which limits it has from now on; None where they stay."""
+    return arguments.rate_limits(options.rate_limit) if options.rate_limit or options.clear_rate_limits else None
 
 
 def _camel(name: str) -> str:

@@ -7,7 +7,10 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from control_plane.serving.time_zones import DEFAULT_ZONE
 from control_plane.tally import Tally
+from control_plane.tenants.model import DEFAULT_BILLING_DAY
+from control_plane.tenants.rates import RateLimit
 
 _TAIL_BITS: Final = 80
 _VERSION_AND_VARIANT: Final = (0b0111 << 76) | (0b10 << 62)
@@ -32,6 +35,9 @@ class TenantPolicy:
     # Ed25519 public keys, by the `kid` of the tokens that they verify.
     token_keys: Mapping[UUID, bytes] = field(repr=False)
     max_policy_age: timedelta
+    rate_limits: tuple[RateLimit, ...] = ()
+    billing_day: int = DEFAULT_BILLING_DAY
+    time_zone: str = DEFAULT_ZONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

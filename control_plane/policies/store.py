@@ -10,6 +10,7 @@ from control_plane.keys.model import Purpose
 from control_plane.policies.model import Changes, Edge, Position, Report, Revocation, TenantPolicy, Usage
 from control_plane.postgres.database import SystemTransaction
 from control_plane.tenants.model import requests_per_minute
+from control_plane.tenants.store import rate_limits
 
 # At once in memory as rows, and without a pause of the loop.
 _PAGE: Final = 500
@@ -51,7 +52,8 @@ async def _policies(tx: SystemTransaction, after: int) -> list[TenantPolicy]:
         rows = await tx.fetch_all(
             """
             SELECT t.id, t.uid, t.edge_revision, t.state, t.tier, t.isolation, t.dns_label, t.domains,
-                   t.requests_per_minute, t.max_policy_age, k.kids, k.publics
+                   t.requests_per_minute, t.max_policy_age, t.units_per_second, t.units_per_minute, t.units_per_hour,
+                   t.units_per_day, t.units_per_month, t.billing_day, t.time_zone, k.kids, k.publics
               FROM csm_system.tenants AS t
              CROSS JOIN LATERAL (
                    SELECT array_agg(id) AS kids, array_agg(public) AS publics
@@ -212,4 +214,7 @@ def _policy(row: Mapping[str, Any]) -> TenantPolicy:
         requests_per_minute=requests_per_minute(row["tier"], row["requests_per_minute"]),
         token_keys=keys,
         max_policy_age=row["max_policy_age"],
+        rate_limits=rate_limits(row),
+        billing_day=row["billing_day"],
+        time_zone=row["time_zone"],
     )

@@ -174,6 +174,12 @@ def _policy(policy: TenantPolicy) -> policies_pb2.TenantPolicy:
         domains=policy.domains,
         requests_per_minute=policy.requests_per_minute,
         token_keys=[policies_pb2.TokenKey(kid=str(kid), public_key=key) for kid, key in policy.token_keys.items()],
+        rate_limits=[
+            policies_pb2.RateLimit(window=policies_pb2.RateLimit.Window.Value(limit.window), units=limit.units)
+            for limit in policy.rate_limits
+        ],
+        billing_day=policy.billing_day,
+        time_zone=policy.time_zone,
     )
     message.max_policy_age.FromTimedelta(policy.max_policy_age)
     return message

@@ -14,6 +14,8 @@ from uuid import UUID
 from control_plane.errors import EtagMismatchError, PreconditionError, Violations
 from control_plane.ids import TenantId, tenant_id_violation
 from control_plane.postgres.placement import DEFAULT_CACHE_BYTES, DEFAULT_POOLING, ConnectionPooling
+from control_plane.serving.time_zones import DEFAULT_ZONE
+from control_plane.tenants.rates import RateLimit, check_rates
 
 
 class State(StrEnum):
@@ -49,10 +51,11 @@ STRICT: Final = "STRICT"
 ISOLATION_LEVELS: Final = ("POOLED", STRICT)
 UPDATABLE: Final = (
     "display_name", "tier", "labels", "admin_email", "requests_per_minute", "domains", "max_policy_age",
-    "connection_pooling", "cache_bytes",
+    "connection_pooling", "cache_bytes", "rate_limits", "billing_day", "time_zone",
 )  # fmt: skip
 DEFAULT_POLICY_AGE: Final = timedelta(minutes=15)
 SHORTEST_POLICY_AGE: Final = timedelta(seconds=1)
+DEFAULT_BILLING_DAY: Final = 1
 LONGEST_POLICY_AGE: Final = timedelta(hours=24)
 
 _LONGEST_NAME: Final = 200
@@ -95,6 +98,12 @@ class Settings:
     """For how long the edge serves it without news from the control plane."""
     connection_pooling: ConnectionPooling = DEFAULT_POOLING
     cache_bytes: int = DEFAULT_CACHE_BYTES
+    rate_limits: tuple[RateLimit, ...] = ()
+    """What its calls may cost, beside how many there may be."""
+    billing_day: int = DEFAULT_BILLING_DAY
+    """With which its months begin; in a shorter month, the last day."""
+    time_zone: str = DEFAULT_ZONE
+    """Where its days begin at midnight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +202,13 @@ def _check_edge_settings(settings: Settings, violations: Violations, *, prefix: 
     for index, domain in enumerate(settings.domains[:_MOST_DOMAINS]):
         description = "is there twice" if domain in settings.domains[:index] else domain_violation(domain)
         violations.add(f"{prefix}domains[{index}]", description, reason="DOMAIN")
+    check_rates(
+        settings.rate_limits,
+        billing_day=settings.billing_day,
+        zone=settings.time_zone,
+        violations=violations,
+        prefix=prefix,
+    )
     if not SHORTEST_POLICY_AGE <= settings.max_policy_age <= LONGEST_POLICY_AGE:
         violations.add(f"{prefix}max_policy_age", "must be 1 second to 24 hours", reason="POLICY_AGE")
 

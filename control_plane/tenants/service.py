@@ -158,5 +158,12 @@ def _differences(before: Tenant, after: Tenant) -> dict[str, str]:
         "max_policy_age": (before.settings.max_policy_age, after.settings.max_policy_age),
         "connection_pooling": (asdict(before.settings.connection_pooling), asdict(after.settings.connection_pooling)),
         "cache_bytes": (before.settings.cache_bytes, after.settings.cache_bytes),
+        "rate_limits": (_rates(before), _rates(after)),
+        "billing_day": (before.settings.billing_day, after.settings.billing_day),
+        "time_zone": (before.settings.time_zone, after.settings.time_zone),
     }
     return {name: str(new) for name, (old, new) in pairs.items() if old != new}
+
+
+def _rates(tenant: Tenant) -> str:
+    return ", ".join(f"{limit.window}={limit.units}" for limit in tenant.settings.rate_limits)

@@ -21,8 +21,10 @@ from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
+from control_plane.serving.time_zones import DEFAULT_ZONE
 from control_plane.tenants import service, store
 from control_plane.tenants.model import (
+    DEFAULT_BILLING_DAY,
     DEFAULT_POLICY_AGE,
     LONGEST_POLICY_AGE,
     STRICT,
@@ -34,6 +36,7 @@ from control_plane.tenants.model import (
     check_settings,
     reason_violation,
 )
+from control_plane.tenants.rates import RateLimit, Window
 
 
 class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
@@ -181,7 +184,16 @@ def _settings(message: tenants_pb2.Tenant, *, before: Settings) -> Settings:
         max_policy_age=_span(message.max_policy_age) or DEFAULT_POLICY_AGE,
         connection_pooling=_pooling(message.connection_pooling, before=before.connection_pooling),
         cache_bytes=message.cache_bytes or DEFAULT_CACHE_BYTES,
+        rate_limits=_rate_limits(message),
+        billing_day=message.billing_day or DEFAULT_BILLING_DAY,
+        time_zone=message.time_zone or DEFAULT_ZONE,
     )
+
+
+def _rate_limits(message: tenants_pb2.Tenant) -> tuple[RateLimit, ...]:
+    # An open enum, as below.
+    windows = {tenants_pb2.Tenant.RateLimit.Window.Value(window): window for window in Window}
+    return tuple(RateLimit(window=windows.get(limit.window, ""), units=limit.units) for limit in message.rate_limits)
 
 
 def _isolation(message: tenants_pb2.Tenant) -> str:
@@ -246,6 +258,14 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
             ),
         ),
         cache_bytes=settings.cache_bytes,
+        rate_limits=[
+            tenants_pb2.Tenant.RateLimit(
+                window=tenants_pb2.Tenant.RateLimit.Window.Value(limit.window), units=limit.units
+            )
+            for limit in settings.rate_limits
+        ],
+        billing_day=settings.billing_day,
+        time_zone=settings.time_zone,
         etag=tenant.etag,
     )
     message.max_policy_age.FromTimedelta(settings.max_policy_age)

@@ -11,6 +11,7 @@ from control_plane.postgres.database import SystemTransaction, TenantTransaction
 from control_plane.postgres.directory import SELECT_PLACEMENTS
 from control_plane.postgres.placement import Placement
 from control_plane.tenants.model import Settings, State, Tenant
+from control_plane.tenants.rates import RateLimit, Window
 
 
 async def insert(tx: SystemTransaction, tenant: Tenant) -> bool:
@@ -21,11 +22,14 @@ async def insert(tx: SystemTransaction, tenant: Tenant) -> bool:
             INSERT INTO csm_system.tenants
                 (id, uid, display_name, state, tier, isolation, cell, schema_name, dns_label, labels, admin_email,
                  requests_per_minute, domains, max_policy_age, min_connections, max_connections, is_serializable,
-                 cache_bytes, revision, create_time, update_time)
+                 cache_bytes, units_per_second, units_per_minute, units_per_hour, units_per_day, units_per_month,
+                 billing_day, time_zone, revision, create_time, update_time)
             VALUES (%(id)s, %(uid)s, %(display_name)s, %(state)s, %(tier)s, %(isolation)s, %(cell)s, %(schema_name)s,
                     %(dns_label)s, %(labels)s, %(admin_email)s, %(requests_per_minute)s, %(domains)s::text[],
                     %(max_policy_age)s, %(min_connections)s, %(max_connections)s, %(is_serializable)s,
-                    %(cache_bytes)s, %(revision)s, %(create_time)s, %(update_time)s)
+                    %(cache_bytes)s, %(units_per_second)s, %(units_per_minute)s, %(units_per_hour)s,
+                    %(units_per_day)s, %(units_per_month)s, %(billing_day)s, %(time_zone)s, %(revision)s,
+                    %(create_time)s, %(update_time)s)
             ON CONFLICT DO NOTHING
             """,
             {
@@ -97,8 +101,11 @@ async def update(tx: SystemTransaction, tenant: Tenant) -> Tenant:
             requests_per_minute = %(requests_per_minute)s, domains = %(domains)s::text[],
             max_policy_age = %(max_policy_age)s, min_connections = %(min_connections)s,
             max_connections = %(max_connections)s, is_serializable = %(is_serializable)s,
-            cache_bytes = %(cache_bytes)s, state = %(state)s, suspend_reason = %(suspend_reason)s,
-            revision = %(revision)s, update_time = %(update_time)s
+            cache_bytes = %(cache_bytes)s, units_per_second = %(units_per_second)s,
+            units_per_minute = %(units_per_minute)s, units_per_hour = %(units_per_hour)s,
+            units_per_day = %(units_per_day)s, units_per_month = %(units_per_month)s,
+            billing_day = %(billing_day)s, time_zone = %(time_zone)s, state = %(state)s,
+            suspend_reason = %(suspend_reason)s, revision = %(revision)s, update_time = %(update_time)s
         WHERE id = %(id)s
         RETURNING edge_revision
         """,
@@ -142,7 +149,21 @@ def _settings(tenant: Tenant) -> dict[str, object]:
         "max_connections": settings.connection_pooling.max_connections,
         "is_serializable": settings.connection_pooling.is_serializable,
         "cache_bytes": settings.cache_bytes,
+        "billing_day": settings.billing_day,
+        "time_zone": settings.time_zone,
+        **_units(settings),
     }
+
+
+def _units(settings: Settings) -> dict[str, int | None]:
+    units: dict[str, int] = {limit.window: limit.units for limit in settings.rate_limits}
+    return {f"units_per_{window.lower()}": units.get(window) for window in Window}
+
+
+def rate_limits(row: Mapping[str, Any]) -> tuple[RateLimit, ...]:
+    """Return the rate limits of a row of tenants, from the shortest window on."""
+    units = {window: row[f"units_per_{window.lower()}"] for window in Window}
+    return tuple(RateLimit(window=window, units=most) for window, most in units.items() if most is not None)
 
 
 def _tenant(row: Mapping[str, Any]) -> Tenant:
@@ -163,6 +184,9 @@ def _tenant(row: Mapping[str, Any]) -> Tenant:
             max_policy_age=row["max_policy_age"],
             connection_pooling=placement.pooling,
             cache_bytes=placement.cache_bytes,
+            rate_limits=rate_limits(row),
+            billing_day=row["billing_day"],
+            time_zone=row["time_zone"],
         ),
         schema=row["schema_name"],
         dns_label=row["dns_label"],

@@ -94,7 +94,8 @@ local function choose_routes(handle)
   headers:replace(KEY, key)
   local credential = headers:get("authorization")
   local class = credential and class_of(headers, path, rest, query)
-  if class then
+  -- What was sent twice is the agent's to refuse.
+  if class and not string.find(credential, ",", 1, true) and not (named and string.find(named, ",", 1, true)) then
     show_lease(handle, headers, credential, class, key, named)
   end
   handle:clearRouteCache()
@@ -115,11 +116,19 @@ local function keep_lease(handle, grant)
     remember(credential, known)
   end
   local held = carried == HELD
-  known[class] = {
+  local lease = {
     name = name, calls = held and math.huge or tonumber(calls), ends = tonumber(ends), ticket = ticket,
     carrier = held and "x-bulkhead-retry-after" or "x-bulkhead-leased", carried = not held and carried or nil,
     key = key, named = named ~= "" and named or nil, host = host, server = server,
   }
+  local before = known[class]
+  -- Where several of its requests were asked about at once, all that was granted is kept, as long as all of it is good.
+  if before ~= nil and lease.carried and before.carried and before.calls > 0 and before.ends > handle:timestamp()
+    and before.ticket == ticket and before.key == key and before.named == lease.named and before.host == host
+    and before.server == server then
+    lease.calls, lease.ends = lease.calls + before.calls, math.min(lease.ends, before.ends)
+  end
+  known[class] = lease
 end
 
 function envoy_on_request(handle)

@@ -17,7 +17,7 @@ from control_plane.serving import context
 from ext_authz.authz.decide import Refused
 from ext_authz.authz.methods import Wire
 from ext_authz.authz.request import Asked
-from ext_authz.budgets.limiter import Taken
+from ext_authz.budgets.model import Taken
 
 _CODES: Final = {
     401: code_pb2.UNAUTHENTICATED,
@@ -26,7 +26,8 @@ _CODES: Final = {
     503: code_pb2.UNAVAILABLE,
 }
 _POLICY, _RATE = "ratelimit-policy", "ratelimit"
-_WINDOW_S: Final = 60
+# For `tenant.lua`; no client ever sees it.
+GRANT: Final = "x-bulkhead-grant"
 # What was meant for us, and what upstream could take for more than it is.
 _REMOVED: Final = ("authorization", "x-tenant-id", "x-bulkhead-tenant")
 _OVERWRITE: Final = check_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -38,22 +39,25 @@ STRANGER: Final = check_pb2.CheckResponse(
 """The one answer for strangers."""
 
 
-def admitted(signed_context: str, *, limit: int, taken: Taken) -> bytes:
-    """Let the request through with its signed context."""
+def admitted(signed_context: str, *, taken: Taken, lease: str = "") -> bytes:
+    """Let the request through with its signed context, and with a lease for more like it."""
     response = check_pb2.CheckResponse.FromString(_ADMITTED)
     response.ok_response.headers[0].header.value = signed_context
-    fields = _rate_fields(limit, taken)
+    fields = _rate_fields(taken)
     for field in response.ok_response.response_headers_to_add:
         field.header.value = fields[field.header.key]
+    if lease:
+        response.ok_response.response_headers_to_add.extend(_headers({GRANT: lease}))
     return response.SerializeToString()
 
 
-def limited(asked: Asked, *, limit: int, taken: Taken) -> bytes:
-    """Refuse the request for its tenant's rate, and say when another one would be admitted."""
-    retry_after_s = _whole_seconds(taken)
-    detail = f"the tenant's {limit} requests of this minute are used up; more in {retry_after_s} s"
+def limited(asked: Asked, *, taken: Taken, held: str = "") -> bytes:
+    """Refuse the request for its tenant's rate, and say when another one would be admitted; have that repeated."""
+    retry_after_s, window = _whole_seconds(taken), taken.window
+    detail = f"the tenant's {window.limit} {window.unit} of this {window.period} are used up; more in {retry_after_s} s"
     refused = Refused(status=429, code="RATE_LIMITED", detail=detail, retry_after_s=retry_after_s)
-    return refusal(asked, refused, more=_rate_fields(limit, taken))
+    more = _rate_fields(taken)
+    return refusal(asked, refused, more={**more, GRANT: held} if held else more)
 
 
 def refusal(asked: Asked, refused: Refused, *, more: Mapping[str, str] | None = None) -> bytes:
@@ -92,11 +96,12 @@ def _problem(asked: Asked, refused: Refused) -> str:
     )
 
 
-def _rate_fields(limit: int, taken: Taken) -> dict[str, str]:
-    """Write the fields of draft-ietf-httpapi-ratelimit-headers-11."""
+def _rate_fields(taken: Taken) -> dict[str, str]:
+    """Write the fields of draft-ietf-httpapi-ratelimit-headers-11 for the tightest window."""
+    window = taken.window
     return {
-        _POLICY: f'"minute";q={limit};w={_WINDOW_S}',
-        _RATE: f'"minute";r={taken.remaining};t={_whole_seconds(taken)}',
+        _POLICY: f'"{window.name}";q={window.limit};w={window.length_s}',
+        _RATE: f'"{window.name}";r={taken.remaining};t={_whole_seconds(taken)}',
     }
 
 

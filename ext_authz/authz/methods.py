@@ -43,6 +43,8 @@ class Method:
     roles: frozenset[Role]
     scope: str
     cost: int
+    lease_class: str
+    """The class under which its decisions are leased; empty where they are not."""
     tenant_field: str
     """The field of the request that names the tenant; its REST path sets it."""
 
@@ -110,6 +112,7 @@ def _method(path: str, rule: rules_pb2.Rule) -> Method:
         roles=frozenset(role for role in Role if role_number(role) in rule.roles),
         scope=rule.scope,
         cost=rule.cost,
+        lease_class=rule.lease_class,
         tenant_field=rule.tenant,
     )
 

@@ -24,6 +24,7 @@ _READ: Final = {
     "x-bulkhead-tenant": "x-bulkhead-tenant",
     "content-type": "content-type",
     "x-request-id": "x-request-id",
+    "x-bulkhead-unspent": "x-bulkhead-unspent",
     _HOST: _HOST,
     "host": _HOST,
 }
@@ -73,6 +74,8 @@ class Asked:
     """The revision of the routes that it came by."""
     peer: str
     request_id: str
+    unspent: bytes
+    """What our own Lua filter says is left of a lease; empty where it says nothing."""
     fault: str
     """Why it is not to be believed, in UPPER_SNAKE; empty where it has no fault."""
 
@@ -149,6 +152,7 @@ def read_request(request: check_pb2.CheckRequest, shared_hosts: Collection[str])
         epoch=_epoch(attributes.context_extensions),
         peer=attributes.source.address.socket_address.address,
         request_id=_request_id(headers.get("x-request-id", b"")),
+        unspent=headers.get("x-bulkhead-unspent", b""),
         fault=reading.fault,
     )
 

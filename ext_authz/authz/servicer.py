@@ -1,10 +1,12 @@
 """Envoy's `envoy.service.auth.v3.Authorization`: a Check for each request. A denial is an answer, an error is none.
 
-Everything is in memory but the tenant's rate, and that is asked last. What was decided before is decided again when an
-index came meanwhile: a suspension that is applied while Valkey is asked holds for this request too.
+Everything is in memory, and so is, most of the time, what the tenant's rates have left; that is asked last. What was
+decided before is decided again when an index came meanwhile: a suspension that is applied while Valkey is asked holds
+for this request too.
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,16 +21,16 @@ from ext_authz.authz import answers
 from ext_authz.authz.certificate import CertificateReader
 from ext_authz.authz.context import Contexts
 from ext_authz.authz.decide import Decision, Evidence, Proceed, Refused, Stranger, decide
+from ext_authz.authz.leases import Leases
 from ext_authz.authz.methods import ExposedMethods, Method
 from ext_authz.authz.request import Asked, UndecidableError, read_request
 from ext_authz.authz.tokens import TokenReader
-from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter
+from ext_authz.budgets.counter import BudgetUnavailableError
+from ext_authz.budgets.reserves import Budgets
 from ext_authz.policies.model import Index
 from ext_authz.reports.model import Denial, Usage
 
 _SERVICE: Final = "envoy.service.auth.v3.Authorization"
-# The rate counts requests; what each costs is in the usage reports.
-_ONE_REQUEST: Final = 1
 _NO_RATE: Final = Refused(
     status=503, code="RATE_UNAVAILABLE", detail="the tenant's rate cannot be counted now", retry_after_s=1
 )
@@ -45,20 +47,21 @@ class CheckServicer:
         domain: str,
         shared_hosts: Collection[str],
         context_key: bytes,
-        limiter: MinuteLimiter,
+        budgets: Budgets,
         denied: Callable[[Denial], None],
         used: Callable[[Usage], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Decide for the platform's `domain`; tell `denied` and `used` what was decided."""
         self._shared_hosts = frozenset(host.lower() for host in shared_hosts)
-        self._limiter = limiter
+        self._budgets = budgets
         self._denied = denied
         self._used = used
         self._now = now
         self._methods = ExposedMethods((certificates_pb2.DESCRIPTOR,))
         self._contexts = Contexts(context_key, every_scope=self._methods.scopes)
         self._tokens = TokenReader()
+        self._leases = Leases(secrets.randbits(62))
         self._certificates = CertificateReader()
         self._index = Index(domain=domain)
         # Checks that began since the last `settled`, and those from before it that still run.
@@ -113,22 +116,30 @@ class CheckServicer:
         decision = self._decide(asked, method)
         if not isinstance(decision, Proceed):
             return self._refuse(asked, method, decision)
-        limit = decision.policy.requests_per_minute
+        wish = self._leases.wish(asked, decision, now=self._now())
+        if wish.returned is not None:
+            self._budgets.give_back(wish.returned.grant.taken, wish.returned.calls)
+        policy, cost = decision.policy, decision.method.cost
         try:
-            taken = await self._limiter.take(
-                decision.policy.uid, limit=limit, cost=_ONE_REQUEST, request_id=asked.request_id
-            )
-        except LimiterUnavailableError:
+            taken = await self._budgets.take(policy, cost=cost, calls=1 + wish.calls, request_id=asked.request_id)
+        except BudgetUnavailableError:
             return answers.refusal(asked, _NO_RATE)
         if self._index is not index:
             decision = self._decide(asked, method)
             if not isinstance(decision, Proceed):
+                self._budgets.give_back(taken, taken.calls)
                 return self._refuse(asked, method, decision)
         self._used(_usage(decision, admitted=taken.allowed))
+        now = self._now()
         if not taken.allowed:
-            return answers.limited(asked, limit=limit, taken=taken)
-        signed = self._contexts.signed(decision, remaining=taken.remaining, now=self._now())
-        return answers.admitted(signed, limit=limit, taken=taken)
+            held = self._leases.hold(asked, decision, wish, taken=taken, now=now)
+            return answers.limited(asked, taken=taken, held=held)
+        signed = self._contexts.signed(decision, remaining=taken.remaining, now=now)
+        as_of = self._index.as_of or now
+        lease = self._leases.grant(asked, decision, wish, taken=taken, context=signed, as_of=as_of, now=now)
+        if not lease:
+            self._budgets.give_back(taken, taken.calls - 1)
+        return answers.admitted(signed, taken=taken, lease=lease)
 
     def _decide(self, asked: Asked, method: Method | None) -> Decision:
         index, now = self._index, self._now()

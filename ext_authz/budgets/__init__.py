@@ -1,5 +1,5 @@
-"""What a tenant's rate has left.
+"""What a tenant's rates have left.
 
-Owns the counters in Valkey, and the one atomic function by which they change. Does not own the rates (`policies`), nor
-what is answered where one is used up (`authz`). Start reading at `limiter.py`, beside `minute.lua`.
+Owns the counts in Valkey and the functions by which they change, and what a worker has reserved of them. Does not own
+the rates (`policies`), nor what is answered where one is used up (`authz`). Start reading at `reserves.py`.
 """

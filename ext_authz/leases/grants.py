@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from ext_authz.budgets.model import Taken
+
 LONGEST_MS: Final = 1000
 """How long a lease lasts at most, and so for how long a token may be accepted that was revoked."""
 MOST_CALLS: Final = 2000
-LONGEST_HELD_MS: Final = 60_000
-"""How long a refusal for the tenant's rate is repeated without asking."""
+LONGEST_HELD_MS: Final = 5_000
+"""How long a refusal for the tenant's rate is repeated without asking: others may give calls back meanwhile."""
 HELD: Final = "held"
 
 _LEAST_CALLS: Final = 2
@@ -40,8 +42,8 @@ class Grant:
     number: int
     calls: int
     at_ms: int
-    until_ms: int
-    """Until when unspent calls are worth something to the tenant: the end of the first of their windows."""
+    taken: Taken
+    """What has paid for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +89,10 @@ class Grants:
         calls = used * LONGEST_MS // max(now_ms - since, 1)
         return min(calls, MOST_CALLS) if calls >= _LEAST_CALLS else 0
 
-    def add(self, key: LeaseKey, *, calls: int, now_ms: int, until_ms: int) -> Grant:
+    def add(self, key: LeaseKey, *, calls: int, now_ms: int, taken: Taken) -> Grant:
         """Remember a lease that is granted now, under a number of its own."""
         self._number += 1
-        grant = Grant(key=key, number=self._number, calls=calls, at_ms=now_ms, until_ms=until_ms)
+        grant = Grant(key=key, number=self._number, calls=calls, at_ms=now_ms, taken=taken)
         self._granted[grant.number] = grant
         if len(self._granted) > _MOST_REMEMBERED:
             self._granted.popitem(last=False)

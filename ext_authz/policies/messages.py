@@ -13,7 +13,8 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from bulkhead.edge.v1 import policies_pb2
-from ext_authz.policies.model import Change, State, TenantPolicy, TenantToken
+from control_plane.serving.time_zones import DEFAULT_ZONE, names
+from ext_authz.policies.model import Change, Period, RateLimit, State, TenantPolicy, TenantToken
 
 _TENANT_ID: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -24,6 +25,9 @@ _STATES: Final = {
     policies_pb2.TenantPolicy.State.ACTIVE: State.ACTIVE,
     policies_pb2.TenantPolicy.State.SUSPENDED: State.SUSPENDED,
 }
+
+_PERIODS: Final = {policies_pb2.RateLimit.Window.Value(period.name): period for period in Period}
+_LAST_DAY: Final = 31
 
 _log: Final = structlog.get_logger("policies")
 
@@ -83,6 +87,13 @@ def policy_from(message: policies_pb2.TenantPolicy) -> TenantPolicy:
     _demand(_TENANT_ID.fullmatch(message.tenant_id), "its id is none")
     _demand(_DNS_LABEL.fullmatch(message.dns_label), "its DNS label is none")
     _demand(message.HasField("max_policy_age"), "it may grow old without end")
+    windows = [limit.window for limit in message.rate_limits]
+    _demand(
+        len(windows) == len(set(windows)) and _PERIODS.keys() >= set(windows), "its windows are none, or there twice"
+    )
+    _demand(all(limit.units > 0 for limit in message.rate_limits), "one of its windows has no units")
+    _demand(message.billing_day <= _LAST_DAY, "its billing day is none")
+    _demand(not message.time_zone or message.time_zone in names(), "its time zone is unknown")
     for domain in message.domains:
         _demand(len(domain) <= _LONGEST_HOST and _HOST.fullmatch(domain), "one of its domains is no lower-case host")
     try:
@@ -100,6 +111,11 @@ def policy_from(message: policies_pb2.TenantPolicy) -> TenantPolicy:
                 UUID(key.kid): Ed25519PublicKey.from_public_bytes(key.public_key) for key in message.token_keys
             },
             max_age=message.max_policy_age.ToTimedelta(),
+            rate_limits=tuple(
+                RateLimit(period=_PERIODS[limit.window], units=limit.units) for limit in message.rate_limits
+            ),
+            billing_day=message.billing_day or 1,
+            time_zone=message.time_zone or DEFAULT_ZONE,
         )
     except ValueError as error:
         raise MalformedError(str(error)) from error
@@ -123,6 +139,10 @@ def policy_to(policy: TenantPolicy) -> policies_pb2.TenantPolicy:
         ],
     )
     message.max_policy_age.FromTimedelta(policy.max_age)
+    windows = {period: window for window, period in _PERIODS.items()}
+    for limit in policy.rate_limits:
+        message.rate_limits.add(window=windows[limit.period], units=limit.units)
+    message.billing_day, message.time_zone = policy.billing_day, policy.time_zone
     return message
 
 

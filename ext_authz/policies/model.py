@@ -9,6 +9,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from control_plane.serving.time_zones import DEFAULT_ZONE
 from ext_authz.policies.pieces import Draft, Pieces
 
 Key = TypeVar("Key")
@@ -19,6 +20,24 @@ class State(StrEnum):
 
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
+
+
+class Period(StrEnum):
+    """How long a window is, from the shortest on. Days and months are the tenant's own."""
+
+    SECOND = "second"
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """How many units are admitted in each window of a period. What a request costs is a part of its RPC's rule."""
+
+    period: Period
+    units: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +59,12 @@ class TenantPolicy:
     token_keys: Mapping[UUID, Ed25519PublicKey] = field(repr=False)
     # For how long it is served without news.
     max_age: timedelta
+    # At most one for each period, beside the requests of a minute.
+    rate_limits: tuple[RateLimit, ...] = ()
+    # On which its months begin; in a month that is shorter, on its last day.
+    billing_day: int = 1
+    # Where it is midnight when its days begin; the name of one that there is.
+    time_zone: str = DEFAULT_ZONE
 
     def hosts(self, domain: str) -> tuple[str, ...]:
         """Its own host names under the platform's `domain` and elsewhere, in lower case."""

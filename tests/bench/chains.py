@@ -1,7 +1,7 @@
-"""Envoy with the edge's own listener twice: as it is, and without what asks the agent and what relies on its answer.
+"""Envoy with the edge's own listener four times, each with less of it: so that what a part costs is a difference.
 
-Both have the same process, the same worker thread, the same tenant's routes and the same upstream: a third listener,
-which answers everything with an empty list of certificates. So they differ in the Check alone.
+All have the same process, the same worker thread, the same tenant's routes and the same upstream: one more listener,
+which answers everything with an empty list of certificates.
 """
 
 import asyncio
@@ -36,14 +36,15 @@ from envoy_data_plane.google.protobuf import Any
 
 from ext_authz.policies.model import TenantPolicy
 from ext_authz.settings import EdgeSettings
-from ext_authz.xds.resources import clusters, connection_manager
+from ext_authz.xds.resources import clusters, connection_manager, filters
 from ext_authz.xds.resources.bootstrap import bootstrap
 from ext_authz.xds.resources.limits import Limits
 from ext_authz.xds.resources.source import EnvoyResources
 from ext_authz.xds.resources.validation import envoy_binary
 
 _ROUTER: Final = "envoy.filters.http.router"
-_ASKS: Final = frozenset({"envoy.filters.http.ext_authz", "envoy.filters.http.rbac"})
+_ASKS: Final = frozenset({"envoy.filters.http.ext_authz", "envoy.filters.http.rbac", filters.LEASED_CONTEXT})
+_FINDS: Final = frozenset({"envoy.filters.http.lua", "envoy.filters.http.on_demand"})
 # Nothing here is measured at its limit.
 _LIMITS: Final = Limits(requests_per_second=1_000_000, request_burst=1_000_000)
 _LOOK_EVERY_S: Final = 0.02
@@ -51,18 +52,25 @@ _LOOK_EVERY_S: Final = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chains:
-    """Where the two listeners are, `host:port`."""
+    """Where the listeners are, `host:port`; and the process that they are in."""
 
+    leased: str
+    """The edge's, as it is."""
     checked: str
+    """Without leases: a Check for each request."""
     unchecked: str
+    """Without what asks the agent and what relies on its answer."""
+    bare: str
+    """Without the script, too: its routes are found by no tenant."""
+    pid: int = 0
 
 
 @asynccontextmanager
 async def running_chains(edge: EdgeSettings, policy: TenantPolicy, folder: Path) -> AsyncIterator[Chains]:
     """Start such an Envoy beside the edge; it asks the edge's workers, and knows one tenant's routes."""
-    chains = Chains(checked=_free_address(), unchecked=_free_address())
-    admin = _free_address()
-    settings = replace(edge, http_listen=chains.checked, admin_listen=admin)
+    leased, checked, unchecked, bare, admin = (_free_address() for _ in range(5))
+    chains = Chains(leased=leased, checked=checked, unchecked=unchecked, bare=bare)
+    settings = replace(edge, http_listen=chains.leased, admin_listen=admin, edge_dir=folder)
     path = folder / "chains.pb"
     path.touch(mode=0o600)
     path.write_bytes(await asyncio.to_thread(_bootstrap, settings, policy, chains=chains, upstream=folder / "up.sock"))
@@ -72,7 +80,7 @@ async def running_chains(edge: EdgeSettings, policy: TenantPolicy, folder: Path)
         process = await asyncio.create_subprocess_exec(str(envoy_binary()), *command, stdout=log, stderr=log)
     try:
         await _ready(process, admin, log=folder / "chains.log")
-        yield chains
+        yield replace(chains, pid=process.pid)
     finally:
         if process.returncode is None:
             process.kill()
@@ -91,9 +99,12 @@ def _bootstrap(settings: EdgeSettings, policy: TenantPolicy, *, chains: Chains, 
     static.clusters = [certificates, authz]
     routes = RouteConfiguration.parse(resources.routes(policy))
     edge_http = bytes(resources.listeners(None)[0])
+    without_leases = EnvoyResources(settings, _LIMITS, lua=filters.read_lua(rpcs=()))
     static.listeners = [
-        _listener(Listener.parse(edge_http), "checked", routes),
+        _listener(Listener.parse(edge_http), "leased", routes),
+        _listener(without_leases.listeners(None)[0], "checked", routes, address=chains.checked),
         _listener(Listener.parse(edge_http), "unchecked", routes, address=chains.unchecked, without=_ASKS),
+        _listener(Listener.parse(edge_http), "bare", routes, address=chains.bare, without=_ASKS | _FINDS),
         _upstream(upstream),
     ]
     return bytes(made)
@@ -120,6 +131,10 @@ def _listener(
     scope = ScopedRouteConfiguration(
         name=routes.name, route_configuration=routes, key=ScopedRouteConfigurationKey(fragments=[fragment])
     )
+    if without >= _FINDS:
+        manager.scoped_routes, manager.route_config = None, routes
+        connections.typed_config = Any.pack(manager)
+        return listener
     manager.scoped_routes.scoped_rds = None
     manager.scoped_routes.rds_config_source = None
     manager.scoped_routes.scoped_route_configurations_list = ScopedRouteConfigurationsList(

@@ -9,17 +9,17 @@ import itertools
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import timedelta
 from functools import partial
 from typing import Any, Final
-from uuid import UUID
 
 import psutil
 import uvloop
 
 from bulkhead.envoy.v3 import check_pb2
 from bulkhead.v1 import edges_pb2, edges_pb2_grpc, rules_pb2, tenants_pb2, tenants_pb2_grpc, tokens_pb2, tokens_pb2_grpc
-from ext_authz.policies.model import State, TenantPolicy
+from control_plane import private_file
+from ext_authz.policies.last_good import LastGoodCopy
+from ext_authz.policies.model import TenantPolicy
 from ext_authz.settings import EdgeSettings
 from tests.bench.callers import REQUEST_ID, Caller, Load, check_callers, check_request, http_callers, http_request, run
 from tests.bench.chains import running_chains
@@ -39,6 +39,13 @@ SYNTHETIC: Final = 10_000
 CHANGES: Final = 60
 # The highest that there is: nothing here is measured at a tenant's limit.
 RATE: Final = 1_000_000
+
+KINDS: Final = ("leased", "checked", "unchecked", "bare")
+LEASE_ROUNDS: Final = 5
+LEASED_REQUESTS: Final = 10_000
+# Fewer than above: what a lease saves grows with what one credential asks for in its second.
+LEASE_CREDENTIALS: Final = 4
+COPIED_WITHIN_S: Final = 3
 
 Open = Callable[[], Awaitable[list[Caller]]]
 
@@ -82,7 +89,7 @@ async def _chains(system: System, edge: EdgeSettings, tenant: str, *, tokens: Se
     requests = [http_request(path, host=host, token=token) for token in tokens]
     rates: dict[str, list[float]] = {"checked": [], "unchecked": []}
     alone: dict[str, list[float]] = {"checked": [], "unchecked": []}
-    async with running_chains(edge, _policy(tenant), system.folder) as chains:
+    async with running_chains(edge, _policy(edge, tenant), system.folder) as chains:
         addresses = {"unchecked": chains.unchecked, "checked": chains.checked}
         for number, (kind, address) in itertools.product(range(ROUNDS + 1), addresses.items()):
             many = await _measured(partial(http_callers, address, CONNECTIONS), requests, REQUESTS)
@@ -100,6 +107,51 @@ async def _chains(system: System, edge: EdgeSettings, tenant: str, *, tokens: Se
         _figure("edge.check.throughput_ratio", ratio, "", runs=ROUNDS),
         _figure("edge.check.added_p50_ms", with_check - without, "ms", baseline=without, runs=len(alone["checked"])),
     ]
+
+
+async def lease(system: System) -> AsyncIterator[Figure]:
+    """Send the same requests to the same chain with leases, with a Check for each, and without any of it, by turns."""
+    edge = EdgeSettings.from_dir(system.state_dir)
+    async with system.channel(system.settings.control_plane) as channel:
+        tenant = await system.create_tenant(channel, requests_per_minute=RATE)
+        tokens = await _issue(system, channel, tenant)
+        await _applied(system, channel, 0)
+    await asyncio.sleep(COPIED_WITHIN_S)
+    path, host = f"/api/v1/tenants/{tenant}/certificates", edge.shared_hosts[0]
+    requests = [http_request(path, host=host, token=token) for token in tokens[:LEASE_CREDENTIALS]]
+    async with running_chains(edge, _policy(edge, tenant), system.folder) as chains:
+        envoy = psutil.Process(chains.pid)
+        rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        cpu: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        alone: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        for number, kind in itertools.product(range(LEASE_ROUNDS + 1), KINDS):
+            address, count = getattr(chains, kind), REQUESTS if kind == "checked" else LEASED_REQUESTS
+            before = sum(envoy.cpu_times()[:2])
+            many = await _measured(partial(http_callers, address, CONNECTIONS), requests, count)
+            spent = (sum(envoy.cpu_times()[:2]) - before) / count
+            one = await _measured(partial(http_callers, address, 1), requests[:1], REQUESTS_ALONE)
+            # The first round warms up.
+            if number:
+                rates[kind].append(many[0])
+                cpu[kind].append(spent * 1e6)
+                alone[kind] += one[1]
+
+    def ratio(subject: str, baseline: str) -> float:
+        return statistics.median(one / other for one, other in zip(rates[subject], rates[baseline], strict=True))
+
+    def added(subject: str) -> float:
+        return statistics.median(one - other for one, other in zip(cpu[subject], cpu["bare"], strict=True))
+
+    p50 = {kind: statistics.median(alone[kind]) * 1000 for kind in KINDS}
+    base = statistics.median(cpu["bare"])
+    for kind in KINDS:
+        yield _figure(f"edge.lease.{kind}_rps", statistics.median(rates[kind]), "1/s", runs=LEASE_ROUNDS)
+    yield _figure("edge.lease.throughput_ratio", ratio("leased", "bare"), "", runs=LEASE_ROUNDS)
+    yield _figure("edge.lease.vs_check_throughput", ratio("leased", "checked"), "", runs=LEASE_ROUNDS)
+    yield _figure("edge.lease.proxy_cpu_us", added("leased"), "µs", baseline=base, runs=LEASE_ROUNDS)
+    yield _figure("edge.lease.script_cpu_us", added("unchecked"), "µs", baseline=base, runs=LEASE_ROUNDS)
+    yield _figure("edge.lease.checked_cpu_us", added("checked"), "µs", baseline=base, runs=LEASE_ROUNDS)
+    yield _figure("edge.lease.added_p50_ms", p50["leased"] - p50["bare"], "ms", baseline=p50["bare"], runs=LEASE_ROUNDS)
 
 
 async def _worker(edge: EdgeSettings, tenant: str, tokens: Sequence[str]) -> list[Figure]:
@@ -189,21 +241,12 @@ def _check(edge: EdgeSettings, tenant: str, token: str) -> bytes:
     return request.SerializeToString()
 
 
-def _policy(tenant: str) -> TenantPolicy:
-    """Say as much of the tenant as its routes are made of; by its first epoch, every worker has a newer one."""
-    return TenantPolicy(
-        tenant_id=tenant,
-        uid=UUID(int=0),
-        revision=1,
-        state=State.ACTIVE,
-        tier="standard",
-        isolation_level="POOLED",
-        dns_label="measured",
-        domains=(),
-        requests_per_minute=RATE,
-        token_keys={},
-        max_age=timedelta(minutes=15),
-    )
+def _policy(edge: EdgeSettings, tenant: str) -> TenantPolicy:
+    """Return what the edge knows of the tenant, by its copy."""
+    change = LastGoodCopy(edge.edge_dir, private_file.read(edge.copy_key)).read()
+    if change is None:
+        raise RuntimeError("the edge has no copy of the policies")
+    return next(policy for policy in change.tenants if policy.tenant_id == tenant)
 
 
 def _figure(case: str, value: float, unit: str, *, baseline: float = 0, runs: int) -> Figure:

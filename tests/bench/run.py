@@ -27,6 +27,7 @@ CASES: Final[dict[str, Callable[[System], AsyncIterator[Figure]]]] = {
     "cache": cache.handles,
     "cache_users": cache.users,
     "edge_check": edge.check,
+    "edge_lease": edge.lease,
     "edge_apply": edge.apply,
     "crowd": crowd.crowd,
 }

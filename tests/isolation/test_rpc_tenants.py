@@ -240,7 +240,11 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_made(
         requests_per_minute=-1,
         domains=["localhost", "good.example.org", "good.example.org"],
         max_policy_age=Duration(seconds=315_576_000_000),
+        rate_limits=[tenants_pb2.Tenant.RateLimit(window=tenants_pb2.Tenant.RateLimit.DAY, units=-1)],
+        billing_day=-1,
+        time_zone="Mars/Base",
     )
+    wrong.rate_limits.add(units=2**63 - 1)
     wrong.isolation_level = 7  # type: ignore[assignment]  # an enum of proto3 is open
     asked = tenants_pb2.CreateTenantRequest(tenant_id="csm_system", tenant=wrong, request_id="not a UUID")
 
@@ -248,7 +252,8 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_made(
 
     fields = {
         "display_name", "tier", "cell", "admin_email", "labels", "isolation_level", "requests_per_minute",
-        "domains[0]", "domains[2]", "max_policy_age",
+        "domains[0]", "domains[2]", "max_policy_age", "rate_limits[0].units", "rate_limits[1].window",
+        "rate_limits[1].units", "billing_day", "time_zone",
     }  # fmt: skip
     assert code == "INVALID_ARGUMENT"
     assert found.keys() == {"", "tenant_id", "request_id", *(f"tenant.{field}" for field in fields)}

@@ -37,6 +37,7 @@ from tests.leaks.walls import (
     contexts,
     decisions,
     keys,
+    leases,
     markers,
     objects,
     policies,
@@ -68,6 +69,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *policies.WALLS,
     *requests.WALLS,
     *decisions.WALLS,
+    *leases.WALLS,
     *proxy.WALLS,
     *routes.WALLS,
 )

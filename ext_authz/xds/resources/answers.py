@@ -49,6 +49,8 @@ class _Answer:
     title: str
     code: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    grpc_status: str = ""
+    """Where Envoy has another idea of it."""
 
 
 # What routes that lead to a service are called: past the agent, and by a lease; and no others.
@@ -65,6 +67,7 @@ _RATE: Final = _Answer(
     "Too Many Requests",
     "RATE_LIMITED",
     {"retry-after": f"%REQ({HELD_FOR})%", "x-bulkhead-reason": "RATE_LIMITED"},
+    grpc_status="8",
 )
 _MALFORMED: Final = _Answer(400, "Bad Request", "REQUEST_MALFORMED")
 _UNAVAILABLE: Final = _Answer(503, "Service Unavailable", "UNAVAILABLE", _SOON)
@@ -116,12 +119,13 @@ def _both(condition: AccessLogFilter, answer: _Answer, message: str = "") -> Ite
     """Yield what gRPC's callers get, the body as their message and the status as their code; then what others get."""
     from_grpc = AccessLogFilter(and_filter=AndFilter(filters=[condition, *_from_grpc()]))
     problem = _body(str(answer.status), answer.title, answer.code)
-    for each, text in (from_grpc, message or answer.title.lower()), (condition, problem):
+    status = {"grpc-status": answer.grpc_status} if answer.grpc_status else {}
+    for each, text, more in ((from_grpc, message or answer.title.lower(), status), (condition, problem, {})):
         yield ResponseMapper(
             filter=each,
             status_code=answer.status,
             body_format_override=_text(text),
-            headers_to_add=_headers(answer),
+            headers_to_add=_headers({**answer.headers, **more}),
         )
 
 
@@ -135,11 +139,11 @@ def _text(text: str) -> SubstitutionFormatString:
     return SubstitutionFormatString(text_format_source=DataSource(inline_string=text), content_type=PROBLEM)
 
 
-def _headers(answer: _Answer) -> list[HeaderValueOption]:
+def _headers(values: Mapping[str, str]) -> list[HeaderValueOption]:
     overwrite = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
     return [
         HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=overwrite)
-        for key, value in answer.headers.items()
+        for key, value in values.items()
     ]
 
 

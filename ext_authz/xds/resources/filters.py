@@ -4,7 +4,7 @@ The order is the security: what comes first may not need what comes later, and s
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -63,7 +63,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2, status_pb2
 
 from bulkhead.v1 import certificates_pb2
-from ext_authz.leases.classes import classes_by_collection, leased_rpcs
+from ext_authz.leases.classes import LeasedRpc, classes_by_collection, leased_rpcs
 from ext_authz.xds.resources import clusters
 from ext_authz.xds.resources.limits import Limits
 
@@ -302,7 +302,7 @@ def _router() -> Router:
     )
 
 
-def read_lua() -> str:
+def read_lua(rpcs: Sequence[LeasedRpc] = LEASED_RPCS) -> str:
     """Read `tenant.lua`, beside this module in an installed package, else where its source is, with what may be leased.
 
     Raises:
@@ -315,8 +315,8 @@ def read_lua() -> str:
     if text.count(_CLASSES) != 1:
         message = "tenant.lua has no place for the classes of RPCs"
         raise RuntimeError(message)
-    of_get = _table(classes_by_collection(LEASED_RPCS))
-    of_grpc = _table({rpc.path: rpc.lease_class for rpc in LEASED_RPCS})
+    of_get = _table(classes_by_collection(rpcs))
+    of_grpc = _table({rpc.path: rpc.lease_class for rpc in rpcs})
     return text.replace(_CLASSES, f"local OF_GET, OF_GRPC = {of_get}, {of_grpc}\n")
 
 

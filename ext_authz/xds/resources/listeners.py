@@ -4,7 +4,8 @@ from datetime import timedelta
 from typing import Final
 
 from envoy_data_plane.envoy.config.core.v3 import Address, ConfigSource, SocketAddress
-from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener, ListenerFilter
+from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
 from envoy_data_plane.google.protobuf import Any
 
 from ext_authz.xds.resources import connection_manager, tls
@@ -16,6 +17,7 @@ EDGE_HTTPS: Final = "edge_https"
 # What one connection may make us hold, each way.
 _BUFFER: Final = 256 * 1024
 _HANDSHAKE: Final = timedelta(seconds=5)
+_TLS_INSPECTOR: Final = "envoy.filters.listener.tls_inspector"
 
 
 def edge_http(listen: str, manager: Any) -> Listener:
@@ -30,7 +32,11 @@ def edge_https(listen: str, manager: Any, source: ConfigSource | None) -> Listen
         transport_socket=tls.downstream(source),
         transport_socket_connect_timeout=_HANDSHAKE,
     )
-    return _listener(EDGE_HTTPS, listen, chain)
+    made = _listener(EDGE_HTTPS, listen, chain)
+    # Or nobody but the agent would know which name was asked for, and a lease is for one.
+    made.listener_filters = [ListenerFilter(name=_TLS_INSPECTOR, typed_config=Any.pack(TlsInspector()))]
+    made.listener_filters_timeout = _HANDSHAKE
+    return made
 
 
 def _listener(name: str, listen: str, chain: FilterChain) -> Listener:

@@ -68,14 +68,7 @@ EPOCH: Final = "epoch"
 REST: Final = "/api/v1/tenants"
 
 # What the agent has read and what only it may say again, in another form. It removes them too.
-_NOT_FOR_SERVICES: Final = [
-    "authorization",
-    "x-tenant-id",
-    TENANT_KEY,
-    CARRIED,
-    UNSPENT,
-    "x-envoy-internal",
-]
+_NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY, CARRIED, UNSPENT, "x-envoy-internal"]
 _PER_ROUTE: Final = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
 _TIMEOUT: Final = timedelta(seconds=15)
 _LONGEST_STREAM: Final = timedelta(seconds=60)

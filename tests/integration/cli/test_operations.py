@@ -69,6 +69,7 @@ def test_create_waits_tells_each_step_once_and_prints_the_tenant(api: Any, cli: 
         ["requests_per_minute", "0"],
         ["edge_revision", "0"],
         ["cache_bytes", "0"],
+        ["billing_day", "0"],
     ]
     assert [line.split()[1] for line in done.err.splitlines()[:3]] == list(STEPS)
     assert "12 ms  begun 2 times" in done.err

@@ -90,17 +90,42 @@ def test_what_the_edge_enforces_is_set_by_options(api: Any, cli: Any) -> None:
     api.answer("CreateTenant", operations_pb2.Operation(name="operations/1"))
     api.answer("UpdateTenant", TENANT)
     options = ["--requests-per-minute", "7", "--domain", "a.example", "--domain", "b.example", "--max-policy-age", "1h"]
+    options += [
+        "--rate-limit",
+        "hour=5000",
+        "--rate-limit",
+        "month=9",
+        "--billing-day",
+        "31",
+        "--time-zone",
+        "Asia/Tokyo",
+    ]
     cli("tenants", "create", "org_1", "--no-wait", *options)
     cli("tenants", "update", "org_1", *options)
-    cli("tenants", "update", "org_1", "--requests-per-minute", "0", "--clear-domains", "--max-policy-age", "0s")
+    cli("tenants", "update", "org_1", "--requests-per-minute", "0", "--clear-domains", "--max-policy-age", "0s",
+        "--clear-rate-limits", "--billing-day", "0", "--time-zone", "")  # fmt: skip
     created, updated, cleared = (call.request for call in api.received)
 
     for tenant in (created.tenant, updated.tenant):
         assert (tenant.requests_per_minute, [*tenant.domains]) == (7, ["a.example", "b.example"])
         assert tenant.max_policy_age.seconds == 3600
-    assert updated.update_mask.paths == ["requests_per_minute", "domains", "max_policy_age"]
+        windows = tenants_pb2.Tenant.RateLimit.Window
+        assert [(each.window, each.units) for each in tenant.rate_limits] == [(windows.HOUR, 5000), (windows.MONTH, 9)]
+        assert (tenant.billing_day, tenant.time_zone) == (31, "Asia/Tokyo")
+    assert updated.update_mask.paths == [
+        "requests_per_minute", "domains", "max_policy_age", "rate_limits", "billing_day", "time_zone",
+    ]  # fmt: skip
     assert cleared.update_mask.paths == updated.update_mask.paths
     assert (cleared.tenant.requests_per_minute, [*cleared.tenant.domains]) == (0, [])
+    assert ([*cleared.tenant.rate_limits], cleared.tenant.billing_day, cleared.tenant.time_zone) == ([], 0, "")
+
+
+@pytest.mark.parametrize("limit", ["hour", "hour=", "hour=-1", "fortnight=5", "=5", "hour=1.5"])
+def test_what_is_no_limit_is_a_usage_error(api: Any, cli: Any, limit: str) -> None:
+    done = cli("tenants", "update", "org_1", "--rate-limit", limit)
+
+    assert done.code == 2
+    assert api.received == []
 
 
 def test_an_update_of_nothing_is_a_usage_error(api: Any, cli: Any) -> None:

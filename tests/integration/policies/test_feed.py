@@ -56,7 +56,8 @@ async def test_a_policy_is_told_whole(control: "Control", make_tenant: MakeTenan
         """
         UPDATE csm_system.tenants
            SET tier = 'business', requests_per_minute = 77, domains = ARRAY['certs.example.org'],
-               max_policy_age = interval '90 seconds'
+               max_policy_age = interval '90 seconds', units_per_hour = 5000, units_per_month = 9007199254740992,
+               billing_day = 31, time_zone = 'Asia/Tokyo'
         """
     )
     async with following(control) as stream:
@@ -67,6 +68,9 @@ async def test_a_policy_is_told_whole(control: "Control", make_tenant: MakeTenan
     assert policy.isolation_level == "POOLED"
     assert [(key.kid, key.public_key) for key in policy.token_keys] == [(str(kid), bytes(32))]
     assert policy.max_policy_age.ToTimedelta() == timedelta(seconds=90)
+    windows = policies_pb2.RateLimit.Window
+    assert [(each.window, each.units) for each in policy.rate_limits] == [(windows.HOUR, 5000), (windows.MONTH, 2**53)]
+    assert (policy.billing_day, policy.time_zone) == (31, "Asia/Tokyo")
 
 
 @pytest.mark.behaviour("T-E10")

@@ -118,7 +118,7 @@ async def test_the_file_of_users_holds_no_password_and_is_for_our_eyes_only(runn
 @pytest.mark.parametrize(
     "command",
     ["GET tenant:{org_1}:x", "SET x 1", "KEYS *", "SCAN 0", "ACL LIST", "ACL SAVE", "ACL LOAD", "CONFIG GET *",
-     "FLUSHALL", "FUNCTION FLUSH", "FUNCTION DUMP", "EVAL return 0", "FCALL take_minute 0", "CLIENT LIST", "INFO"],
+     "FLUSHALL", "FUNCTION FLUSH", "FUNCTION DUMP", "EVAL return 0", "FCALL take_calls 0", "CLIENT LIST", "INFO"],
 )  # fmt: skip
 async def test_the_control_plane_has_no_keys_and_does_nothing_but_users(running: Valkey, command: str) -> None:
     with control_plane(running.socket, running.secrets_dir) as client, pytest.raises(NoPermissionError):

@@ -17,6 +17,7 @@ from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
 from control_plane.tenants import service, store
 from control_plane.tenants.model import Action, Settings, State, Tenant
+from control_plane.tenants.rates import RateLimit
 
 MakeTenant = Callable[..., Awaitable[Placement]]
 
@@ -213,16 +214,27 @@ async def test_what_a_change_did_is_told_to_the_audit_log(database: Database, ma
         domains=("a.example", "b.example"),
         requests_per_minute=7,
         max_policy_age=timedelta(minutes=1),
+        rate_limits=(RateLimit(window="HOUR", units=5), RateLimit(window="DAY", units=50)),
+        billing_day=31,
+        time_zone="Europe/Berlin",
     )
-    await service.change_tenant(
+    changed = await service.change_tenant(
         database.system(before_commit=record),
         TenantId("org_1"),
         lambda tenant: tenant.updated(settings, datetime.now(UTC)),
     )
 
     assert [effect.details for effect in recorded] == [
-        {"requests_per_minute": "7", "domains": "a.example, b.example", "max_policy_age": "0:01:00"}
+        {
+            "requests_per_minute": "7",
+            "domains": "a.example, b.example",
+            "max_policy_age": "0:01:00",
+            "rate_limits": "HOUR=5, DAY=50",
+            "billing_day": "31",
+            "time_zone": "Europe/Berlin",
+        }
     ]
+    assert await database.system().run(lambda tx: store.find(tx, TenantId("org_1"))) == changed
 
 
 async def test_an_absent_tenant_cannot_be_changed(database: Database) -> None:

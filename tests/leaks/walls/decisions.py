@@ -189,7 +189,7 @@ WALLS: Final = (
         name="what nobody counts is admitted",
         file=SERVICER,
         before="            return answers.refusal(asked, _NO_RATE)\n",
-        after="            taken = Taken(allowed=True, remaining=0, reset_s=1)\n",
+        after="            return answers._ADMITTED\n",
         noticed_by=(f"{CHECKS}::test_what_cannot_be_counted_is_not_admitted",),
     ),
     Mutation(

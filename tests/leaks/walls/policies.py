@@ -7,7 +7,6 @@ from tests.leaks.model import Mutation
 MODEL: Final = "ext_authz/policies/model.py"
 MESSAGES: Final = "ext_authz/policies/messages.py"
 COPY: Final = "ext_authz/policies/last_good.py"
-LIMITER: Final = "ext_authz/budgets/limiter.py"
 SOCKETS: Final = "ext_authz/sockets.py"
 FEED: Final = "control_plane/policies/store.py"
 SERVICER: Final = "control_plane/policies/servicer.py"
@@ -15,7 +14,6 @@ WIRE: Final = "control_plane/policies/wire.py"
 MODEL_TESTS: Final = "tests/unit/ext_authz/policies/test_model.py"
 MESSAGE_TESTS: Final = "tests/unit/ext_authz/policies/test_messages.py"
 COPY_TESTS: Final = "tests/unit/ext_authz/policies/test_last_good.py"
-COUNTS: Final = "tests/contracts/test_minute_limiter.py"
 FEED_TESTS: Final = "tests/integration/policies/test_feed.py"
 SERVICER_TESTS: Final = "tests/unit/policies/test_servicer.py"
 RELAY: Final = "tests/integration/ext_authz/relay/test_relay.py"
@@ -83,20 +81,6 @@ WALLS: Final = (
         before="        if change is None or not change.snapshot:\n",
         after="        if change is None:\n",
         noticed_by=(f"{COPY_TESTS}::test_a_signed_file_without_all_policies_is_no_copy",),
-    ),
-    Mutation(
-        name="all tenants share one rate",
-        file=LIMITER,
-        before='b"edge:{%b}:minute" % uid,',
-        after='b"edge:{all}:minute",',
-        noticed_by=(f"{COUNTS}::test_a_minute_s_count_goes_when_the_minute_is_over",),
-    ),
-    Mutation(
-        name="one tenant's request passes for another's",
-        file=LIMITER,
-        before='b"edge:{%b}:request:%b" % (uid, asked)',
-        after='b"edge:{%b}:request:%b" % (b"all", asked)',
-        noticed_by=(f"{COUNTS}::test_a_request_that_is_asked_about_twice_is_counted_once",),
     ),
     Mutation(
         name="others speak with the agent",

@@ -145,7 +145,7 @@ WALLS: Final = (
     Mutation(
         name="what has no context goes on",
         file=FILTERS,
-        before='        HttpFilter(name="envoy.filters.http.rbac", typed_config=Any.pack(_admission())),\n',
+        before="        HttpFilter(name=RBAC, typed_config=Any.pack(_admission())),\n",
         after="",
         noticed_by=(f"{LIVE}::test_every_listener_has_the_same_chain",),
     ),

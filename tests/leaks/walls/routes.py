@@ -22,8 +22,8 @@ WALLS: Final = (
     Mutation(
         name="every tenant's paths are routed",
         file=ROUTES,
-        before='path_separated_prefix = f"{REST}/{policy.tenant_id}"',
-        after="path_separated_prefix = REST",
+        before='match=RouteMatch(path_separated_prefix=f"{REST}/{_TENANT}"), route',
+        after="match=RouteMatch(path_separated_prefix=REST), route",
         noticed_by=(f"{ROUTE_TESTS}::test_routes_are_an_allow_list_under_the_tenants_own_names",),
     ),
     Mutation(
@@ -113,15 +113,15 @@ WALLS: Final = (
     Mutation(
         name="a client says by which key its routes are found",
         file=LUA,
-        before='    headers:replace(KEY, "id:" .. id)',
-        after='    headers:replace(KEY, headers:get(KEY) or "id:" .. id)',
+        before="  headers:replace(KEY, key)",
+        after="  headers:replace(KEY, headers:get(KEY) or key)",
         noticed_by=(f"{LUA_TESTS}::test_the_script_alone_overwrites_what_a_client_says_of_its_key",),
     ),
     Mutation(
         name="the header of a tenant outweighs its path",
         file=LUA,
-        before='string.match(headers:get(":path") or "", IN_PATH) or headers:get("x-tenant-id")',
-        after='headers:get("x-tenant-id") or string.match(headers:get(":path") or "", IN_PATH)',
+        before='key = "id:" .. (id or named)',
+        after='key = "id:" .. (named or id)',
         noticed_by=(f"{HOSTS}::test_the_path_says_more_than_the_header_and_the_header_more_than_the_host",),
     ),
     Mutation(
@@ -134,8 +134,8 @@ WALLS: Final = (
     Mutation(
         name="any part of a path names a tenant",
         file=LUA,
-        before='"^/api/v1/tenants/([^/?]+)"',
-        after='"/api/v1/tenants/([^/?]+)"',
+        before='"^/api/v1/tenants/([^/?]+)/',
+        after='"/api/v1/tenants/([^/?]+)/',
         noticed_by=(f"{HOSTS}::test_what_a_path_holds_beyond_its_beginning_names_nobody",),
     ),
     Mutation(

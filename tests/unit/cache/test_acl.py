@@ -19,7 +19,7 @@ from control_plane.cache.acl import (
 )
 from control_plane.cache.handles import LIBRARY
 from control_plane.ids import TenantId
-from ext_authz.budgets import limiter
+from ext_authz.budgets import counter
 from tests.fixtures.cache import placement
 
 SECRET: Final = bytes(range(32))
@@ -47,7 +47,7 @@ def test_a_tenant_may_exactly_what_its_functions_do() -> None:
 
 @pytest.mark.behaviour("T-V1")
 def test_the_edge_may_exactly_what_its_function_does_and_bring_it() -> None:
-    assert set(EDGE_COMMANDS) == called(limiter._LIBRARY) | {"fcall", "function|load"}
+    assert set(EDGE_COMMANDS) == called(counter._LIBRARY) | {"fcall", "function|load"}
 
 
 @pytest.mark.behaviour("T-V1")
@@ -107,4 +107,4 @@ def test_a_file_has_hashes_only_and_shuts_the_default_user_out() -> None:
 
 
 def test_the_edges_name_is_the_same_on_both_sides() -> None:
-    assert acl.EDGE == limiter._USER
+    assert acl.EDGE == counter._USER

@@ -22,6 +22,7 @@ from control_plane.tenants.model import (
     domain_violation,
     requests_per_minute,
 )
+from control_plane.tenants.rates import RateLimit, Window
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _TENANT = Tenant(
@@ -89,6 +90,13 @@ def test_everything_wrong_with_a_request_is_found_at_once() -> None:
         requests_per_minute=-1,
         domains=("localhost", "a.example", "a.example"),
         max_policy_age=timedelta(0),
+        rate_limits=(
+            RateLimit(window="HOUR", units=0),
+            RateLimit(window="FORTNIGHT", units=1),
+            RateLimit(window="HOUR", units=2**53 + 1),
+        ),
+        billing_day=32,
+        time_zone="Mars/Base",
     )
 
     assert found == [
@@ -101,6 +109,12 @@ def test_everything_wrong_with_a_request_is_found_at_once() -> None:
         "tenant.requests_per_minute",
         "tenant.domains[0]",
         "tenant.domains[2]",
+        "tenant.rate_limits[0].units",
+        "tenant.rate_limits[1].window",
+        "tenant.rate_limits[2].window",
+        "tenant.rate_limits[2].units",
+        "tenant.billing_day",
+        "tenant.time_zone",
         "tenant.max_policy_age",
         "tenant.labels",
     ]
@@ -238,3 +252,26 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 TestLifecycle = Lifecycle.TestCase
+
+
+@pytest.mark.behaviour("S3.17")
+@pytest.mark.parametrize("units", [-1, 0, 2**53 + 1])
+def test_a_window_without_units_or_with_more_than_can_be_counted_is_refused(units: int) -> None:
+    assert _violations(rate_limits=(RateLimit(window="DAY", units=units),)) == ["tenant.rate_limits[0].units"]
+
+
+def test_a_shorter_window_may_have_more_units_than_a_longer_one() -> None:
+    every = tuple(RateLimit(window=window, units=1 << (50 - number)) for number, window in enumerate(Window))
+
+    assert _violations(rate_limits=every, billing_day=31, time_zone="America/Argentina/Ushuaia") == []
+
+
+@pytest.mark.behaviour("S3.17")
+@pytest.mark.parametrize("zone", ["", "utc", "Europe", "../zones", "Europe/Berlin\n", "/etc/passwd", "localtime"])
+def test_what_is_no_time_zone_is_refused(zone: str) -> None:
+    assert _violations(time_zone=zone) == ["tenant.time_zone"]
+
+
+@pytest.mark.parametrize(("day", "is_good"), [(-1, False), (0, False), (1, True), (31, True), (32, False)])
+def test_months_begin_with_a_day_of_a_month(day: int, *, is_good: bool) -> None:
+    assert _violations(billing_day=day) == ([] if is_good else ["tenant.billing_day"])

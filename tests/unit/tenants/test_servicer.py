@@ -10,6 +10,7 @@ from bulkhead.v1 import tenants_pb2
 from control_plane.errors import InvalidArgumentError
 from control_plane.ids import TenantId
 from control_plane.tenants.model import Settings, State, Tenant
+from control_plane.tenants.rates import RateLimit
 from control_plane.tenants.servicer import _creation, to_proto
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -22,7 +23,13 @@ def settings_of(tenant: tenants_pb2.Tenant) -> Settings:
 
 def test_what_the_edge_enforces_is_shown_as_it_is_asked_for() -> None:
     settings = Settings(
-        display_name="One", requests_per_minute=7, domains=("a.example", "b.example"), max_policy_age=timedelta(hours=1)
+        display_name="One",
+        requests_per_minute=7,
+        domains=("a.example", "b.example"),
+        max_policy_age=timedelta(hours=1),
+        rate_limits=(RateLimit(window="SECOND", units=2**53), RateLimit(window="MONTH", units=1)),
+        billing_day=31,
+        time_zone="Asia/Kathmandu",
     )
     tenant = Tenant(
         id=TenantId("org_1"),
@@ -49,6 +56,7 @@ def test_what_is_not_said_is_taken_from_the_tier_and_the_default(tenant: tenants
 
     assert (settings.requests_per_minute, settings.domains) == (0, ())
     assert settings.max_policy_age == timedelta(minutes=15)
+    assert (settings.rate_limits, settings.billing_day, settings.time_zone) == ((), 1, "UTC")
 
 
 @pytest.mark.parametrize("seconds", [-1, -(2**63), 2**63 - 1, 86_401])

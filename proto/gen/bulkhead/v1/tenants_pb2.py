@@ -33,7 +33,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkhead/v1/tenants.proto\x12\x0b\x62ulkhead.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x0b\n\x06Tenant\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x19.bulkhead.v1.Tenant.StateB\x04\xe2\x41\x01\x03\x12\x12\n\x04tier\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x41\n\x0fisolation_level\x18\x06 \x01(\x0e\x32\".bulkhead.v1.Tenant.IsolationLevelB\x04\xe2\x41\x01\x05\x12\x12\n\x04\x63\x65ll\x18\x07 \x01(\tB\x04\xe2\x41\x01\x05\x12\x17\n\tdns_label\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06schema\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x06labels\x18\n \x03(\x0b\x32\x1f.bulkhead.v1.Tenant.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x64min_email\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nhsm_backed\x18\x0c \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0esuspend_reason\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12!\n\x13requests_per_minute\x18\x10 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x64omains\x18\x11 \x03(\tB\x04\xe2\x41\x01\x01\x12\x37\n\x0emax_policy_age\x18\x12 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1b\n\redge_revision\x18\x13 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12G\n\x12\x63onnection_pooling\x18\x14 \x01(\x0b\x32%.bulkhead.v1.Tenant.ConnectionPoolingB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x63\x61\x63he_bytes\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x0c\n\x04\x65tag\x18\x63 \x01(\t\x1a\xf8\x02\n\x11\x43onnectionPooling\x12\"\n\x0fpool_per_tenant\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x05H\x00\x88\x01\x01\x12\"\n\x0fmin_connections\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\"\n\x0fmax_connections\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12Y\n\x0fisolation_level\x18\x04 \x01(\x0e\x32:.bulkhead.v1.Tenant.ConnectionPooling.TransactionIsolationB\x04\xe2\x41\x01\x01\"`\n\x14TransactionIsolation\x12%\n!TRANSACTION_ISOLATION_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41S_DECLARED\x10\x01\x12\x10\n\x0cSERIALIZABLE\x10\x02\x42\x12\n\x10_pool_per_tenantB\x12\n\x10_min_connectionsB\x12\n\x10_max_connections\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROVISIONING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\r\n\tSUSPENDED\x10\x03\x12\r\n\tREAD_ONLY\x10\x04\"I\n\x0eIsolationLevel\x12\x1f\n\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\n\n\x06POOLED\x10\x01\x12\n\n\x06STRICT\x10\x02::\xea\x41\x37\n\x12\x62ulkhead.v1/Tenant\x12\x10tenants/{tenant}*\x07tenants2\x06tenant\"\x90\x01\n\x13\x43reateTenantRequest\x12\x17\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x06tenant\x18\x02 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x9b\x01\n\x14\x43reateTenantMetadata\x12\'\n\x06tenant\x18\x01 \x01(\tB\x17\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12)\n\x05steps\x18\x02 \x03(\x0b\x32\x1a.bulkhead.v1.OperationStep\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8e\x02\n\rOperationStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .bulkhead.v1.OperationStep.State\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\x05\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x08\n\x04\x44ONE\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\"=\n\x10GetTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\"G\n\x12ListTenantsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.bulkhead.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x94\x01\n\x13UpdateTenantRequest\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"k\n\x14SuspendTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x17ReactivateTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x32\x94\x07\n\rTenantService\x12\x9e\x01\n\x0c\x43reateTenant\x12 .bulkhead.v1.CreateTenantRequest\x1a\x1d.google.longrunning.Operation\"M\xca\x41\x1e\n\x06Tenant\x12\x14\x43reateTenantMetadata\x8a\xcf\x18\t\x12\x01\x01 \n(\x01\x30\x02\x82\xd3\xe4\x93\x02\x19\"\x0f/api/v1/tenants:\x06tenant\x12\x8f\x01\n\tGetTenant\x12\x1d.bulkhead.v1.GetTenantRequest\x1a\x13.bulkhead.v1.Tenant\"N\xda\x41\x04name\x8a\xcf\x18#\n\x04name\x12\x05\x01\x02\x03\x04\x05 \x01(\x01\x30\x01:\x0ctenants.read@\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/{name=tenants/*}\x12w\n\x0bListTenants\x12\x1f.bulkhead.v1.ListTenantsRequest\x1a .bulkhead.v1.ListTenantsResponse\"%\x8a\xcf\x18\n\x12\x02\x01\x02 \x05(\x01\x30\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/tenants\x12\xa7\x01\n\x0cUpdateTenant\x12 .bulkhead.v1.UpdateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"`\xda\x41\x12tenant,update_mask\x8a\xcf\x18\x18\n\x0btenant.name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02)2\x1f/api/v1/{tenant.name=tenants/*}:\x06tenant\x12\x90\x01\n\rSuspendTenant\x12!.bulkhead.v1.SuspendTenantRequest\x1a\x13.bulkhead.v1.Tenant\"G\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02%\" /api/v1/{name=tenants/*}:suspend:\x01*\x12\x99\x01\n\x10ReactivateTenant\x12$.bulkhead.v1.ReactivateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"J\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02(\"#/api/v1/{name=tenants/*}:reactivate:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkhead/v1/tenants.proto\x12\x0b\x62ulkhead.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\r\n\x06Tenant\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x19.bulkhead.v1.Tenant.StateB\x04\xe2\x41\x01\x03\x12\x12\n\x04tier\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x41\n\x0fisolation_level\x18\x06 \x01(\x0e\x32\".bulkhead.v1.Tenant.IsolationLevelB\x04\xe2\x41\x01\x05\x12\x12\n\x04\x63\x65ll\x18\x07 \x01(\tB\x04\xe2\x41\x01\x05\x12\x17\n\tdns_label\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06schema\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x06labels\x18\n \x03(\x0b\x32\x1f.bulkhead.v1.Tenant.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x64min_email\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nhsm_backed\x18\x0c \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0esuspend_reason\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12!\n\x13requests_per_minute\x18\x10 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x64omains\x18\x11 \x03(\tB\x04\xe2\x41\x01\x01\x12\x37\n\x0emax_policy_age\x18\x12 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1b\n\redge_revision\x18\x13 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12G\n\x12\x63onnection_pooling\x18\x14 \x01(\x0b\x32%.bulkhead.v1.Tenant.ConnectionPoolingB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x63\x61\x63he_bytes\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0brate_limits\x18\x16 \x03(\x0b\x32\x1d.bulkhead.v1.Tenant.RateLimitB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x62illing_day\x18\x17 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\ttime_zone\x18\x18 \x01(\tB\x04\xe2\x41\x01\x01\x12\x0c\n\x04\x65tag\x18\x63 \x01(\t\x1a\xf8\x02\n\x11\x43onnectionPooling\x12\"\n\x0fpool_per_tenant\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x05H\x00\x88\x01\x01\x12\"\n\x0fmin_connections\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\"\n\x0fmax_connections\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12Y\n\x0fisolation_level\x18\x04 \x01(\x0e\x32:.bulkhead.v1.Tenant.ConnectionPooling.TransactionIsolationB\x04\xe2\x41\x01\x01\"`\n\x14TransactionIsolation\x12%\n!TRANSACTION_ISOLATION_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41S_DECLARED\x10\x01\x12\x10\n\x0cSERIALIZABLE\x10\x02\x42\x12\n\x10_pool_per_tenantB\x12\n\x10_min_connectionsB\x12\n\x10_max_connections\x1a\xb4\x01\n\tRateLimit\x12:\n\x06window\x18\x01 \x01(\x0e\x32$.bulkhead.v1.Tenant.RateLimit.WindowB\x04\xe2\x41\x01\x02\x12\x13\n\x05units\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"V\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROVISIONING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\r\n\tSUSPENDED\x10\x03\x12\r\n\tREAD_ONLY\x10\x04\"I\n\x0eIsolationLevel\x12\x1f\n\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\n\n\x06POOLED\x10\x01\x12\n\n\x06STRICT\x10\x02::\xea\x41\x37\n\x12\x62ulkhead.v1/Tenant\x12\x10tenants/{tenant}*\x07tenants2\x06tenant\"\x90\x01\n\x13\x43reateTenantRequest\x12\x17\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x06tenant\x18\x02 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x9b\x01\n\x14\x43reateTenantMetadata\x12\'\n\x06tenant\x18\x01 \x01(\tB\x17\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12)\n\x05steps\x18\x02 \x03(\x0b\x32\x1a.bulkhead.v1.OperationStep\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8e\x02\n\rOperationStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .bulkhead.v1.OperationStep.State\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\x05\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x08\n\x04\x44ONE\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\"=\n\x10GetTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\"G\n\x12ListTenantsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.bulkhead.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x94\x01\n\x13UpdateTenantRequest\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"k\n\x14SuspendTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x17ReactivateTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x32\x94\x07\n\rTenantService\x12\x9e\x01\n\x0c\x43reateTenant\x12 .bulkhead.v1.CreateTenantRequest\x1a\x1d.google.longrunning.Operation\"M\xca\x41\x1e\n\x06Tenant\x12\x14\x43reateTenantMetadata\x8a\xcf\x18\t\x12\x01\x01 \n(\x01\x30\x02\x82\xd3\xe4\x93\x02\x19\"\x0f/api/v1/tenants:\x06tenant\x12\x8f\x01\n\tGetTenant\x12\x1d.bulkhead.v1.GetTenantRequest\x1a\x13.bulkhead.v1.Tenant\"N\xda\x41\x04name\x8a\xcf\x18#\n\x04name\x12\x05\x01\x02\x03\x04\x05 \x01(\x01\x30\x01:\x0ctenants.read@\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/{name=tenants/*}\x12w\n\x0bListTenants\x12\x1f.bulkhead.v1.ListTenantsRequest\x1a .bulkhead.v1.ListTenantsResponse\"%\x8a\xcf\x18\n\x12\x02\x01\x02 \x05(\x01\x30\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/tenants\x12\xa7\x01\n\x0cUpdateTenant\x12 .bulkhead.v1.UpdateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"`\xda\x41\x12tenant,update_mask\x8a\xcf\x18\x18\n\x0btenant.name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02)2\x1f/api/v1/{tenant.name=tenants/*}:\x06tenant\x12\x90\x01\n\rSuspendTenant\x12!.bulkhead.v1.SuspendTenantRequest\x1a\x13.bulkhead.v1.Tenant\"G\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02%\" /api/v1/{name=tenants/*}:suspend:\x01*\x12\x99\x01\n\x10ReactivateTenant\x12$.bulkhead.v1.ReactivateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"J\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02(\"#/api/v1/{name=tenants/*}:reactivate:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +48,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANT_CONNECTIONPOOLING'].fields_by_name['max_connections']._serialized_options = b'\342A\001\001'
   _globals['_TENANT_CONNECTIONPOOLING'].fields_by_name['isolation_level']._loaded_options = None
   _globals['_TENANT_CONNECTIONPOOLING'].fields_by_name['isolation_level']._serialized_options = b'\342A\001\001'
+  _globals['_TENANT_RATELIMIT'].fields_by_name['window']._loaded_options = None
+  _globals['_TENANT_RATELIMIT'].fields_by_name['window']._serialized_options = b'\342A\001\002'
+  _globals['_TENANT_RATELIMIT'].fields_by_name['units']._loaded_options = None
+  _globals['_TENANT_RATELIMIT'].fields_by_name['units']._serialized_options = b'\342A\001\002'
   _globals['_TENANT_LABELSENTRY']._loaded_options = None
   _globals['_TENANT_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TENANT'].fields_by_name['name']._loaded_options = None
@@ -92,6 +96,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANT'].fields_by_name['connection_pooling']._serialized_options = b'\342A\001\001'
   _globals['_TENANT'].fields_by_name['cache_bytes']._loaded_options = None
   _globals['_TENANT'].fields_by_name['cache_bytes']._serialized_options = b'\342A\001\001'
+  _globals['_TENANT'].fields_by_name['rate_limits']._loaded_options = None
+  _globals['_TENANT'].fields_by_name['rate_limits']._serialized_options = b'\342A\001\001'
+  _globals['_TENANT'].fields_by_name['billing_day']._loaded_options = None
+  _globals['_TENANT'].fields_by_name['billing_day']._serialized_options = b'\342A\001\001'
+  _globals['_TENANT'].fields_by_name['time_zone']._loaded_options = None
+  _globals['_TENANT'].fields_by_name['time_zone']._serialized_options = b'\342A\001\001'
   _globals['_TENANT']._loaded_options = None
   _globals['_TENANT']._serialized_options = b'\352A7\n\022bulkhead.v1/Tenant\022\020tenants/{tenant}*\007tenants2\006tenant'
   _globals['_CREATETENANTREQUEST'].fields_by_name['tenant_id']._loaded_options = None
@@ -139,37 +149,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSERVICE'].methods_by_name['ReactivateTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ReactivateTenant']._serialized_options = b'\332A\004name\212\317\030\021\n\004name\022\001\001 \005(\0010\002@\001\202\323\344\223\002(\"#/api/v1/{name=tenants/*}:reactivate:\001*'
   _globals['_TENANT']._serialized_start=319
-  _globals['_TENANT']._serialized_end=1755
-  _globals['_TENANT_CONNECTIONPOOLING']._serialized_start=1105
-  _globals['_TENANT_CONNECTIONPOOLING']._serialized_end=1481
-  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_start=1325
-  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_end=1421
-  _globals['_TENANT_LABELSENTRY']._serialized_start=1483
-  _globals['_TENANT_LABELSENTRY']._serialized_end=1528
-  _globals['_TENANT_STATE']._serialized_start=1530
-  _globals['_TENANT_STATE']._serialized_end=1620
-  _globals['_TENANT_ISOLATIONLEVEL']._serialized_start=1622
-  _globals['_TENANT_ISOLATIONLEVEL']._serialized_end=1695
-  _globals['_CREATETENANTREQUEST']._serialized_start=1758
-  _globals['_CREATETENANTREQUEST']._serialized_end=1902
-  _globals['_CREATETENANTMETADATA']._serialized_start=1905
-  _globals['_CREATETENANTMETADATA']._serialized_end=2060
-  _globals['_OPERATIONSTEP']._serialized_start=2063
-  _globals['_OPERATIONSTEP']._serialized_end=2333
-  _globals['_OPERATIONSTEP_STATE']._serialized_start=2255
-  _globals['_OPERATIONSTEP_STATE']._serialized_end=2333
-  _globals['_GETTENANTREQUEST']._serialized_start=2335
-  _globals['_GETTENANTREQUEST']._serialized_end=2396
-  _globals['_LISTTENANTSREQUEST']._serialized_start=2398
-  _globals['_LISTTENANTSREQUEST']._serialized_end=2469
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=2471
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=2555
-  _globals['_UPDATETENANTREQUEST']._serialized_start=2558
-  _globals['_UPDATETENANTREQUEST']._serialized_end=2706
-  _globals['_SUSPENDTENANTREQUEST']._serialized_start=2708
-  _globals['_SUSPENDTENANTREQUEST']._serialized_end=2815
-  _globals['_REACTIVATETENANTREQUEST']._serialized_start=2817
-  _globals['_REACTIVATETENANTREQUEST']._serialized_end=2905
-  _globals['_TENANTSERVICE']._serialized_start=2908
-  _globals['_TENANTSERVICE']._serialized_end=3824
+  _globals['_TENANT']._serialized_end=2048
+  _globals['_TENANT_CONNECTIONPOOLING']._serialized_start=1215
+  _globals['_TENANT_CONNECTIONPOOLING']._serialized_end=1591
+  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_start=1435
+  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_end=1531
+  _globals['_TENANT_RATELIMIT']._serialized_start=1594
+  _globals['_TENANT_RATELIMIT']._serialized_end=1774
+  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_start=1688
+  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_end=1774
+  _globals['_TENANT_LABELSENTRY']._serialized_start=1776
+  _globals['_TENANT_LABELSENTRY']._serialized_end=1821
+  _globals['_TENANT_STATE']._serialized_start=1823
+  _globals['_TENANT_STATE']._serialized_end=1913
+  _globals['_TENANT_ISOLATIONLEVEL']._serialized_start=1915
+  _globals['_TENANT_ISOLATIONLEVEL']._serialized_end=1988
+  _globals['_CREATETENANTREQUEST']._serialized_start=2051
+  _globals['_CREATETENANTREQUEST']._serialized_end=2195
+  _globals['_CREATETENANTMETADATA']._serialized_start=2198
+  _globals['_CREATETENANTMETADATA']._serialized_end=2353
+  _globals['_OPERATIONSTEP']._serialized_start=2356
+  _globals['_OPERATIONSTEP']._serialized_end=2626
+  _globals['_OPERATIONSTEP_STATE']._serialized_start=2548
+  _globals['_OPERATIONSTEP_STATE']._serialized_end=2626
+  _globals['_GETTENANTREQUEST']._serialized_start=2628
+  _globals['_GETTENANTREQUEST']._serialized_end=2689
+  _globals['_LISTTENANTSREQUEST']._serialized_start=2691
+  _globals['_LISTTENANTSREQUEST']._serialized_end=2762
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=2764
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=2848
+  _globals['_UPDATETENANTREQUEST']._serialized_start=2851
+  _globals['_UPDATETENANTREQUEST']._serialized_end=2999
+  _globals['_SUSPENDTENANTREQUEST']._serialized_start=3001
+  _globals['_SUSPENDTENANTREQUEST']._serialized_end=3108
+  _globals['_REACTIVATETENANTREQUEST']._serialized_start=3110
+  _globals['_REACTIVATETENANTREQUEST']._serialized_end=3198
+  _globals['_TENANTSERVICE']._serialized_start=3201
+  _globals['_TENANTSERVICE']._serialized_end=4117
 # @@protoc_insertion_point(module_scope)

@@ -155,6 +155,65 @@ class Tenant(_message.Message):
         def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_per_tenant) -> _WhichOneofReturnType__pool_per_tenant | None: ...
 
     @_typing.final
+    class RateLimit(_message.Message):
+        """What the tenant's calls may cost in each window of a length. The rule of an RPC says what a call of it costs."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Window:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _WindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Tenant.RateLimit._Window.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            WINDOW_UNSPECIFIED: Tenant.RateLimit._Window.ValueType  # 0
+            """Refused."""
+            SECOND: Tenant.RateLimit._Window.ValueType  # 1
+            """A second."""
+            MINUTE: Tenant.RateLimit._Window.ValueType  # 2
+            """A minute."""
+            HOUR: Tenant.RateLimit._Window.ValueType  # 3
+            """An hour."""
+            DAY: Tenant.RateLimit._Window.ValueType  # 4
+            """A day of the tenant's, from midnight in its time zone."""
+            MONTH: Tenant.RateLimit._Window.ValueType  # 5
+            """A month of the tenant's, from midnight of its billing day."""
+
+        class Window(_Window, metaclass=_WindowEnumTypeWrapper):
+            """How long is counted before it begins anew."""
+
+        WINDOW_UNSPECIFIED: Tenant.RateLimit.Window.ValueType  # 0
+        """Refused."""
+        SECOND: Tenant.RateLimit.Window.ValueType  # 1
+        """A second."""
+        MINUTE: Tenant.RateLimit.Window.ValueType  # 2
+        """A minute."""
+        HOUR: Tenant.RateLimit.Window.ValueType  # 3
+        """An hour."""
+        DAY: Tenant.RateLimit.Window.ValueType  # 4
+        """A day of the tenant's, from midnight in its time zone."""
+        MONTH: Tenant.RateLimit.Window.ValueType  # 5
+        """A month of the tenant's, from midnight of its billing day."""
+
+        WINDOW_FIELD_NUMBER: _builtins.int
+        UNITS_FIELD_NUMBER: _builtins.int
+        window: Global___Tenant.RateLimit.Window.ValueType
+        """Which window; each is named once at most."""
+        units: _builtins.int
+        """How many units are admitted in it: 1 to 9,007,199,254,740,992."""
+        def __init__(
+            self,
+            *,
+            window: Global___Tenant.RateLimit.Window.ValueType = ...,
+            units: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["units", b"units", "window", b"window"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class LabelsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -195,6 +254,9 @@ class Tenant(_message.Message):
     EDGE_REVISION_FIELD_NUMBER: _builtins.int
     CONNECTION_POOLING_FIELD_NUMBER: _builtins.int
     CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    RATE_LIMITS_FIELD_NUMBER: _builtins.int
+    BILLING_DAY_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`. The id is 3 to 41 characters: lower-case words of letters and digits, joined by single
@@ -230,6 +292,12 @@ class Tenant(_message.Message):
     """The revision of the last change that has an effect at the edge: what WaitApplied waits for."""
     cache_bytes: _builtins.int
     """How many bytes of the cache it may fill: 65,536 to 1,073,741,824. Zero is taken as 4,194,304."""
+    billing_day: _builtins.int
+    """The day with which its months begin: 1 to 31, in a shorter month the last day. Zero is taken as 1."""
+    time_zone: _builtins.str
+    """Where its days begin at midnight: a name of the IANA database, such as `Europe/Berlin`; `UTC` when empty. When this
+    or the billing day changes, what was used of the day and of the month stays used until the new one ends.
+    """
     etag: _builtins.str
     """Changes with every update; send it back to refuse to overwrite another's change (AIP-154)."""
     @_builtins.property
@@ -258,6 +326,12 @@ class Tenant(_message.Message):
     def connection_pooling(self) -> Global___Tenant.ConnectionPooling:
         """Its part of the database's connections. An update keeps what it leaves unset."""
 
+    @_builtins.property
+    def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant.RateLimit]:
+        """What its calls may cost, beside how many there may be in a minute. A call that is one too many for any of these takes
+        nothing of the others.
+        """
+
     def __init__(
         self,
         *,
@@ -282,11 +356,14 @@ class Tenant(_message.Message):
         edge_revision: _builtins.int = ...,
         connection_pooling: Global___Tenant.ConnectionPooling | None = ...,
         cache_bytes: _builtins.int = ...,
+        rate_limits: _abc.Iterable[Global___Tenant.RateLimit] | None = ...,
+        billing_day: _builtins.int = ...,
+        time_zone: _builtins.str = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connection_pooling", b"connection_pooling", "create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "cache_bytes", b"cache_bytes", "cell", b"cell", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "billing_day", b"billing_day", "cache_bytes", b"cache_bytes", "cell", b"cell", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "rate_limits", b"rate_limits", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "time_zone", b"time_zone", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,7 +606,7 @@ class UpdateTenantRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change: `display_name`, `tier`, `labels`, `admin_email`, `requests_per_minute`, `domains`,
-        `max_policy_age`, `connection_pooling`, `cache_bytes`.
+        `max_policy_age`, `connection_pooling`, `cache_bytes`, `rate_limits`, `billing_day`, `time_zone`.
         """
 
     def __init__(

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from ext_authz.authz.servicer import CheckServicer
-from ext_authz.budgets.limiter import MinuteLimiter
+from ext_authz.budgets.reserves import Budgets
 from ext_authz.xds.resources.source import EnvoyResources
 from tests.integration.ext_authz.check.servers import KEY, serving_checks
 from tests.integration.ext_authz.envoy_edge import edge as envoy_edge
@@ -17,15 +17,13 @@ from tests.unit.ext_authz.authz.checks import DOMAIN, INDEX, NOW, SHARED, SUSPEN
 
 
 @asynccontextmanager
-async def deciding_edge(
-    limiter: MinuteLimiter, *, resources: type[EnvoyResources] = EnvoyResources
-) -> AsyncIterator[Edge]:
+async def deciding_edge(budgets: Budgets, *, resources: type[EnvoyResources] = EnvoyResources) -> AsyncIterator[Edge]:
     """Start an edge that knows the tenants of `checks`, and is told `resources`."""
     servicer = CheckServicer(
         domain=DOMAIN,
         shared_hosts=SHARED,
         context_key=KEY,
-        limiter=limiter,
+        budgets=budgets,
         denied=lambda _: None,
         used=lambda _: None,
         now=lambda: NOW,

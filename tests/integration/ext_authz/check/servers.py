@@ -12,19 +12,23 @@ from typing_extensions import override
 
 from bulkhead.envoy.v3 import check_pb2
 from ext_authz.authz.servicer import CheckServicer
-from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter, Taken
+from ext_authz.budgets.counter import BudgetUnavailableError, Counter
+from ext_authz.budgets.model import Taken
+from ext_authz.budgets.reserves import Budgets
+from ext_authz.policies.model import TenantPolicy
 from ext_authz.reports.model import Denial, Usage
+from tests.fixtures.edge_budgets import taken
 from tests.unit.ext_authz.authz.checks import DOMAIN, INDEX, NOW, SHARED
 
 KEY = bytes(range(32))
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 
-class HeldLimiter(MinuteLimiter):
+class HeldLimiter(Budgets):
     """Counts nothing: it says what a test wants it to, when a test lets it."""
 
     def __init__(self) -> None:
-        super().__init__(Path("none"), bytes(32))
+        super().__init__(Counter(Path("none"), bytes(32)))
         self._asked: asyncio.Queue[UUID] = asyncio.Queue()
         self.go = asyncio.Event()
         self.go.set()
@@ -33,13 +37,14 @@ class HeldLimiter(MinuteLimiter):
         self.left: int | None = None
 
     @override
-    async def take(self, tenant_uid: UUID, *, limit: int, cost: int, request_id: str = "") -> Taken:
-        self._asked.put_nowait(tenant_uid)
+    async def take(self, policy: TenantPolicy, *, cost: int, calls: int = 1, request_id: str = "") -> Taken:
+        self._asked.put_nowait(policy.uid)
         await self.go.wait()
         if self.is_away:
-            raise LimiterUnavailableError("away")
+            raise BudgetUnavailableError("away")
+        limit = policy.requests_per_minute
         left = limit if self.left is None else self.left
-        return Taken(allowed=left >= cost, remaining=max(left - cost, 0), reset_s=41.2)
+        return taken(min(left, 1), limit=limit, remaining=max(left - 1, 0), reset_s=41.2)
 
     async def holds(self, requests: int) -> None:
         """Return when so many more requests wait."""
@@ -69,7 +74,7 @@ class Edge:
 
 
 @asynccontextmanager
-async def edge(folder: Path, limiter: MinuteLimiter) -> AsyncIterator[Edge]:
+async def edge(folder: Path, budgets: Budgets) -> AsyncIterator[Edge]:
     """Serve at `NOW` by the index of A, B and the suspended tenant. An operator may write hosts in any case."""
     denials: list[Denial] = []
     usages: list[Usage] = []
@@ -77,7 +82,7 @@ async def edge(folder: Path, limiter: MinuteLimiter) -> AsyncIterator[Edge]:
         domain=DOMAIN,
         shared_hosts=[host.upper() for host in SHARED],
         context_key=KEY,
-        limiter=limiter,
+        budgets=budgets,
         denied=denials.append,
         used=usages.append,
         now=lambda: NOW,

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from bulkhead.envoy.v3 import check_pb2
 from control_plane.serving.context import decode
 from ext_authz.authz import answers, servicer
-from ext_authz.budgets.limiter import MinuteLimiter
+from ext_authz.budgets.reserves import Budgets
 from ext_authz.policies.model import Index
 from ext_authz.reports.model import Denial, Usage
 from tests.integration.ext_authz.check.servers import KEY, Edge, HeldLimiter, edge, refusal
@@ -70,8 +70,8 @@ async def test_the_limit_is_admitted_and_not_one_more(folder: Path) -> None:
     few = tenant(1, requests_per_minute=3)
     async with (
         valkey_server() as valkey,
-        MinuteLimiter.open(valkey.socket, valkey.edge_key) as limiter,
-        edge(folder, limiter) as served,
+        Budgets.open(valkey.socket, valkey.edge_key) as budgets,
+        edge(folder, budgets) as served,
     ):
         served.servicer.use(index_of(few))
         responses = [await served.check(Ask(request_id=f"request-{n}").check()) for n in range(9)]
@@ -86,8 +86,8 @@ async def test_a_request_that_envoy_asks_about_twice_is_counted_once(folder: Pat
     few = tenant(1, requests_per_minute=1)
     async with (
         valkey_server() as valkey,
-        MinuteLimiter.open(valkey.socket, valkey.edge_key) as limiter,
-        edge(folder, limiter) as served,
+        Budgets.open(valkey.socket, valkey.edge_key) as budgets,
+        edge(folder, budgets) as served,
     ):
         served.servicer.use(index_of(few))
         codes = [(await served.check(Ask().check())).status.code for _ in range(2)]

@@ -164,14 +164,14 @@ async def running_edge(
         hub = Hub(EnvoyResources(settings, limits, lua=lua) if lua else EnvoyResources(settings, limits))
         index = Index(domain=DOMAIN).after(_change(1, *TENANTS, snapshot=True))
         hub.use(index)
-        await _serve_hub(hub, settings, stack)
+        await serving_hub(hub, settings, stack)
         envoy = await stack.enter_async_context(running_envoy(render_bootstrap(settings, limits), folder))
         async with asyncio.timeout(30):
             await envoy.listens("edge_http", "edge_https")
         yield Edge(settings, envoy, upstream, service, workers, servers, hub, folder, index)
 
 
-async def _serve_hub(hub: Hub, settings: EdgeSettings, stack: AsyncExitStack) -> None:
+async def serving_hub(hub: Hub, settings: EdgeSettings, stack: AsyncExitStack) -> None:
     server = grpc.aio.server(options=SERVER_OPTIONS)
     AdsServicer(hub).add_to(server)
     server.add_insecure_port(f"unix:{settings.xds_socket}")

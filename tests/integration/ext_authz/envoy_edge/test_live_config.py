@@ -15,6 +15,7 @@ CHAIN = [
     "envoy.filters.http.local_ratelimit",
     "envoy.filters.http.on_demand",
     "envoy.filters.http.ext_authz",
+    "bulkhead.leased_context",
     "envoy.filters.http.rbac",
     "envoy.filters.http.grpc_json_transcoder",
     "envoy.filters.http.router",
@@ -44,8 +45,18 @@ async def test_the_agent_is_passed_by_nowhere(edge: Edge) -> None:
     dump = await _dump(edge)
     routes = [route for routes in _all(dump, "routes") for route in routes]
 
+    own = [route for route in routes if "typed_per_filter_config" in route or "direct_response" in route]
+    epochs = {str(tenant.revision) for tenant in TENANTS}
+
     assert routes
-    assert [route for route in routes if "typed_per_filter_config" in route or "direct_response" in route] == []
+    # But by what a lease shows, which nobody can who was not granted one: it names the epoch, and the class.
+    matchers = [header for route in own for header in route["match"]["headers"]]
+    shown = [header for header in matchers if header["name"] == "x-bulkhead-lease"]
+    prefixes = [header["string_match"]["prefix"].split(".", 1) for header in shown]
+    assert len(shown) == len(own)
+    assert {epoch for epoch, _ in prefixes} <= epochs
+    assert {name for _, name in prefixes} == {"certificates.read.", "certificates.list.", "held."}
+    assert all("safe_regex" in route["match"] for route in own)
     hosts = [host for hosts in _all(dump, "virtual_hosts") for host in hosts]
     assert [host for host in hosts if "disabled" in str(host.get("typed_per_filter_config"))] == []
 

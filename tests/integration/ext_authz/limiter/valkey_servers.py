@@ -10,14 +10,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from redis.asyncio import Redis
 
 from control_plane import cell_key
 from control_plane.stack.processes.children import Child
 from control_plane.stack.valkey import Valkey
-from ext_authz.budgets.limiter import LimiterUnavailableError, MinuteLimiter, Taken
+from ext_authz.budgets.counter import BudgetUnavailableError
+from ext_authz.budgets.model import Taken
+from ext_authz.budgets.reserves import Budgets
+from ext_authz.policies.model import TenantPolicy
 from tests.fixtures.valkey import superuser, tenants_known
 
 
@@ -93,11 +95,11 @@ async def valkey_server(*, megabytes: int = 512) -> AsyncIterator[Server]:
             await server.child.ended()
 
 
-async def take_again(limiter: MinuteLimiter, tenant: UUID, *, limit: int) -> Taken:
+async def take_again(budgets: Budgets, policy: TenantPolicy) -> Taken:
     """Take one as soon as it can be counted again."""
     async with asyncio.timeout(30):
         while True:
             try:
-                return await limiter.take(tenant, limit=limit, cost=1)
-            except LimiterUnavailableError:
+                return await budgets.take(policy, cost=1)
+            except BudgetUnavailableError:
                 await asyncio.sleep(0.01)

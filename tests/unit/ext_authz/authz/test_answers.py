@@ -8,7 +8,8 @@ from bulkhead.envoy.v3 import check_pb2
 from ext_authz.authz import answers
 from ext_authz.authz.decide import Refused
 from ext_authz.authz.request import Asked, read_request
-from ext_authz.budgets.limiter import Taken
+from ext_authz.policies.model import Period
+from tests.fixtures.edge_budgets import taken
 from tests.unit.ext_authz.authz.checks import SHARED, Ask, grpc_ask
 
 REST: Asked = read_request(Ask().check(), SHARED)
@@ -36,7 +37,7 @@ def test_strangers_are_told_nothing() -> None:
 
 
 def test_an_admitted_request_goes_on_with_its_context_alone() -> None:
-    answer = parsed(answers.admitted("1.e30.x", limit=10, taken=Taken(allowed=True, remaining=9, reset_s=3.2)))
+    answer = parsed(answers.admitted("1.e30.x", taken=taken(1, limit=10, remaining=9, reset_s=3.2)))
     sent, returned = answer.ok_response.headers, answer.ok_response.response_headers_to_add
 
     assert answer.status.code == 0
@@ -53,8 +54,7 @@ def test_an_admitted_request_goes_on_with_its_context_alone() -> None:
 @pytest.mark.behaviour("S3.8")
 @pytest.mark.parametrize(("reset_s", "told_s"), [(0.0, 1), (0.001, 1), (1.0, 1), (1.001, 2), (59.2, 60), (60.0, 60)])
 def test_whoever_is_limited_is_told_when_a_retry_works(reset_s: float, told_s: int) -> None:
-    taken = Taken(allowed=False, remaining=0, reset_s=reset_s)
-    answer = answers.limited(REST, limit=10, taken=taken)
+    answer = answers.limited(REST, taken=taken(0, limit=10, remaining=0, reset_s=reset_s))
 
     assert parsed(answer).denied_response.status.code == 429
     assert headers_of(answer) == {
@@ -88,8 +88,18 @@ def test_a_refusal_is_a_problem_with_a_code(status: int, code: int, title: str) 
 
 def test_grpc_s_callers_read_the_reason_as_the_status_s_message() -> None:
     refused = answers.refusal(GRPC, Refused(status=503, code="POLICY_STALE", detail="too old", retry_after_s=1))
-    limited = answers.limited(GRPC, limit=1, taken=Taken(allowed=False, remaining=0, reset_s=1))
+    limited = answers.limited(GRPC, taken=taken(0, limit=1, remaining=0, reset_s=1))
 
     assert parsed(refused).denied_response.body == "too old"
     assert headers_of(refused) == {"x-bulkhead-reason": "POLICY_STALE", "retry-after": "1", "grpc-status": "14"}
     assert headers_of(limited)["grpc-status"] == "8"
+
+
+@pytest.mark.behaviour("S3.8")
+def test_the_tightest_window_is_named_with_what_it_counts() -> None:
+    used_up = taken(0, limit=5000, remaining=3, reset_s=7200, period=Period.DAY, unit="units")
+    answer = answers.limited(GRPC, taken=used_up)
+
+    assert parsed(answer).denied_response.body == "the tenant's 5000 units of this day are used up; more in 7200 s"
+    assert headers_of(answer)["ratelimit-policy"] == '"units-day";q=5000;w=86400'
+    assert headers_of(answer)["ratelimit"] == '"units-day";r=3;t=7200'

@@ -13,7 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from bulkhead.envoy.v3 import check_pb2
 from ext_authz.authz import answers
 from ext_authz.authz.request import read_request
-from ext_authz.budgets.limiter import Taken
+from tests.fixtures.edge_budgets import taken
 from tests.unit.ext_authz.authz.checks import SHARED, A, Ask
 
 PAIRS: Final[list[tuple[type[Any], type[Any]]]] = [
@@ -127,10 +127,8 @@ def test_a_request_that_is_no_text_can_be_read_and_is_refused() -> None:
     "answer",
     [
         answers.STRANGER,
-        answers.admitted("1.e30.x", limit=10, taken=Taken(allowed=True, remaining=9, reset_s=3.2)),
-        answers.limited(
-            read_request(Ask().check(), SHARED), limit=10, taken=Taken(allowed=False, remaining=0, reset_s=3.2)
-        ),
+        answers.admitted("1.e30.x", taken=taken(1, limit=10, remaining=9, reset_s=3.2)),
+        answers.limited(read_request(Ask().check(), SHARED), taken=taken(0, limit=10, remaining=0, reset_s=3.2)),
     ],
 )
 def test_envoy_reads_all_of_an_answer_and_nothing_else(answer: bytes) -> None:

@@ -49,6 +49,11 @@ def test_a_policy_comes_through_as_it_is(number: int, state: State, kids: list[i
         ("token_keys", [policies_pb2.TokenKey(kid=str(UUID(int=1)), public_key=b"short")]),
         ("token_keys", [policies_pb2.TokenKey(kid="?", public_key=bytes(32))]),
         ("max_policy_age", None),
+        ("rate_limits", [policies_pb2.RateLimit(units=1)]),
+        ("rate_limits", [policies_pb2.RateLimit(window=policies_pb2.RateLimit.Window.DAY)]),
+        ("rate_limits", [policies_pb2.RateLimit(window=policies_pb2.RateLimit.Window.DAY, units=1)] * 2),
+        ("billing_day", 32),
+        ("time_zone", "Mars/Base"),
     ],
 )
 def test_what_cannot_be_enforced_is_refused(field: str, value: Any) -> None:

@@ -139,6 +139,9 @@ class TenantPolicy(_message.Message):
     REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     TOKEN_KEYS_FIELD_NUMBER: _builtins.int
     MAX_POLICY_AGE_FIELD_NUMBER: _builtins.int
+    RATE_LIMITS_FIELD_NUMBER: _builtins.int
+    BILLING_DAY_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Its id."""
     uid: _builtins.str
@@ -155,6 +158,10 @@ class TenantPolicy(_message.Message):
     """Its host name under the platform's domain."""
     requests_per_minute: _builtins.int
     """How many requests are admitted in a minute."""
+    billing_day: _builtins.int
+    """The day with which its months begin, in a shorter month the last day; 0 is 1."""
+    time_zone: _builtins.str
+    """Where its days begin at midnight, by the name in the IANA database; empty is UTC."""
     @_builtins.property
     def domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its own host names, in lower case."""
@@ -166,6 +173,10 @@ class TenantPolicy(_message.Message):
     @_builtins.property
     def max_policy_age(self) -> _duration_pb2.Duration:
         """For how long its requests are decided without news from the control plane; then they are refused."""
+
+    @_builtins.property
+    def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
+        """What its requests may cost, at most one for each window."""
 
     def __init__(
         self,
@@ -181,14 +192,78 @@ class TenantPolicy(_message.Message):
         requests_per_minute: _builtins.int = ...,
         token_keys: _abc.Iterable[Global___TokenKey] | None = ...,
         max_policy_age: _duration_pb2.Duration | None = ...,
+        rate_limits: _abc.Iterable[Global___RateLimit] | None = ...,
+        billing_day: _builtins.int = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_policy_age", b"max_policy_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_label", b"dns_label", "domains", b"domains", "isolation_level", b"isolation_level", "max_policy_age", b"max_policy_age", "requests_per_minute", b"requests_per_minute", "revision", b"revision", "state", b"state", "tenant_id", b"tenant_id", "tier", b"tier", "token_keys", b"token_keys", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_day", b"billing_day", "dns_label", b"dns_label", "domains", b"domains", "isolation_level", b"isolation_level", "max_policy_age", b"max_policy_age", "rate_limits", b"rate_limits", "requests_per_minute", b"requests_per_minute", "revision", b"revision", "state", b"state", "tenant_id", b"tenant_id", "tier", b"tier", "time_zone", b"time_zone", "token_keys", b"token_keys", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TenantPolicy: _TypeAlias = TenantPolicy  # noqa: Y015
+
+@_typing.final
+class RateLimit(_message.Message):
+    """How many units are admitted in each window of a length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Window:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _WindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RateLimit._Window.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        WINDOW_UNSPECIFIED: RateLimit._Window.ValueType  # 0
+        """Never sent."""
+        SECOND: RateLimit._Window.ValueType  # 1
+        """A second."""
+        MINUTE: RateLimit._Window.ValueType  # 2
+        """A minute."""
+        HOUR: RateLimit._Window.ValueType  # 3
+        """An hour."""
+        DAY: RateLimit._Window.ValueType  # 4
+        """A day of the tenant's."""
+        MONTH: RateLimit._Window.ValueType  # 5
+        """A month of the tenant's."""
+
+    class Window(_Window, metaclass=_WindowEnumTypeWrapper):
+        """How long is counted before it begins anew."""
+
+    WINDOW_UNSPECIFIED: RateLimit.Window.ValueType  # 0
+    """Never sent."""
+    SECOND: RateLimit.Window.ValueType  # 1
+    """A second."""
+    MINUTE: RateLimit.Window.ValueType  # 2
+    """A minute."""
+    HOUR: RateLimit.Window.ValueType  # 3
+    """An hour."""
+    DAY: RateLimit.Window.ValueType  # 4
+    """A day of the tenant's."""
+    MONTH: RateLimit.Window.ValueType  # 5
+    """A month of the tenant's."""
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    window: Global___RateLimit.Window.ValueType
+    """Which window."""
+    units: _builtins.int
+    """How many units."""
+    def __init__(
+        self,
+        *,
+        window: Global___RateLimit.Window.ValueType = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["units", b"units", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
 
 @_typing.final
 class TokenKey(_message.Message):

@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, ScopedRouteConfiguration
+from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration, ScopedRouteConfiguration
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthzPerRoute
 
 from ext_authz.policies.model import State, TenantPolicy
@@ -50,10 +50,41 @@ def test_routes_are_an_allow_list_under_the_tenants_own_names() -> None:
         "acme-2.csm.example.com",
         "certificates.acme.example",
     ]
-    assert [(match.path_separated_prefix, match.grpc is not None) for match in matches] == [
+    assert [(match.path_separated_prefix, match.grpc is not None) for match in matches if not match.headers] == [
         ("/api/v1/tenants/acme_2", False),
         ("/bulkhead.v1.CertificateService", True),
     ]
+
+
+def test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this() -> None:
+    (host,) = _made(POLICY).virtual_hosts
+    own = [route for route in host.routes if route.match and route.match.headers]
+    service = r"/bulkhead\.v1\.CertificateService/"
+    rest = "/api/v1/tenants/acme_2/"
+
+    assert [_shown(route) for route in own] == [
+        ("leased", "41.certificates.read.", f"{rest}(certificates/[A-Za-z0-9_-]+|certificateAuthority)"),
+        ("leased", "41.certificates.read.", f"{service}GetCertificate|{service}GetCertificateAuthority"),
+        ("leased", "41.certificates.list.", f"{rest}(certificates)"),
+        ("leased", "41.certificates.list.", f"{service}ListCertificates"),
+        ("held", "41.held.", r"(/api/v1/tenants/acme_2|/(bulkhead\.v1\.CertificateService))(/.*)?"),
+    ]
+    assert [[header.name for header in route.match.headers[1:]] for route in own if route.match] == [
+        [":method", "content-type"],
+    ] * 4 + [[]]
+    # They stand before what the agent is asked about, which would take them all.
+    assert list(host.routes[: len(own)]) == own
+    assert [route.route is None for route in own] == [False] * 4 + [True]
+
+
+def _shown(route: Route) -> tuple[str, str, str]:
+    assert route.match is not None
+    lease, *_ = route.match.headers
+    assert lease.name == "x-bulkhead-lease"
+    assert lease.string_match is not None
+    assert lease.string_match.prefix is not None
+    assert route.match.safe_regex is not None
+    return route.name, lease.string_match.prefix, route.match.safe_regex.regex
 
 
 def test_the_agent_is_told_the_epoch() -> None:
@@ -62,7 +93,9 @@ def test_the_agent_is_told_the_epoch() -> None:
 
     assert asked.check_settings is not None
     assert asked.check_settings.context_extensions == {"epoch": "41"}
-    assert all(route.route and not route.typed_per_filter_config for route in host.routes)
+    served = [route for route in host.routes if route.name == "served"]
+    assert served
+    assert all(route.route and not route.typed_per_filter_config for route in served)
 
 
 def test_a_suspended_tenant_has_no_routes() -> None:

@@ -11,6 +11,8 @@ from bulkhead.envoy.v3 import routes_pb2
 MODULES = {
     "ExtAuthzPerRoute": "extensions.filters.http.ext_authz.v3",
     "CheckSettings": "extensions.filters.http.ext_authz.v3",
+    "StringMatcher": "type.matcher.v3",
+    "RegexMatcher": "type.matcher.v3",
 }
 TYPES = {
     FieldDescriptor.TYPE_STRING: betterproto2.TYPE_STRING,

@@ -54,9 +54,16 @@ def test_the_service_has_to_prove_who_it_is(tmp_path: Path) -> None:
     assert b"spiffe://bulkhead/service/certificates" in certificates
 
 
-def test_the_script_sets_one_header_and_reads_three() -> None:
+def test_the_script_sets_and_reads_these_headers_alone() -> None:
     code = re.sub(r"--.*", "", read_lua())
+    asked, answered = code.split("local function keep_lease")
 
-    assert re.findall(r'get\("([^"]+)"\)', code) == [":path", "x-tenant-id", ":authority"]
-    assert len(re.findall(r"replace\((\w+),", code)) == 2
+    assert set(re.findall(r'get\("([^"]+)"\)', asked)) == {
+        *(":path", ":method", ":authority"),
+        *("x-tenant-id", "authorization"),
+    }
+    assert set(re.findall(r'get\("([^"]+)"\)', answered)) == {"bulkhead", "x-bulkhead-grant"}
+    assert re.findall(r"replace\((\w+),", code) == ["KEY"]
     assert 'KEY = "x-bulkhead-tenant"' in code
+    assert set(re.findall(r'add\("?([\w.-]+)"?,', code)) == {"x-bulkhead-lease", "x-bulkhead-unspent", "lease.carrier"}
+    assert 'carrier = held and "x-bulkhead-retry-after" or "x-bulkhead-leased",' in code

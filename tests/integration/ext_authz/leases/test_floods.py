@@ -1,0 +1,123 @@
+"""Limits are exact under floods, however many Envoys, threads and agents there are, and whatever is killed."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import pytest
+
+from ext_authz.leases.grants import LONGEST_MS
+from ext_authz.policies.model import Change, Index, TenantToken
+from tests.integration.ext_authz.leases.floods import Flood, Site, fresh_token, sites
+from tests.integration.ext_authz.limiter.valkey_servers import Server, valkey_server
+from tests.unit.ext_authz.authz.checks import Tenant, tenant
+
+IS_BATTERY: Final = bool(os.environ.get("BATTERY"))
+TENANTS, LIMIT, CALLERS = (6, 3_000, 4) if IS_BATTERY else (3, 1_500, 2)
+FLOODED_S: Final = 25.0 if IS_BATTERY else 8.0
+
+
+@pytest.fixture
+async def valkey() -> AsyncIterator[Server]:
+    async with valkey_server() as server:
+        yield server
+
+
+def _tenants() -> list[Tenant]:
+    made = [tenant(number) for number in range(1, TENANTS + 1)]
+    return [replace(one, policy=replace(one.policy, requests_per_minute=LIMIT)) for one in made]
+
+
+async def _a_new_minute(lasting_s: float) -> None:
+    """Return when so much of the minute is left: what is counted is to be counted in one."""
+    left = 60 - time.time() % 60
+    if left < lasting_s + 3:
+        await asyncio.sleep(left + 0.1)
+
+
+async def _flood(running: list[Site], floods: list[Flood], *, for_s: float = FLOODED_S) -> None:
+    until_s = time.monotonic() + for_s
+    async with asyncio.TaskGroup() as group:
+        for flood in floods:
+            for site in running:
+                for _ in range(CALLERS):
+                    group.create_task(flood.run(site.port, until_s=until_s))
+
+
+@pytest.mark.behaviour("S3.4", "T-X2")
+async def test_a_flood_is_cut_at_exactly_the_limit(valkey: Server) -> None:
+    floods = [Flood(tenant=one, token=fresh_token(one)) for one in _tenants()]
+    async with sites(2, valkey, [flood.tenant for flood in floods]) as running:
+        await _a_new_minute(FLOODED_S)
+        await _flood(running, floods)
+        contexts = sum(len(site.upstream.seen) for site in running)
+        leased = sum(bool(seen.all("x-bulkhead-lease")) for site in running for seen in site.upstream.seen)
+
+    admitted = [flood.answers[200] for flood in floods]
+    assert max(admitted) <= LIMIT
+    assert min(admitted) >= 0.99 * LIMIT
+    assert contexts == sum(admitted)
+    # It is leases that were looked at.
+    assert leased > contexts / 2
+    # And a refusal costs the agents next to nothing.
+    assert sum(flood.answers[429] for flood in floods) > LIMIT
+    assert all(set(flood.answers) <= {200, 429} for flood in floods)
+
+
+@pytest.mark.behaviour("S3.12", "T-V7")
+async def test_whatever_is_killed_no_more_than_the_limit_is_admitted(valkey: Server) -> None:
+    floods = [Flood(tenant=one, token=fresh_token(one)) for one in _tenants()]
+    async with sites(2, valkey, [flood.tenant for flood in floods]) as running:
+        await _a_new_minute(FLOODED_S)
+        flooding = asyncio.create_task(_flood(running, floods))
+        for _ in range(3):
+            await asyncio.sleep(FLOODED_S / 10)
+            await valkey.kill()
+            await asyncio.sleep(0.2)
+            await valkey.restart()
+        valkey.freeze()
+        await asyncio.sleep(0.5)
+        valkey.thaw()
+        await flooding
+
+    assert max(flood.answers[200] for flood in floods) <= LIMIT
+    assert min(flood.answers[200] for flood in floods) > 0
+    assert all(set(flood.answers) <= {200, 429, 503} for flood in floods)
+
+
+@pytest.mark.behaviour("I6")
+async def test_a_revoked_token_is_good_for_no_longer_than_a_lease_lasts(valkey: Server) -> None:
+    revoking, other = _tenants()[:2]
+    floods = [Flood(tenant=one, token=fresh_token(one)) for one in (revoking, other)]
+    async with sites(1, valkey, [revoking, other]) as (site,):
+        flooding = asyncio.create_task(_flood([site], floods, for_s=3))
+        await asyncio.sleep(1)
+        await site.tell(_after_a_revocation(site.servicers[0].index, revoking))
+        await asyncio.sleep(LONGEST_MS / 1000)
+        later = [Flood(tenant=flood.tenant, token=flood.token) for flood in floods]
+        await _flood([site], later, for_s=1)
+        await flooding
+
+    assert all(flood.answers[200] for flood in floods)
+    assert set(later[0].answers) == {401}
+    assert later[1].answers[200] > 0
+    assert 401 not in later[1].answers
+
+
+def _after_a_revocation(index: Index, tenant: Tenant) -> Index:
+    """Return the index in which the tenant's token is revoked."""
+    revoked = TenantToken(tenant.policy.uid, tenant.claims().token_id)
+    now = datetime.now(UTC)
+    change = Change(
+        feed=index.feed,
+        revision=index.revision + 1,
+        snapshot=False,
+        tenants=(),
+        revocations={revoked: now + timedelta(days=1)},
+        as_of=now,
+    )
+    return index.after(change)

@@ -1,0 +1,199 @@
+"""What a decision that is held inside Envoy is good for, for how long, and that it was paid."""
+
+from typing import Final
+
+from tests.leaks.model import Mutation
+
+GRANTS: Final = "ext_authz/leases/grants.py"
+CLASSES: Final = "ext_authz/leases/classes.py"
+LEASES: Final = "ext_authz/authz/leases.py"
+ROUTES: Final = "ext_authz/xds/resources/routes.py"
+FILTERS: Final = "ext_authz/xds/resources/filters.py"
+SCRIPT: Final = "envoy/filters/tenant.lua"
+GRANT_TESTS: Final = "tests/unit/ext_authz/leases/test_grants.py"
+CLASS_TESTS: Final = "tests/unit/ext_authz/leases/test_classes.py"
+LEASE_TESTS: Final = "tests/unit/ext_authz/authz/test_leases.py"
+ROUTE_TESTS: Final = "tests/unit/ext_authz/xds/resources/test_routes.py"
+HELD_INSIDE: Final = "tests/integration/ext_authz/envoy_edge/test_leases.py"
+OVER_TLS: Final = (
+    f"{HELD_INSIDE}::test_over_tls_a_lease_is_for_the_name_that_was_asked_for_and_for_nobody_with_a_certificate"
+)
+DIFFERS: Final = f"{HELD_INSIDE}::test_a_request_that_differs_in_anything_is_asked_about_or_refused"
+
+WALLS: Final = (
+    Mutation(
+        name="anybody takes back what another one was granted",
+        file=GRANTS,
+        before="if read is None or grant is None or grant.key != key:",
+        after="if read is None or grant is None:",
+        noticed_by=(f"{GRANT_TESTS}::test_nobody_takes_back_what_another_one_was_granted",),
+    ),
+    Mutation(
+        name="a lease is taken back as often as somebody says so",
+        file=GRANTS,
+        before="        del self._granted[grant.number]\n",
+        after="",
+        noticed_by=(f"{GRANT_TESTS}::test_a_lease_is_taken_back_once",),
+    ),
+    Mutation(
+        name="more comes back than was granted",
+        file=GRANTS,
+        before="calls=min(int(read[2]), grant.calls)",
+        after="calls=int(read[2])",
+        noticed_by=(f"{GRANT_TESTS}::test_whatever_is_said_to_be_unspent_no_more_comes_back_than_was_granted",),
+    ),
+    Mutation(
+        name="a lease of one RPC pays for a dearer one",
+        file=CLASSES,
+        before="if costs.setdefault(rule.lease_class, rule.cost) != rule.cost:",
+        after="if costs.setdefault(rule.lease_class, rule.cost) < 1:",
+        noticed_by=(f"{CLASS_TESTS}::test_a_lease_of_one_rpc_pays_for_no_dearer_one",),
+    ),
+    Mutation(
+        name="what changes something may be leased",
+        file=CLASSES,
+        before="        if not rule.lease_class:",
+        after="        if not rule.scope:",
+        noticed_by=(f"{CLASS_TESTS}::test_what_only_reads_may_be_leased",),
+    ),
+    Mutation(
+        name="a lease is granted by routes of an older epoch",
+        file=LEASES,
+        before="calls < 1 or asked.epoch != policy.revision or ends_ms",
+        after="calls < 1 or asked.epoch > policy.revision or ends_ms",
+        noticed_by=(f"{LEASE_TESTS}::test_nothing_is_granted_by_routes_of_another_epoch",),
+    ),
+    Mutation(
+        name="a lease outlives the windows that it was paid in",
+        file=LEASES,
+        before="LONGEST_MS, taken.until, _ms(claims",
+        after="LONGEST_MS, _ms(claims",
+        noticed_by=(f"{LEASE_TESTS}::test_it_ends_with_its_windows_and_with_the_news_of_the_policy",),
+    ),
+    Mutation(
+        name="a lease outlives its token",
+        file=LEASES,
+        before="_ms(claims.expire_time), ",
+        after="",
+        noticed_by=(f"{LEASE_TESTS}::test_it_ends_with_the_token",),
+    ),
+    Mutation(
+        name="a lease outlives the news of its policy",
+        file=LEASES,
+        before=", _ms(as_of + policy.max_age))",
+        after=")",
+        noticed_by=(f"{LEASE_TESTS}::test_it_ends_with_its_windows_and_with_the_news_of_the_policy",),
+    ),
+    Mutation(
+        name="the request's own call is granted once more",
+        file=LEASES,
+        before="taken.calls - 1",
+        after="taken.calls",
+        noticed_by=(f"{LEASE_TESTS}::test_a_lease_holds_what_was_paid_beside_the_requests_own_call",),
+    ),
+    Mutation(
+        name="whoever shows a certificate is leased a decision",
+        file=LEASES,
+        before="if not decision.method.lease_class or asked.certificate:",
+        after="if not decision.method.lease_class:",
+        noticed_by=(f"{LEASE_TESTS}::test_nobody_with_a_certificate_and_nothing_that_changes_anything_is_leased",),
+    ),
+    Mutation(
+        name="a route takes leases of every epoch",
+        file=ROUTES,
+        before='shown.prefix = f"{policy.revision}{shown.prefix}"',
+        after='shown.prefix = f"1{shown.prefix}"',
+        noticed_by=(f"{HELD_INSIDE}::test_a_new_epoch_is_the_end_of_all_leases_of_the_one_before",),
+    ),
+    Mutation(
+        name="a leased route takes any method",
+        file=ROUTES,
+        before='headers=[_shows(name), _is(":method", "GET"), _is_no_grpc()]',
+        after="headers=[_shows(name), _is_no_grpc()]",
+        noticed_by=(f"{ROUTE_TESTS}::test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this",),
+    ),
+    Mutation(
+        name="a leased route of REST takes gRPC",
+        file=ROUTES,
+        before='_is(":method", "GET"), _is_no_grpc()]',
+        after='_is(":method", "GET")]',
+        noticed_by=(f"{DIFFERS}[content type of gRPC]",),
+    ),
+    Mutation(
+        name="a leased route takes whoever shows a certificate",
+        file=ROUTES,
+        before="            match.tls_context = RouteMatchTlsContextMatchOptions(presented=False)\n",
+        after="",
+        noticed_by=(OVER_TLS,),
+    ),
+    Mutation(
+        name="services are told what a lease carries",
+        file=ROUTES,
+        before='TENANT_KEY, CARRIED, UNSPENT, "x-envoy-internal"]',
+        after='TENANT_KEY, UNSPENT, "x-envoy-internal"]',
+        noticed_by=(f"{HELD_INSIDE}::test_nobody_is_shown_what_is_granted",),
+    ),
+    Mutation(
+        name="callers are told what was granted",
+        file=FILTERS,
+        before="    headers.append(HeaderMutation(remove=GRANT))\n",
+        after="",
+        noticed_by=(f"{HELD_INSIDE}::test_nobody_is_shown_what_is_granted",),
+    ),
+    Mutation(
+        name="a lease is good for another tenant's routes",
+        file=SCRIPT,
+        before="lease.key == key and lease.named",
+        after="lease.named",
+        noticed_by=(f"{HELD_INSIDE}::test_a_lease_is_for_one_tenant_also_where_two_have_one_epoch",),
+    ),
+    Mutation(
+        name="a lease is good for whatever x-tenant-id says",
+        file=SCRIPT,
+        before="lease.named == named and ",
+        after="",
+        noticed_by=(f"{DIFFERS}[x-tenant-id]",),
+    ),
+    Mutation(
+        name="a lease is good for every host",
+        file=SCRIPT,
+        before="lease.host == host and ",
+        after="",
+        noticed_by=(f"{DIFFERS}[host of the tenant's own]",),
+    ),
+    Mutation(
+        name="a lease is good for every name in the handshake",
+        file=SCRIPT,
+        before=" and lease.server == server then",
+        after=" then",
+        noticed_by=(OVER_TLS,),
+    ),
+    Mutation(
+        name="a lease is never spent",
+        file=SCRIPT,
+        before="      lease.calls = lease.calls - 1\n",
+        after="",
+        noticed_by=(f"{HELD_INSIDE}::test_a_lease_serves_the_same_request_until_it_is_spent",),
+    ),
+    Mutation(
+        name="a lease is spent beyond its end",
+        file=SCRIPT,
+        before="if left_ms > 0 and lease.calls > 0 then",
+        after="if lease.calls > 0 then",
+        noticed_by=(f"{HELD_INSIDE}::test_a_lease_ends_at_its_time_however_late_it_came",),
+    ),
+    Mutation(
+        name="a header that was sent twice finds a lease",
+        file=SCRIPT,
+        before='if class and not string.find(credential, ",", 1, true) and not (named and',
+        after="if class and not (named and not named and",
+        noticed_by=(f"{HELD_INSIDE}::test_a_header_that_names_somebody_and_is_there_twice_never_finds_a_lease",),
+    ),
+    Mutation(
+        name="a path that is not plain finds a lease",
+        file=SCRIPT,
+        before="or string.find(query, PLAIN_QUERY) == nil then",
+        after="then",
+        noticed_by=(f"{DIFFERS}[query that is not plain]",),
+    ),
+)
