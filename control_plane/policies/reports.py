@@ -1,6 +1,6 @@
 """What edges have decided: counted once, however often it is reported."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -14,19 +14,12 @@ from control_plane.postgres.database import Database, SystemTransaction
 class Reports:
     """Takes reports."""
 
-    def __init__(
-        self,
-        database: Database,
-        denials: Denials,
-        traffic: Traffic,
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        """Have `denials` write those that the edges tell; tell `traffic` of all that is counted."""
+    def __init__(self, database: Database, denials: Denials) -> None:
+        """Have `denials` write those that the edges tell."""
+        self.traffic = Traffic()
+        """Of what is counted here."""
         self._database = database
         self._denials = denials
-        self._traffic = traffic
-        self._now = now
 
     async def take(self, report: Report) -> None:
         """Count the report, unless it was counted before.
@@ -39,11 +32,11 @@ class Reports:
         # Each log has a transaction of its own, so these come first: what is cut short here is done again, under the
         # same ids. The usage and the note that the report is counted are one transaction.
         await self._denials.write(report.denials)
-        nameless = self._traffic.nameless(report)
+        nameless = self.traffic.nameless(report)
         ids = await self._database.system().run(lambda tx: _count(tx, report, nameless))
         if ids is not None:
-            self._traffic.learn(ids)
-            self._traffic.note(report, self._now())
+            self.traffic.learn(ids)
+            self.traffic.note(report, datetime.now(UTC))
 
 
 async def _count(tx: SystemTransaction, report: Report, nameless: Collection[UUID]) -> Mapping[UUID, str] | None:

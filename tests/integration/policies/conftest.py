@@ -22,7 +22,6 @@ from control_plane.policies.feed import Publisher
 from control_plane.policies.reports import Reports
 from control_plane.policies.service import Edges
 from control_plane.policies.servicer import EdgeServicer, PolicyServicer
-from control_plane.policies.traffic import Traffic
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.notifications import notified
@@ -111,8 +110,7 @@ async def control(database: Database, publisher: Publisher, tmp_path: Path) -> A
     denied: list[tuple[Call, DomainError]] = []
     directory = Directory(database)
     edges = Edges(database)
-    traffic = Traffic()
-    reports = Reports(database, Denials(database, directory, touched=lambda _: None), traffic)
+    reports = Reports(database, Denials(database, directory, touched=lambda _: None))
 
     reception = Reception(
         load_rules(),
@@ -127,7 +125,7 @@ async def control(database: Database, publisher: Publisher, tmp_path: Path) -> A
     def add(server: grpc.aio.Server) -> None:
         policies = PolicyServicer(publisher, edges, reports)
         policies_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
-        edges_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(edges, traffic), server)
+        edges_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(edges, reports.traffic), server)
 
     interceptors = (reception, Authorization(directory))
     servers, ports = await _listeners(tls, interceptors, add)

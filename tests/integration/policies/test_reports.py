@@ -15,7 +15,6 @@ from control_plane.audit.denials import Denials
 from control_plane.errors import UnavailableError
 from control_plane.policies import store, wire
 from control_plane.policies.reports import Reports
-from control_plane.policies.traffic import Traffic
 from control_plane.postgres.directory import Directory
 from tests.fixtures.cell import violations_of
 from tests.fixtures.postgres import MakeTenant
@@ -218,10 +217,10 @@ async def test_a_report_counts_once_wherever_the_database_goes_away(
         faulty: Any = _DatabaseThatGoesAway(database, strike=strike, is_done=is_done)
         taken = wire.report_of(message, now=MINUTE + timedelta(days=1))
         try:
-            await Reports(faulty, Denials(faulty, directory, touched=lambda _: None), Traffic()).take(taken)
+            await Reports(faulty, Denials(faulty, directory, touched=lambda _: None)).take(taken)
         except UnavailableError:
             strikes += 1
-        await Reports(database, Denials(database, directory, touched=lambda _: None), Traffic()).take(taken)
+        await Reports(database, Denials(database, directory, touched=lambda _: None)).take(taken)
         reason = f"S{strike}"
 
         assert len(await used(superuser, tenant)) == 1
