@@ -45,4 +45,6 @@ async def _count(tx: SystemTransaction, report: Report, nameless: Collection[UUI
         return None
     if report.usage:
         await store.add_usage(tx, report.usage)
+    if report.accesses:
+        await store.add_accesses(tx, report.accesses)
     return await store.tenant_ids(tx, nameless) if nameless else {}

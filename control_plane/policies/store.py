@@ -7,7 +7,7 @@ from uuid import UUID
 
 from control_plane.errors import UnavailableError
 from control_plane.keys.model import Purpose
-from control_plane.policies.model import Changes, Edge, Position, Report, Revocation, TenantPolicy, Usage
+from control_plane.policies.model import Access, Changes, Edge, Position, Report, Revocation, TenantPolicy, Usage
 from control_plane.postgres.database import SystemTransaction
 from control_plane.tenants.model import requests_per_minute
 from control_plane.tenants.store import rate_limits
@@ -192,6 +192,35 @@ async def add_usage(tx: SystemTransaction, usage: Sequence[Usage]) -> None:
             "costs": [one.cost for one in usage],
         },
     )
+
+
+async def add_accesses(tx: SystemTransaction, accesses: Sequence[Access]) -> None:
+    """Add to how often credentials were let through, in an order that is the same for all reporters."""
+    await tx.execute(
+        """
+        INSERT INTO csm_system.edge_accesses AS a (tenant_uid, credential, lease_class, minute, admitted)
+        SELECT tenant_uid, credential, lease_class, minute, sum(admitted)
+          FROM unnest(%(tenant_uids)s::uuid[], %(credentials)s::uuid[], %(classes)s::text[],
+                      %(minutes)s::timestamptz[], %(admitted)s::bigint[])
+               AS counted (tenant_uid, credential, lease_class, minute, admitted)
+         GROUP BY tenant_uid, credential, lease_class, minute
+         ORDER BY tenant_uid, minute, credential, lease_class
+        ON CONFLICT (tenant_uid, minute, credential, lease_class) DO UPDATE
+           SET admitted = a.admitted + excluded.admitted
+        """,
+        {
+            "tenant_uids": [one.tenant_uid for one in accesses],
+            "credentials": [one.credential for one in accesses],
+            "classes": [one.lease_class for one in accesses],
+            "minutes": [one.minute for one in accesses],
+            "admitted": [one.admitted for one in accesses],
+        },
+    )
+
+
+async def forget_accesses(tx: SystemTransaction) -> None:
+    """Delete what credentials did more than a week ago."""
+    await tx.execute("DELETE FROM csm_system.edge_accesses WHERE minute < now() - interval '7 days'")
 
 
 async def tenant_ids(tx: SystemTransaction, uids: Collection[UUID]) -> Mapping[UUID, str]:

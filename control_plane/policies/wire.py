@@ -13,6 +13,7 @@ from control_plane.audit.model import neutral
 from control_plane.errors import Violations
 from control_plane.ids import TenantId
 from control_plane.policies.model import (
+    Access,
     Changes,
     Edge,
     Position,
@@ -128,12 +129,17 @@ def report_of(request: policies_pb2.ReportDecisionsRequest, *, now: datetime) ->
     reporter = _uuid(request.reporter, "reporter", violations)
     if request.sequence < 1:
         violations.add("sequence", "must be 1 or more")
-    for field, entries, most in (("denials", request.denials, _MOST_DENIALS), ("usage", request.usage, _MOST_USAGES)):
+    for field, entries, most in (
+        ("denials", request.denials, _MOST_DENIALS),
+        ("usage", request.usage, _MOST_USAGES),
+        ("accesses", request.accesses, _MOST_USAGES),
+    ):
         if len(entries) > most:
             violations.add(field, f"must have at most {most} entries")
     violations.check()
     denials = [_denial(denial, violations, now) for denial in request.denials]
     usage = [_usage(one, violations) for one in request.usage]
+    accesses = [_access(one, violations) for one in request.accesses]
     violations.check()
     return Report(
         reporter=reporter,
@@ -143,6 +149,7 @@ def report_of(request: policies_pb2.ReportDecisionsRequest, *, now: datetime) ->
             for index, tally in enumerate(denials)
         },
         usage=usage,
+        accesses=accesses,
     )
 
 
@@ -234,6 +241,18 @@ def _usage(usage: policies_pb2.UsageTally, violations: Violations) -> Usage:
         limited=usage.limited,
         cost=usage.cost,
         leased=usage.leased,
+    )
+
+
+def _access(access: policies_pb2.AccessTally, violations: Violations) -> Access:
+    _check_count(access.admitted, "accesses.admitted", violations, least=1)
+    minute = _moment(access.minute, "accesses.minute", violations, otherwise=_NEVER)
+    return Access(
+        tenant_uid=_uuid(access.tenant_uid, "accesses.tenant_uid", violations),
+        credential=_uuid(access.credential, "accesses.credential", violations),
+        lease_class=_text(access.lease_class),
+        minute=minute.replace(second=0, microsecond=0),
+        admitted=access.admitted,
     )
 
 

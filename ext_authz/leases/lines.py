@@ -14,7 +14,7 @@ from typing import Final
 from uuid import UUID
 
 from ext_authz.leases.classes import LeasedRpc
-from ext_authz.reports.tally import UsageKind, Used
+from ext_authz.reports.tally import AccessKind, UsageKind, Used, most_active
 
 LEASED: Final = b"leased"
 """The name of the routes that let by."""
@@ -43,6 +43,8 @@ class Counted:
     """What some lines add up to."""
 
     usage: Mapping[UsageKind, Used]
+    accesses: Mapping[AccessKind, int]
+    """Of those that were let by, by credential."""
     unreadable: int
     """Lines, or beginnings of lines, of which nobody can say what they were."""
 
@@ -73,6 +75,7 @@ class Prices:
 def count_lines(part: bytes, prices: Prices) -> Counted:
     """Add up the lines of a part of the log. What is not ended is no line: more of it was to come."""
     usage: dict[UsageKind, Used] = {}
+    accesses: dict[AccessKind, int] = {}
     # Most lines are like others: what is expensive is done once for all that are alike.
     *lines, rest = part.split(b"\n")
     unreadable = 1 if rest else 0
@@ -88,7 +91,10 @@ def count_lines(part: bytes, prices: Prices) -> Counted:
             unreadable += times
         else:
             _add(usage, read, minute, times=times, prices=prices)
-    return Counted(usage=usage, unreadable=unreadable)
+            if read["route"] == LEASED:
+                access = _access(read, minute)
+                accesses[access] = accesses.get(access, 0) + times
+    return Counted(usage=usage, accesses=most_active(accesses), unreadable=unreadable)
 
 
 def _add(usage: dict[UsageKind, Used], read: re.Match[bytes], minute: datetime, *, times: int, prices: Prices) -> None:
@@ -100,6 +106,11 @@ def _add(usage: dict[UsageKind, Used], read: re.Match[bytes], minute: datetime, 
         used.cost += times * cost
     else:
         used.limited += times
+
+
+def _access(read: re.Match[bytes], minute: datetime) -> AccessKind:
+    tenant, session = UUID(read["tenant"].decode()), UUID(read["session"].decode())
+    return AccessKind(tenant, session, read["lease_class"].decode(), minute)
 
 
 def _minute(begun: bytes) -> datetime | None:

@@ -82,7 +82,7 @@ class LeaseReader:
     async def _report(self, part: Part) -> None:
         counted = await asyncio.to_thread(count_lines, part.content, self._prices)
         self._tell_unreadable(part, counted)
-        taken = Taken(denials=[], usage=dict(counted.usage))
+        taken = Taken(denials=[], usage=dict(counted.usage), accesses=dict(counted.accesses))
         # One report, however much there is in a part: it comes again as a whole.
         for report in reports_of(taken, reporter=str(part.reporter), sequence=part.sequence, most=PART):
             try:

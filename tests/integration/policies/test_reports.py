@@ -42,6 +42,14 @@ def denial(tenant: str = "", *, count: int = 1, first: datetime = MINUTE, **text
     return tally
 
 
+def access(tenant: UUID, credential: UUID, admitted: int, *, minute: datetime = MINUTE) -> policies_pb2.AccessTally:
+    tally = policies_pb2.AccessTally(
+        tenant_uid=str(tenant), credential=str(credential), lease_class="certificates.read", admitted=admitted
+    )
+    tally.minute.FromDatetime(minute)
+    return tally
+
+
 def report(reporter: UUID, sequence: int, **parts: Any) -> policies_pb2.ReportDecisionsRequest:
     return policies_pb2.ReportDecisionsRequest(reporter=str(reporter), sequence=sequence, **parts)
 
@@ -267,6 +275,11 @@ def _many(count: int) -> list[policies_pb2.UsageTally]:
         (report(UUID(int=1), 1, usage=[usage(UUID(int=1), admitted=-1)]), {"usage.admitted"}),
         (report(UUID(int=1), 1, usage=[usage(UUID(int=1), cost=10**12 + 1)]), {"usage.cost"}),
         (report(UUID(int=1), 1, usage=[usage(UUID(int=1), leased=-1)]), {"usage.leased"}),
+        (report(UUID(int=1), 1, accesses=[access(UUID(int=1), UUID(int=1), 0)]), {"accesses.admitted"}),
+        (
+            report(UUID(int=1), 1, accesses=[policies_pb2.AccessTally(admitted=1)]),
+            {"accesses.minute", "accesses.tenant_uid", "accesses.credential"},
+        ),
         (report(UUID(int=1), 1, usage=[policies_pb2.UsageTally()]), {"usage.minute", "usage.tenant_uid"}),
     ],
 )
@@ -321,3 +334,27 @@ async def test_no_more_tenants_are_listed_than_fit_an_answer(control: "Control",
             await stub.ListTenantTraffic(request, metadata=ADMIN, timeout=10)
 
     assert violations_of(raised.value).keys() == {"page_size"}
+
+
+async def test_accesses_add_up_by_credential_once_however_often_they_come(control: "Control", superuser: Any) -> None:
+    tenant, one, other = uuid4(), UUID(int=1), UUID(int=2)
+    first = report(uuid4(), 1, accesses=[access(tenant, one, 3), access(tenant, other, 1)])
+    second = report(uuid4(), 1, accesses=[access(tenant, one, 4)])
+    await send(control, first, second, first)
+    query = "SELECT credential, lease_class, admitted FROM csm_system.edge_accesses WHERE tenant_uid = %s ORDER BY 1"
+
+    assert await rows(superuser, query, tenant) == [
+        {"credential": one, "lease_class": "certificates.read", "admitted": 7},
+        {"credential": other, "lease_class": "certificates.read", "admitted": 1},
+    ]
+
+
+async def test_what_credentials_did_more_than_a_week_ago_is_forgotten(control: "Control", superuser: Any) -> None:
+    now = datetime.now(UTC)
+    kept, old = access(uuid4(), UUID(int=1), 1, minute=now), access(uuid4(), UUID(int=1), 1, minute=MINUTE)
+    await send(control, report(uuid4(), 1, accesses=[kept, old]))
+    await control.database.system().run(store.forget_accesses)
+
+    assert await rows(superuser, "SELECT tenant_uid FROM csm_system.edge_accesses") == [
+        {"tenant_uid": UUID(kept.tenant_uid)}
+    ]

@@ -35,7 +35,8 @@ class Ledger(ControlPlane):
         self.reports.append(request)
         if self.sequences.get(request.reporter, 0) < request.sequence:
             self.sequences[request.reporter] = request.sequence
-            self.counted.update({used.method: used.admitted for used in request.usage})
+            for used in request.usage:
+                self.counted[used.method] += used.admitted
         if len(self.reports) % 5 == 0:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "counted, and lost")
         return policies_pb2.ReportDecisionsResponse()

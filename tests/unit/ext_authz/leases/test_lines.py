@@ -17,7 +17,7 @@ from ext_authz.leases.lines import ASKED, Counted, Prices, count_lines
 from ext_authz.leases.lines import HELD as HELD_ROUTE
 from ext_authz.leases.lines import LEASED as LEASED_ROUTE
 from ext_authz.reports.messages import reports_of
-from ext_authz.reports.tally import Taken, UsageKind, Used
+from ext_authz.reports.tally import AccessKind, Taken, UsageKind, Used
 from ext_authz.xds.resources import answers
 
 RPCS: Final = leased_rpcs(certificates_pb2.DESCRIPTOR.services_by_name.values())
@@ -61,17 +61,25 @@ def test_what_was_let_by_is_admitted_at_its_cost_in_the_minute_of_its_beginning(
             UsageKind(ACME, LIST, MINUTE): admitted(1, LIST),
             UsageKind(ACME, GET, MINUTE + timedelta(minutes=1)): admitted(1),
         },
+        accesses={
+            AccessKind(ACME, SESSION, "certificates.read", MINUTE): 2,
+            AccessKind(ACME, SESSION, "certificates.list", MINUTE): 1,
+            AccessKind(ACME, SESSION, "certificates.read", MINUTE + timedelta(minutes=1)): 1,
+        },
         unreadable=0,
     )
 
 
 def test_what_was_refused_for_the_rate_is_limited_and_costs_nothing() -> None:
-    assert counted(line("held")).usage == {UsageKind(ACME, GET, MINUTE): Used(limited=1)}
+    read = counted(line("held"))
+
+    assert read.usage == {UsageKind(ACME, GET, MINUTE): Used(limited=1)}
+    assert read.accesses == {}
 
 
 @pytest.mark.parametrize("route", ["served", "-"])
 def test_what_was_asked_about_after_all_counts_nothing_here(route: str) -> None:
-    assert counted(line(route)) == Counted(usage={}, unreadable=0)
+    assert counted(line(route)) == Counted(usage={}, accesses={}, unreadable=0)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +130,8 @@ def test_a_line_behind_one_that_was_cut_is_counted_and_the_one_that_was_cut_is_n
     beginning = line(route)[: min(cut, len(line(route)) - 1)]
     read = counted(beginning + line(path=LIST))
 
-    assert read == Counted(usage={UsageKind(ACME, LIST, MINUTE): admitted(1, LIST)}, unreadable=1)
+    assert read.usage == {UsageKind(ACME, LIST, MINUTE): admitted(1, LIST)}
+    assert read.unreadable == 1
 
 
 def cost(one: bytes) -> int:
@@ -150,6 +159,7 @@ def test_what_is_counted_adds_up_to_what_was_written(lines: list[bytes]) -> None
     assert read.unreadable == 0
     assert sum(used.admitted for used in read.usage.values()) == routes[b"leased"]
     assert sum(used.leased for used in read.usage.values()) == routes[b"leased"]
+    assert sum(read.accesses.values()) == routes[b"leased"]
     assert sum(used.cost for used in read.usage.values()) == sum(map(cost, lines))
     assert sum(used.limited for used in read.usage.values()) == routes[b"held"]
 
@@ -168,7 +178,8 @@ def test_a_log_adds_up_to_the_same_in_whatever_parts_it_is_read(lines: list[byte
 @example(content=b"\xff\n leased \n")
 def test_any_bytes_can_be_read_and_what_comes_of_them_is_a_report_that_a_server_takes(content: bytes) -> None:
     read = counted(content)
-    reports = reports_of(Taken(denials=[], usage=dict(read.usage)), reporter=str(ACME), sequence=1)
+    taken_ = Taken(denials=[], usage=dict(read.usage), accesses=dict(read.accesses))
+    reports = reports_of(taken_, reporter=str(ACME), sequence=1)
     taken = [wire.report_of(report, now=MINUTE) for report in reports]
 
     assert sum(one.admitted for report in taken for one in report.usage) <= content.count(b"\n")

@@ -143,6 +143,7 @@ class LogMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
         assert self.server.counted == self.expected
+        assert self.server.accesses == self.expected.total()
         assert len(self.server.sequences) <= 1
         assert names == ["leases.checkpoint", "leases.log"]
 

@@ -66,6 +66,7 @@ class Server(Feed):
 
     def __init__(self) -> None:
         self.counted: Counter[str] = Counter()
+        self.accesses = 0
         self.sequences: dict[str, int] = {}
         self.reporters: set[UUID] = set()
         self.before: BaseException | None = None
@@ -77,7 +78,9 @@ class Server(Feed):
             raise self.before
         if self.sequences.get(request.reporter, 0) < request.sequence:
             self.sequences[request.reporter] = request.sequence
-            self.counted.update({used.method: used.admitted for used in request.usage})
+            for used in request.usage:
+                self.counted[used.method] += used.admitted
+            self.accesses += sum(access.admitted for access in request.accesses)
         if self.after:
             raise self.after
 
