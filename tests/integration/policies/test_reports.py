@@ -241,16 +241,21 @@ async def test_a_report_counts_once_wherever_the_database_goes_away(
 
 
 async def test_a_report_that_comes_twice_at_once_counts_once(
-    control: "Control", monkeypatch: pytest.MonkeyPatch, superuser: Any
+    control: "Control", make_tenant: MakeTenant, *, monkeypatch: pytest.MonkeyPatch, superuser: Any
 ) -> None:
     async def not_yet(_tx: object, _report: object) -> bool:
         return False
 
     monkeypatch.setattr(store, "is_counted", not_yet)
-    tenant = uuid4()
-    await send(control, *[report(uuid4(), 1, usage=[usage(tenant, admitted=3)])] * 2)
+    tenant = (await make_tenant("org_1")).uid
+    told = usage(tenant, admitted=10)
+    told.minute.FromDatetime(datetime.now(UTC))
+    await send(control, *[report(uuid4(), 1, usage=[told])] * 2)
+    async with control.watching() as stub:
+        answer = await stub.ListTenantTraffic(edges_pb2.ListTenantTrafficRequest(), metadata=ADMIN, timeout=10)
 
-    assert [used_["admitted"] for used_ in await used(superuser, tenant)] == [3]
+    assert [used_["admitted"] for used_ in await used(superuser, tenant)] == [10]
+    assert answer.total.admitted_per_second == 2
 
 
 TIMELESS = policies_pb2.DenialTally(count=1)
@@ -294,10 +299,12 @@ async def test_what_can_never_be_counted_is_refused_whole(
     assert not await rows(superuser, "SELECT FROM csm_system.edge_reports")
 
 
-async def test_reporters_that_are_gone_are_forgotten(control: "Control", superuser: Any) -> None:
+async def test_reporters_that_are_gone_for_a_month_are_forgotten(control: "Control", superuser: Any) -> None:
     await send(control, report(UUID(int=1), 1), report(UUID(int=2), 1))
     await superuser.execute(
-        "UPDATE csm_system.edge_reports SET last_time = now() - interval '32 days' WHERE reporter = %s", (UUID(int=1),)
+        "UPDATE csm_system.edge_reports SET last_time = now() - interval '29 days'"
+        " - CASE WHEN reporter = %s THEN interval '3 days' ELSE '0' END",
+        (UUID(int=1),),
     )
     await control.database.system().run(store.forget_edges)
 

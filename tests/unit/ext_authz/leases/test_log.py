@@ -1,6 +1,7 @@
 """Each line of the log is counted once, wherever anybody is killed, and whatever else is away meanwhile."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,39 @@ async def test_a_log_that_somebody_has_emptied_is_told_and_read_on(site: Site) -
 
     assert [one["event"] for one in told] == ["lease_log_lost"]
     assert site.counted == 5
+
+
+async def test_what_is_left_of_a_log_that_somebody_has_cut_is_not_counted_again(site: Site) -> None:
+    reader = await site.reader()
+    site.write(3)
+    await reader.flush()
+    os.truncate(site.path, len(line()))
+    await reader.flush()
+    site.write(2)
+    await reader.flush()
+
+    assert site.counted == 5
+
+
+async def test_a_part_is_durable_before_it_is_said_to_be_there(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, replace = os.fdatasync, private_file.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("log")
+        sync(descriptor)
+
+    def replaced(path: Path, content: bytes) -> None:
+        done.append("checkpoint")
+        replace(path, content)
+
+    reader = await site.reader()
+    site.write(3)
+    monkeypatch.setattr(os, "fdatasync", synced)
+    monkeypatch.setattr(private_file, "replace", replaced)
+    await reader.flush()
+
+    assert done[:2] == ["log", "checkpoint"]
 
 
 async def test_a_log_that_somebody_has_removed_is_opened_anew(site: Site) -> None:
