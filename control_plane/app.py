@@ -141,13 +141,14 @@ async def run_control_plane(settings: Settings) -> None:
         await stack.enter_async_context(queue.open())
         publisher = Publisher(common.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(common.database)
+        reports = Reports(common.database, common.denials)
         platform_keys = PlatformKeys(vault, database)
         verifier = await _open_verifier(stack, common, platform_keys)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
 
         def add(server: grpc.aio.Server) -> None:
             _add_control_plane(server, common=common, plans=plans, queue=queue)
-            _add_edges(server, common=common, publisher=publisher, edges=edges)
+            _add_edges(server, publisher=publisher, edges=edges, reports=reports)
             isolation = IsolationServicer(verifier, platform_keys, common.page_tokens)
             isolation_pb2_grpc.add_IsolationServiceServicer_to_server(isolation, server)
 
@@ -304,11 +305,11 @@ def _add_control_plane(server: grpc.aio.Server, *, common: _Common, plans: Plans
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
 
 
-def _add_edges(server: grpc.aio.Server, *, common: _Common, publisher: Publisher, edges: Edges) -> None:
+def _add_edges(server: grpc.aio.Server, *, publisher: Publisher, edges: Edges, reports: Reports) -> None:
     # On the listener for tokens, too, where it serves nobody: no token is an edge's.
-    policies = PolicyServicer(publisher, edges, Reports(common.database, common.denials))
+    policies = PolicyServicer(publisher, edges, reports)
     policies_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
-    edges_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(edges), server)
+    edges_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(edges, reports.traffic), server)
 
 
 def _listeners(

@@ -21,8 +21,13 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from bulkhead.edge.v1 import policies_pb2
+from bulkhead.v1 import certificates_pb2
 from control_plane import cell_key, private_file
 from control_plane.telemetry import configure_logging
+from ext_authz.leases.classes import leased_rpcs
+from ext_authz.leases.lines import Prices
+from ext_authz.leases.log import LeaseLog
+from ext_authz.leases.reader import LeaseReader, reopen_logs
 from ext_authz.opening import Opening, Proxies
 from ext_authz.policies.acknowledger import Acknowledger
 from ext_authz.policies.feed import Feed, OpenChannel, secure_channel
@@ -71,6 +76,12 @@ class Agent:
         tallies = Tallies()
         self._feed = Feed(open_channel, name=settings.name)
         self._sender = Sender(tallies, self._feed, holds_back=True)
+        self._leases = LeaseReader(
+            LeaseLog(settings.lease_log),
+            self._feed,
+            Prices(leased_rpcs(certificates_pb2.DESCRIPTOR.services_by_name.values())),
+            reopen=partial(reopen_logs, settings.admin_listen),
+        )
         self._relay = Relay(self._ledger, report=Receiver(tallies, denied=self._sender.wake).take)
         self._acknowledger = Acknowledger(self._feed, self._state)
         self._rounds = Rounds(self._relay, self._proxies, told=self._acknowledger.wake)
@@ -83,6 +94,7 @@ class Agent:
             RuntimeError: when a socket cannot be listened on.
         """
         await asyncio.to_thread(self._copy.prepare)
+        await self._leases.open()
         if change := await asyncio.to_thread(self._copy.read):
             self._take(change)
             _log.info(
@@ -101,6 +113,7 @@ class Agent:
                     self._serve_proxies(),
                     self._report_health(),
                     self._sender.run(),
+                    self._leases.run(),
                 )
             ]
             await stop.wait()
@@ -111,7 +124,7 @@ class Agent:
             await asyncio.wait([deciding])
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_REPORT_S):
-                    await self._sender.flush()
+                    await asyncio.gather(self._sender.flush(), self._leases.flush())
             for task in tasks:
                 task.cancel()
         await self._copy.write(self._ledger)

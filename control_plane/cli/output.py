@@ -99,6 +99,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def repaints() -> bool:
+    """Say whether stdout is a terminal on which a table can take the place of the one before."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def clear() -> None:
+    """Begin at the top of an empty screen."""
+    typer.echo("\x1b[H\x1b[2J", nl=False, color=True)
+
+
 def coloured(stream: TextIO) -> bool:
     """Say whether a stream is a terminal that wants colour (see no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -9,7 +9,8 @@ import typer
 
 from control_plane.cli import audit, certificates, operations, output, serve, stack, tenants, tokens
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
-from control_plane.cli.edge import demo, edges, proxy, xds
+from control_plane.cli.command import command
+from control_plane.cli.edge import demo, edges, proxy, top, xds
 from control_plane.cli.isolation import commands as isolation
 from control_plane.cli.session import DEFAULT_DIRECTORY
 
@@ -27,6 +28,7 @@ app.command("up")(stack.up)
 app.command("down")(stack.down)
 app.command("status")(stack.status)
 app.command("demo")(demo.demo)
+command(app, "top")(top.show_top)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(certificates.app, name="certificates")

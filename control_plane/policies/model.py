@@ -129,6 +129,20 @@ class Usage:
     admitted: int
     limited: int
     cost: int
+    # Of those admitted, how many no Check was made for.
+    leased: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How often a credential was let through in one minute, for RPCs of one class."""
+
+    tenant_uid: UUID
+    # Zero: all that are not told apart.
+    credential: UUID
+    lease_class: str
+    minute: datetime
+    admitted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +154,7 @@ class Report:
     # By ids that are the same when the report comes again.
     denials: Mapping[UUID, Tally]
     usage: Sequence[Usage]
+    accesses: Sequence[Access] = ()
 
 
 def denial_id(reporter: UUID, sequence: int, index: int, *, moment: datetime) -> UUID:

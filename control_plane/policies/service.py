@@ -113,11 +113,15 @@ class Edges:
                 waiter.outcome.set_result(outcome)
 
     async def prune(self) -> None:
-        """Forget edges that are gone, and revocations that have outlived their tokens, until cancelled."""
+        """Forget edges that are gone, revocations that have outlived their tokens, and accesses of long ago.
+
+        Until cancelled.
+        """
         while True:
             try:
                 await self._database.system().run(store.forget_edges)
                 await self._database.system().run(store.forget_revocations)
+                await self._database.system().run(store.forget_accesses)
             except UnavailableError as error:
                 _log.info("pruning_put_off", reason=error.code)
                 await asyncio.sleep(_RETRY.total_seconds())

@@ -14,6 +14,7 @@ from control_plane.policies import wire
 from control_plane.policies.feed import Publisher
 from control_plane.policies.reports import Reports
 from control_plane.policies.service import Edges
+from control_plane.policies.traffic import Traffic
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
 from control_plane.serving.principal import Role
@@ -24,6 +25,8 @@ _LONGEST_WAIT: Final = timedelta(seconds=60)
 _LONGEST_WAIT_WITHOUT_DEADLINE: Final = timedelta(seconds=25)
 # So that the answer, with those that lag, is there before the caller gives up.
 _BEFORE_DEADLINE: Final = timedelta(milliseconds=200)
+_TENANTS: Final = 20
+_MOST_TENANTS: Final = 1000
 
 
 class PolicyServicer(policies_pb2_grpc.PolicyServiceServicer):
@@ -63,9 +66,10 @@ class PolicyServicer(policies_pb2_grpc.PolicyServiceServicer):
 class EdgeServicer(edges_pb2_grpc.EdgeServiceServicer):
     """See edges.proto."""
 
-    def __init__(self, edges: Edges) -> None:
-        """Show what `edges` knows."""
+    def __init__(self, edges: Edges, traffic: Traffic) -> None:
+        """Show what `edges` and `traffic` know."""
         self._edges = edges
+        self._traffic = traffic
 
     @override
     async def ListEdges(self, request: edges_pb2.ListEdgesRequest, context: Context) -> edges_pb2.ListEdgesResponse:
@@ -86,6 +90,16 @@ class EdgeServicer(edges_pb2_grpc.EdgeServiceServicer):
             lagging=[wire.edge_name(edge) for edge in outcome.lagging],
             live_edges=outcome.live_edges,
         )
+
+    @override
+    async def ListTenantTraffic(
+        self, request: edges_pb2.ListTenantTrafficRequest, context: Context
+    ) -> edges_pb2.ListTenantTrafficResponse:
+        violations = Violations()
+        if not 0 <= request.page_size <= _MOST_TENANTS:
+            violations.add("page_size", f"must be 0 to {_MOST_TENANTS}")
+        violations.check()
+        return wire.to_traffic(self._traffic.present(datetime.now(UTC)), most=request.page_size or _TENANTS)
 
 
 def _caller() -> str:

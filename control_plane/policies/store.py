@@ -1,13 +1,13 @@
 """SQL of the policy feed, of how far the edges are, and of what they report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from control_plane.errors import UnavailableError
 from control_plane.keys.model import Purpose
-from control_plane.policies.model import Changes, Edge, Position, Report, Revocation, TenantPolicy, Usage
+from control_plane.policies.model import Access, Changes, Edge, Position, Report, Revocation, TenantPolicy, Usage
 from control_plane.postgres.database import SystemTransaction
 from control_plane.tenants.model import requests_per_minute
 from control_plane.tenants.store import rate_limits
@@ -135,9 +135,12 @@ async def edges(tx: SystemTransaction, *, with_proxies: bool) -> list[Edge]:
 
 
 async def forget_edges(tx: SystemTransaction) -> None:
-    """Delete the edges and the reporters that were not heard of for a day."""
+    """Delete the edges that were not heard of for a day, and the reporters that were not for a month.
+
+    What an edge has on disk comes again when it is back: so long it is known what of that was counted.
+    """
     await tx.execute("DELETE FROM csm_system.edges WHERE last_seen < now() - interval '1 day'")
-    await tx.execute("DELETE FROM csm_system.edge_reports WHERE last_time < now() - interval '1 day'")
+    await tx.execute("DELETE FROM csm_system.edge_reports WHERE last_time < now() - interval '31 days'")
 
 
 async def is_counted(tx: SystemTransaction, report: Report) -> bool:
@@ -189,6 +192,41 @@ async def add_usage(tx: SystemTransaction, usage: Sequence[Usage]) -> None:
             "costs": [one.cost for one in usage],
         },
     )
+
+
+async def add_accesses(tx: SystemTransaction, accesses: Sequence[Access]) -> None:
+    """Add to how often credentials were let through, in an order that is the same for all reporters."""
+    await tx.execute(
+        """
+        INSERT INTO csm_system.edge_accesses AS a (tenant_uid, credential, lease_class, minute, admitted)
+        SELECT tenant_uid, credential, lease_class, minute, sum(admitted)
+          FROM unnest(%(tenant_uids)s::uuid[], %(credentials)s::uuid[], %(classes)s::text[],
+                      %(minutes)s::timestamptz[], %(admitted)s::bigint[])
+               AS counted (tenant_uid, credential, lease_class, minute, admitted)
+         GROUP BY tenant_uid, credential, lease_class, minute
+         ORDER BY tenant_uid, minute, credential, lease_class
+        ON CONFLICT (tenant_uid, minute, credential, lease_class) DO UPDATE
+           SET admitted = a.admitted + excluded.admitted
+        """,
+        {
+            "tenant_uids": [one.tenant_uid for one in accesses],
+            "credentials": [one.credential for one in accesses],
+            "classes": [one.lease_class for one in accesses],
+            "minutes": [one.minute for one in accesses],
+            "admitted": [one.admitted for one in accesses],
+        },
+    )
+
+
+async def forget_accesses(tx: SystemTransaction) -> None:
+    """Delete what credentials did more than a week ago."""
+    await tx.execute("DELETE FROM csm_system.edge_accesses WHERE minute < now() - interval '7 days'")
+
+
+async def tenant_ids(tx: SystemTransaction, uids: Collection[UUID]) -> Mapping[UUID, str]:
+    """Return the ids of the tenants of these uids; one that is no tenant's is left out."""
+    rows = await tx.fetch_all("SELECT uid, id FROM csm_system.tenants WHERE uid = ANY(%(uids)s)", {"uids": list(uids)})
+    return {row["uid"]: row["id"] for row in rows}
 
 
 def _policy(row: Mapping[str, Any]) -> TenantPolicy:

@@ -13,6 +13,7 @@ from control_plane.audit.model import neutral
 from control_plane.errors import Violations
 from control_plane.ids import TenantId
 from control_plane.policies.model import (
+    Access,
     Changes,
     Edge,
     Position,
@@ -23,6 +24,7 @@ from control_plane.policies.model import (
     Usage,
     denial_id,
 )
+from control_plane.policies.traffic import WINDOW, Present, Requests
 from control_plane.tally import Kind, Tally
 
 # Of one message. Tenants with the longest of everything still fit into the 4 MiB that receivers take by default.
@@ -102,6 +104,16 @@ def to_edge(edge: Edge, standing: Standing) -> edges_pb2.Edge:
     return message
 
 
+def to_traffic(present: Present, *, most: int) -> edges_pb2.ListTenantTrafficResponse:
+    """Render the traffic of so many tenants, and of all."""
+    tenants = [_rates(requests, tenant=f"tenants/{tenant}") for tenant, requests in present.by_tenant.items() if tenant]
+    message = edges_pb2.ListTenantTrafficResponse(
+        tenants=tenants[:most], total=_rates(present.total), live_tenants=len(tenants)
+    )
+    message.window.FromTimedelta(WINDOW)
+    return message
+
+
 def edge_name(edge: str) -> str:
     """Return the edge's resource name."""
     return f"edges/{edge}"
@@ -117,12 +129,17 @@ def report_of(request: policies_pb2.ReportDecisionsRequest, *, now: datetime) ->
     reporter = _uuid(request.reporter, "reporter", violations)
     if request.sequence < 1:
         violations.add("sequence", "must be 1 or more")
-    for field, entries, most in (("denials", request.denials, _MOST_DENIALS), ("usage", request.usage, _MOST_USAGES)):
+    for field, entries, most in (
+        ("denials", request.denials, _MOST_DENIALS),
+        ("usage", request.usage, _MOST_USAGES),
+        ("accesses", request.accesses, _MOST_USAGES),
+    ):
         if len(entries) > most:
             violations.add(field, f"must have at most {most} entries")
     violations.check()
     denials = [_denial(denial, violations, now) for denial in request.denials]
     usage = [_usage(one, violations) for one in request.usage]
+    accesses = [_access(one, violations) for one in request.accesses]
     violations.check()
     return Report(
         reporter=reporter,
@@ -132,6 +149,18 @@ def report_of(request: policies_pb2.ReportDecisionsRequest, *, now: datetime) ->
             for index, tally in enumerate(denials)
         },
         usage=usage,
+        accesses=accesses,
+    )
+
+
+def _rates(requests: Requests, *, tenant: str = "") -> edges_pb2.TenantTraffic:
+    seconds = WINDOW.total_seconds()
+    return edges_pb2.TenantTraffic(
+        tenant=tenant,
+        admitted_per_second=requests.admitted / seconds,
+        limited_per_second=requests.limited / seconds,
+        denied_per_second=requests.denied / seconds,
+        leased_per_second=requests.leased / seconds,
     )
 
 
@@ -201,8 +230,8 @@ def _denial(denial: policies_pb2.DenialTally, violations: Violations, now: datet
 
 
 def _usage(usage: policies_pb2.UsageTally, violations: Violations) -> Usage:
-    for field, count in (("admitted", usage.admitted), ("limited", usage.limited), ("cost", usage.cost)):
-        _check_count(count, f"usage.{field}", violations, least=0)
+    for field in ("admitted", "limited", "cost", "leased"):
+        _check_count(getattr(usage, field), f"usage.{field}", violations, least=0)
     minute = _moment(usage.minute, "usage.minute", violations, otherwise=_NEVER)
     return Usage(
         tenant_uid=_uuid(usage.tenant_uid, "usage.tenant_uid", violations),
@@ -211,6 +240,19 @@ def _usage(usage: policies_pb2.UsageTally, violations: Violations) -> Usage:
         admitted=usage.admitted,
         limited=usage.limited,
         cost=usage.cost,
+        leased=usage.leased,
+    )
+
+
+def _access(access: policies_pb2.AccessTally, violations: Violations) -> Access:
+    _check_count(access.admitted, "accesses.admitted", violations, least=1)
+    minute = _moment(access.minute, "accesses.minute", violations, otherwise=_NEVER)
+    return Access(
+        tenant_uid=_uuid(access.tenant_uid, "accesses.tenant_uid", violations),
+        credential=_uuid(access.credential, "accesses.credential", violations),
+        lease_class=_text(access.lease_class),
+        minute=minute.replace(second=0, microsecond=0),
+        admitted=access.admitted,
     )
 
 

@@ -196,7 +196,14 @@ class _Checks:
 
 def _usage(decision: Proceed, *, admitted: bool) -> Usage:
     method = decision.method
-    return Usage(tenant_uid=decision.policy.uid, method=method.path, cost=method.cost, admitted=admitted)
+    return Usage(
+        tenant_uid=decision.policy.uid,
+        method=method.path,
+        cost=method.cost,
+        admitted=admitted,
+        credential=decision.credential.claims.token_id,
+        lease_class=method.lease_class,
+    )
 
 
 def _resource(asked: Asked, tenant_id: str) -> str:

@@ -9,21 +9,27 @@ from uuid import UUID
 from bulkhead.edge.v1 import policies_pb2
 from control_plane.ids import TenantId
 from control_plane.tally import Kind, Tally
-from ext_authz.reports.tally import Taken, Tallies, UsageKind, Used
+from ext_authz.reports.tally import AccessKind, Taken, Tallies, UsageKind, Used
 
 # Of each sort: fewer than a server takes.
 _KINDS_OF_A_REPORT: Final = 500
 
 
-def reports_of(taken: Taken, *, reporter: str, sequence: int) -> Iterator[policies_pb2.ReportDecisionsRequest]:
-    """Write what was taken as reports, of which the first has that sequence; as none where nothing was."""
+def reports_of(
+    taken: Taken, *, reporter: str, sequence: int, most: int = _KINDS_OF_A_REPORT
+) -> Iterator[policies_pb2.ReportDecisionsRequest]:
+    """Write what was taken as reports, of which the first has that sequence; as none where nothing was.
+
+    A report has at most so many kinds of denials, of usage, and of accesses.
+    """
     denials = [_denial_to(tally) for tally in taken.denials]
     usage = [_usage_to(kind, used) for kind, used in taken.usage.items()]
-    starts = range(0, max(len(denials), len(usage)), _KINDS_OF_A_REPORT)
+    accesses = [_access_to(kind, admitted) for kind, admitted in taken.accesses.items()]
+    starts = range(0, max(len(denials), len(usage), len(accesses)), most)
     for number, start in zip(count(sequence), starts, strict=False):
-        part = slice(start, start + _KINDS_OF_A_REPORT)
+        part = slice(start, start + most)
         yield policies_pb2.ReportDecisionsRequest(
-            reporter=reporter, sequence=number, denials=denials[part], usage=usage[part]
+            reporter=reporter, sequence=number, denials=denials[part], usage=usage[part], accesses=accesses[part]
         )
 
 
@@ -31,18 +37,27 @@ def add_report(tallies: Tallies, report: policies_pb2.ReportDecisionsRequest, no
     """Add a report's counts to the tallies.
 
     Raises:
-        ValueError: when a tenant's uid is none; then nothing of the report is added.
+        ValueError: when a tenant's uid or a credential is none; then nothing of the report is added.
     """
     usage = [(_usage_kind(used), used) for used in report.usage]
+    accesses = [(_access_kind(access), access.admitted) for access in report.accesses]
     denials = [_tally(denial) for denial in report.denials]
     for tally in denials:
         tallies.add_denied(tally, now)
     for usage_kind, used in usage:
-        tallies.add_used(usage_kind, Used(admitted=used.admitted, limited=used.limited, cost=used.cost))
+        more = Used(admitted=used.admitted, limited=used.limited, cost=used.cost, leased=used.leased)
+        tallies.add_used(usage_kind, more)
+    for access_kind, admitted in accesses:
+        tallies.add_access(access_kind, admitted)
 
 
 def _usage_kind(tally: policies_pb2.UsageTally) -> UsageKind:
     return UsageKind(UUID(tally.tenant_uid), tally.method, tally.minute.ToDatetime(tzinfo=UTC))
+
+
+def _access_kind(access: policies_pb2.AccessTally) -> AccessKind:
+    minute = access.minute.ToDatetime(tzinfo=UTC)
+    return AccessKind(UUID(access.tenant_uid), UUID(access.credential), access.lease_class, minute)
 
 
 def _tally(denial: policies_pb2.DenialTally) -> Tally:
@@ -85,6 +100,18 @@ def _usage_to(kind: UsageKind, used: Used) -> policies_pb2.UsageTally:
         admitted=used.admitted,
         limited=used.limited,
         cost=used.cost,
+        leased=used.leased,
+    )
+    message.minute.FromDatetime(kind.minute)
+    return message
+
+
+def _access_to(kind: AccessKind, admitted: int) -> policies_pb2.AccessTally:
+    message = policies_pb2.AccessTally(
+        tenant_uid=str(kind.tenant_uid),
+        credential=str(kind.credential),
+        lease_class=kind.lease_class,
+        admitted=admitted,
     )
     message.minute.FromDatetime(kind.minute)
     return message

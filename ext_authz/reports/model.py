@@ -33,3 +33,7 @@ class Usage:
     # By the RPC's rule.
     cost: int
     admitted: bool
+    # The token's id; None where it is not told apart.
+    credential: UUID | None = None
+    # Of the RPC; empty where it may not be leased.
+    lease_class: str = ""

@@ -39,6 +39,7 @@ COMMANDS: dict[str, list[str]] = {
     "ListAttestationKeys": ["isolation", "keys"],
     "ListBreaches": ["isolation", "breaches"],
     "ListEdges": ["edges", "list"],
+    "ListTenantTraffic": ["top"],
     "WaitApplied": ["edges", "wait", "--revision", "7", "--timeout", "30s"],
     "GetOperation": ["operations", "get", "0192"],
     "ListOperations": ["operations", "list"],

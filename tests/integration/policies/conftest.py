@@ -125,7 +125,7 @@ async def control(database: Database, publisher: Publisher, tmp_path: Path) -> A
     def add(server: grpc.aio.Server) -> None:
         policies = PolicyServicer(publisher, edges, reports)
         policies_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
-        edges_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(edges), server)
+        edges_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(edges, reports.traffic), server)
 
     interceptors = (reception, Authorization(directory))
     servers, ports = await _listeners(tls, interceptors, add)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulkhead.edge.v1 import policies_pb2
+from bulkhead.v1 import edges_pb2
 from control_plane.audit.denials import Denials
 from control_plane.errors import UnavailableError
 from control_plane.policies import store, wire
@@ -17,6 +18,7 @@ from control_plane.policies.reports import Reports
 from control_plane.postgres.directory import Directory
 from tests.fixtures.cell import violations_of
 from tests.fixtures.postgres import MakeTenant
+from tests.integration.policies.conftest import ADMIN
 
 if TYPE_CHECKING:
     from control_plane.postgres.database import Database
@@ -37,6 +39,14 @@ def denial(tenant: str = "", *, count: int = 1, first: datetime = MINUTE, **text
     tally = policies_pb2.DenialTally(tenant_id=tenant, count=count, **given_)
     tally.first_time.FromDatetime(first)
     tally.last_time.FromDatetime(first + timedelta(seconds=3))
+    return tally
+
+
+def access(tenant: UUID, credential: UUID, admitted: int, *, minute: datetime = MINUTE) -> policies_pb2.AccessTally:
+    tally = policies_pb2.AccessTally(
+        tenant_uid=str(tenant), credential=str(credential), lease_class="certificates.read", admitted=admitted
+    )
+    tally.minute.FromDatetime(minute)
     return tally
 
 
@@ -231,16 +241,21 @@ async def test_a_report_counts_once_wherever_the_database_goes_away(
 
 
 async def test_a_report_that_comes_twice_at_once_counts_once(
-    control: "Control", monkeypatch: pytest.MonkeyPatch, superuser: Any
+    control: "Control", make_tenant: MakeTenant, *, monkeypatch: pytest.MonkeyPatch, superuser: Any
 ) -> None:
     async def not_yet(_tx: object, _report: object) -> bool:
         return False
 
     monkeypatch.setattr(store, "is_counted", not_yet)
-    tenant = uuid4()
-    await send(control, *[report(uuid4(), 1, usage=[usage(tenant, admitted=3)])] * 2)
+    tenant = (await make_tenant("org_1")).uid
+    told = usage(tenant, admitted=10)
+    told.minute.FromDatetime(datetime.now(UTC))
+    await send(control, *[report(uuid4(), 1, usage=[told])] * 2)
+    async with control.watching() as stub:
+        answer = await stub.ListTenantTraffic(edges_pb2.ListTenantTrafficRequest(), metadata=ADMIN, timeout=10)
 
-    assert [used_["admitted"] for used_ in await used(superuser, tenant)] == [3]
+    assert [used_["admitted"] for used_ in await used(superuser, tenant)] == [10]
+    assert answer.total.admitted_per_second == 2
 
 
 TIMELESS = policies_pb2.DenialTally(count=1)
@@ -264,6 +279,12 @@ def _many(count: int) -> list[policies_pb2.UsageTally]:
         ),
         (report(UUID(int=1), 1, usage=[usage(UUID(int=1), admitted=-1)]), {"usage.admitted"}),
         (report(UUID(int=1), 1, usage=[usage(UUID(int=1), cost=10**12 + 1)]), {"usage.cost"}),
+        (report(UUID(int=1), 1, usage=[usage(UUID(int=1), leased=-1)]), {"usage.leased"}),
+        (report(UUID(int=1), 1, accesses=[access(UUID(int=1), UUID(int=1), 0)]), {"accesses.admitted"}),
+        (
+            report(UUID(int=1), 1, accesses=[policies_pb2.AccessTally(admitted=1)]),
+            {"accesses.minute", "accesses.tenant_uid", "accesses.credential"},
+        ),
         (report(UUID(int=1), 1, usage=[policies_pb2.UsageTally()]), {"usage.minute", "usage.tenant_uid"}),
     ],
 )
@@ -278,11 +299,69 @@ async def test_what_can_never_be_counted_is_refused_whole(
     assert not await rows(superuser, "SELECT FROM csm_system.edge_reports")
 
 
-async def test_reporters_that_are_gone_are_forgotten(control: "Control", superuser: Any) -> None:
+async def test_reporters_that_are_gone_for_a_month_are_forgotten(control: "Control", superuser: Any) -> None:
     await send(control, report(UUID(int=1), 1), report(UUID(int=2), 1))
     await superuser.execute(
-        "UPDATE csm_system.edge_reports SET last_time = now() - interval '25 hours' WHERE reporter = %s", (UUID(int=1),)
+        "UPDATE csm_system.edge_reports SET last_time = now() - interval '29 days'"
+        " - CASE WHEN reporter = %s THEN interval '3 days' ELSE '0' END",
+        (UUID(int=1),),
     )
     await control.database.system().run(store.forget_edges)
 
     assert await rows(superuser, "SELECT reporter FROM csm_system.edge_reports") == [{"reporter": UUID(int=2)}]
+
+
+async def test_what_is_reported_is_the_traffic_of_now_once_however_often_it_comes(
+    control: "Control", make_tenant: MakeTenant
+) -> None:
+    tenant = await make_tenant("org_1")
+    now = datetime.now(UTC)
+    told = usage(tenant.uid, admitted=10, limited=5, leased=8)
+    told.minute.FromDatetime(now)
+    stranger = usage(uuid4(), admitted=1)
+    stranger.minute.FromDatetime(now)
+    sent = report(uuid4(), 1, usage=[told, stranger], denials=[denial("org_1", count=5, first=now)])
+    await send(control, *[sent] * 3)
+    async with control.watching() as stub:
+        answer = await stub.ListTenantTraffic(edges_pb2.ListTenantTrafficRequest(), metadata=ADMIN, timeout=10)
+
+    rates = edges_pb2.TenantTraffic(
+        admitted_per_second=2, limited_per_second=1, denied_per_second=1, leased_per_second=1.6
+    )
+    assert (answer.total, answer.live_tenants) == (rates, 1)
+    rates.tenant = "tenants/org_1"
+    assert list(answer.tenants) == [rates]
+
+
+@pytest.mark.parametrize("page_size", [-1, 1001])
+async def test_no_more_tenants_are_listed_than_fit_an_answer(control: "Control", page_size: int) -> None:
+    request = edges_pb2.ListTenantTrafficRequest(page_size=page_size)
+    async with control.watching() as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.ListTenantTraffic(request, metadata=ADMIN, timeout=10)
+
+    assert violations_of(raised.value).keys() == {"page_size"}
+
+
+async def test_accesses_add_up_by_credential_once_however_often_they_come(control: "Control", superuser: Any) -> None:
+    tenant, one, other = uuid4(), UUID(int=1), UUID(int=2)
+    first = report(uuid4(), 1, accesses=[access(tenant, one, 3), access(tenant, other, 1)])
+    second = report(uuid4(), 1, accesses=[access(tenant, one, 4)])
+    await send(control, first, second, first)
+    query = "SELECT credential, lease_class, admitted FROM csm_system.edge_accesses WHERE tenant_uid = %s ORDER BY 1"
+
+    assert await rows(superuser, query, tenant) == [
+        {"credential": one, "lease_class": "certificates.read", "admitted": 7},
+        {"credential": other, "lease_class": "certificates.read", "admitted": 1},
+    ]
+
+
+async def test_what_credentials_did_more_than_a_week_ago_is_forgotten(control: "Control", superuser: Any) -> None:
+    now = datetime.now(UTC)
+    kept, old = access(uuid4(), UUID(int=1), 1, minute=now), access(uuid4(), UUID(int=1), 1, minute=MINUTE)
+    await send(control, report(uuid4(), 1, accesses=[kept, old]))
+    await control.database.system().run(store.forget_accesses)
+
+    assert await rows(superuser, "SELECT tenant_uid FROM csm_system.edge_accesses") == [
+        {"tenant_uid": UUID(kept.tenant_uid)}
+    ]

@@ -270,3 +270,103 @@ class WaitAppliedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WaitAppliedResponse: _TypeAlias = WaitAppliedResponse  # noqa: Y015
+
+@_typing.final
+class ListTenantTrafficRequest(_message.Message):
+    """Ask for the tenants with the most requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most: 20 when unset, 1000 at most."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantTrafficRequest: _TypeAlias = ListTenantTrafficRequest  # noqa: Y015
+
+@_typing.final
+class ListTenantTrafficResponse(_message.Message):
+    """The tenants with the most requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANTS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    LIVE_TENANTS_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    live_tenants: _builtins.int
+    """How many tenants have any."""
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantTraffic]:
+        """Those with the most requests first."""
+
+    @_builtins.property
+    def total(self) -> Global___TenantTraffic:
+        """Of all tenants together, also those that are not listed."""
+
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """What the rates are averages over."""
+
+    def __init__(
+        self,
+        *,
+        tenants: _abc.Iterable[Global___TenantTraffic] | None = ...,
+        total: Global___TenantTraffic | None = ...,
+        live_tenants: _builtins.int = ...,
+        window: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live_tenants", b"live_tenants", "tenants", b"tenants", "total", b"total", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantTrafficResponse: _TypeAlias = ListTenantTrafficResponse  # noqa: Y015
+
+@_typing.final
+class TenantTraffic(_message.Message):
+    """What is decided of a tenant's requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    ADMITTED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LIMITED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    DENIED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LEASED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """`tenants/{tenant}`; empty where all are meant."""
+    admitted_per_second: _builtins.float
+    """Requests that are let through."""
+    limited_per_second: _builtins.float
+    """Requests that are refused for the tenant's own rate."""
+    denied_per_second: _builtins.float
+    """Requests that are refused for whatever else, although they come with a credential of the tenant's."""
+    leased_per_second: _builtins.float
+    """Of those let through, how many a lease has decided for."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        admitted_per_second: _builtins.float = ...,
+        limited_per_second: _builtins.float = ...,
+        denied_per_second: _builtins.float = ...,
+        leased_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_per_second", b"admitted_per_second", "denied_per_second", b"denied_per_second", "leased_per_second", b"leased_per_second", "limited_per_second", b"limited_per_second", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantTraffic: _TypeAlias = TenantTraffic  # noqa: Y015

@@ -45,6 +45,11 @@ class EdgeServiceStub:
                 request_serializer=bulkhead_dot_v1_dot_edges__pb2.WaitAppliedRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_edges__pb2.WaitAppliedResponse.FromString,
                 _registered_method=True)
+        self.ListTenantTraffic = channel.unary_unary(
+                '/bulkhead.v1.EdgeService/ListTenantTraffic',
+                request_serializer=bulkhead_dot_v1_dot_edges__pb2.ListTenantTrafficRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_edges__pb2.ListTenantTrafficResponse.FromString,
+                _registered_method=True)
 
 
 class EdgeServiceServicer:
@@ -65,6 +70,16 @@ class EdgeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTenantTraffic(self, request, context):
+        """List the tenants whose requests are decided at present, those with the most requests first.
+
+        It is what the edges have reported within the last seconds to the process that answers; bills are made of another
+        record.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EdgeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +92,11 @@ def add_EdgeServiceServicer_to_server(servicer, server):
                     servicer.WaitApplied,
                     request_deserializer=bulkhead_dot_v1_dot_edges__pb2.WaitAppliedRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_edges__pb2.WaitAppliedResponse.SerializeToString,
+            ),
+            'ListTenantTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenantTraffic,
+                    request_deserializer=bulkhead_dot_v1_dot_edges__pb2.ListTenantTrafficRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_edges__pb2.ListTenantTrafficResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +154,33 @@ class EdgeService:
             '/bulkhead.v1.EdgeService/WaitApplied',
             bulkhead_dot_v1_dot_edges__pb2.WaitAppliedRequest.SerializeToString,
             bulkhead_dot_v1_dot_edges__pb2.WaitAppliedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenantTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.EdgeService/ListTenantTraffic',
+            bulkhead_dot_v1_dot_edges__pb2.ListTenantTrafficRequest.SerializeToString,
+            bulkhead_dot_v1_dot_edges__pb2.ListTenantTrafficResponse.FromString,
             options,
             channel_credentials,
             insecure,

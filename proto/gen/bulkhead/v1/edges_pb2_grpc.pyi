@@ -37,6 +37,12 @@ class EdgeServiceStub:
     """List the edges, each with its proxies."""
     WaitApplied: _grpc.UnaryUnaryMultiCallable[_edges_pb2.WaitAppliedRequest, _edges_pb2.WaitAppliedResponse]
     """Wait until every live edge has applied a revision, or time is up. Either way it says which edges lag."""
+    ListTenantTraffic: _grpc.UnaryUnaryMultiCallable[_edges_pb2.ListTenantTrafficRequest, _edges_pb2.ListTenantTrafficResponse]
+    """List the tenants whose requests are decided at present, those with the most requests first.
+
+    It is what the edges have reported within the last seconds to the process that answers; bills are made of another
+    record.
+    """
 
 @_typing.type_check_only
 class EdgeServiceAsyncStub(EdgeServiceStub):
@@ -47,6 +53,12 @@ class EdgeServiceAsyncStub(EdgeServiceStub):
     """List the edges, each with its proxies."""
     WaitApplied: _aio.UnaryUnaryMultiCallable[_edges_pb2.WaitAppliedRequest, _edges_pb2.WaitAppliedResponse]  # type: ignore[assignment]
     """Wait until every live edge has applied a revision, or time is up. Either way it says which edges lag."""
+    ListTenantTraffic: _aio.UnaryUnaryMultiCallable[_edges_pb2.ListTenantTrafficRequest, _edges_pb2.ListTenantTrafficResponse]  # type: ignore[assignment]
+    """List the tenants whose requests are decided at present, those with the most requests first.
+
+    It is what the edges have reported within the last seconds to the process that answers; bills are made of another
+    record.
+    """
 
 class EdgeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Watches the enforcement agents and their proxies."""
@@ -66,5 +78,17 @@ class EdgeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_edges_pb2.WaitAppliedResponse, _abc.Awaitable[_edges_pb2.WaitAppliedResponse]]:
         """Wait until every live edge has applied a revision, or time is up. Either way it says which edges lag."""
+
+    @_abc_1.abstractmethod
+    def ListTenantTraffic(
+        self,
+        request: _edges_pb2.ListTenantTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_edges_pb2.ListTenantTrafficResponse, _abc.Awaitable[_edges_pb2.ListTenantTrafficResponse]]:
+        """List the tenants whose requests are decided at present, those with the most requests first.
+
+        It is what the edges have reported within the last seconds to the process that answers; bills are made of another
+        record.
+        """
 
 def add_EdgeServiceServicer_to_server(servicer: EdgeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,7 +65,16 @@ async def test_the_right_request_goes_on_with_a_context_that_the_service_believe
     assert (str(signed.tenant), signed.subject, set(signed.scopes)) == ("org_1", "alice", {"certificates.read"})
     assert signed.quota is not None
     assert (signed.quota.remaining, signed.quota.as_of) == (599, NOW)
-    assert served.usages == [Usage(tenant_uid=A.policy.uid, method=GET, cost=1, admitted=True)]
+    assert served.usages == [
+        Usage(
+            tenant_uid=A.policy.uid,
+            method=GET,
+            cost=1,
+            admitted=True,
+            credential=A.claims().token_id,
+            lease_class="certificates.read",
+        )
+    ]
     assert served.denials == []
 
 

@@ -32,8 +32,15 @@ def denial(
     )
 
 
-def usage(tenant: int = 1, *, method: str = "/m", cost: int = 1, admitted: bool = True) -> Usage:
-    return Usage(tenant_uid=UUID(int=tenant), method=method, cost=cost, admitted=admitted)
+def usage(tenant: int = 1, *, method: str = "/m", cost: int = 1, admitted: bool = True, credential: int = 9) -> Usage:
+    return Usage(
+        tenant_uid=UUID(int=tenant),
+        method=method,
+        cost=cost,
+        admitted=admitted,
+        credential=UUID(int=credential),
+        lease_class="certificates.read",
+    )
 
 
 def at(seconds: float) -> datetime:
@@ -169,3 +176,57 @@ def test_a_long_time_away_takes_no_more_memory_with_each_minute(monkeypatch: pyt
 
     assert len(tallies) <= 10 + 3
     assert sum(used.admitted for used in tallies.take_all().usage.values()) == 3000
+
+
+@given(credentials=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 250), st.booleans()), max_size=400))
+def test_what_is_admitted_is_counted_once_by_credential_and_the_least_active_are_told_as_one(
+    credentials: list[tuple[int, int, bool]],
+) -> None:
+    tallies = Tallies()
+    for tenant, credential, admitted in credentials:
+        tallies.use(usage(tenant, credential=credential, admitted=admitted), at(0))
+    taken = tallies.take_all()
+    let_through = Counter(UUID(int=tenant) for tenant, _, admitted in credentials if admitted)
+    told: Counter[UUID] = Counter()
+    for kind, count in taken.accesses.items():
+        told[kind.tenant_uid] += count
+    apart = Counter(kind.tenant_uid for kind in taken.accesses if kind.credential != tallying.REST)
+    by_usage: Counter[UUID] = Counter()
+    for usage_kind, used in taken.usage.items():
+        by_usage[usage_kind.tenant_uid] += used.admitted
+
+    assert told == let_through == +by_usage
+    assert max(apart.values(), default=0) <= tallying.APART
+    assert not tallies.take_all().accesses
+
+
+def test_the_credentials_that_are_told_apart_are_those_with_the_most_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tallying, "APART", 1)
+    tallies = Tallies()
+    for credential in (1, 2, 2, 3):
+        tallies.use(usage(credential=credential), at(0))
+    told = {kind.credential: count for kind, count in tallies.take_all().accesses.items()}
+
+    assert told == {UUID(int=2): 2, tallying.REST: 2}
+
+
+def test_credentials_beyond_the_limit_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tallying, "ACCESSES", 2)
+    tallies = Tallies()
+    for credential in (1, 2, 3, 4, 1):
+        tallies.use(usage(credential=credential), at(credential * 60))
+    accesses = tallies.take_all().accesses
+
+    assert len(accesses) == 3
+    assert sum(accesses.values()) == 5
+
+
+def test_accesses_pass_through_a_report_as_they_are() -> None:
+    first, second = Tallies(), Tallies()
+    for credential in (1, 1, 2):
+        first.use(usage(credential=credential), at(0))
+    taken = first.take_all()
+    for one in reports_of(taken, reporter="r", sequence=1):
+        add_report(second, one, at(1))
+
+    assert second.take_all().accesses == taken.accesses

@@ -489,6 +489,7 @@ class ReportDecisionsRequest(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     DENIALS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    ACCESSES_FIELD_NUMBER: _builtins.int
     reporter: _builtins.str
     """Whoever counted, from its start on: a UUID."""
     sequence: _builtins.int
@@ -501,6 +502,10 @@ class ReportDecisionsRequest(_message.Message):
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageTally]:
         """Requests by tenant."""
 
+    @_builtins.property
+    def accesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessTally]:
+        """Those of them that were let through, by credential."""
+
     def __init__(
         self,
         *,
@@ -508,10 +513,11 @@ class ReportDecisionsRequest(_message.Message):
         sequence: _builtins.int = ...,
         denials: _abc.Iterable[Global___DenialTally] | None = ...,
         usage: _abc.Iterable[Global___UsageTally] | None = ...,
+        accesses: _abc.Iterable[Global___AccessTally] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["denials", b"denials", "reporter", b"reporter", "sequence", b"sequence", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accesses", b"accesses", "denials", b"denials", "reporter", b"reporter", "sequence", b"sequence", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -591,6 +597,7 @@ class UsageTally(_message.Message):
     ADMITTED_FIELD_NUMBER: _builtins.int
     LIMITED_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    LEASED_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
     """The tenant's uid."""
     method: _builtins.str
@@ -601,6 +608,8 @@ class UsageTally(_message.Message):
     """Requests that were refused for the tenant's own rate."""
     cost: _builtins.int
     """The cost of what was let through, by the RPCs' rules."""
+    leased: _builtins.int
+    """How many of those that were let through were not asked about: a lease had decided for them."""
     @_builtins.property
     def minute(self) -> _timestamp_pb2.Timestamp:
         """The minute that this belongs to."""
@@ -614,14 +623,55 @@ class UsageTally(_message.Message):
         admitted: _builtins.int = ...,
         limited: _builtins.int = ...,
         cost: _builtins.int = ...,
+        leased: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["minute", b"minute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "cost", b"cost", "limited", b"limited", "method", b"method", "minute", b"minute", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "cost", b"cost", "leased", b"leased", "limited", b"limited", "method", b"method", "minute", b"minute", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageTally: _TypeAlias = UsageTally  # noqa: Y015
+
+@_typing.final
+class AccessTally(_message.Message):
+    """What was let through by a credential."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_UID_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    LEASE_CLASS_FIELD_NUMBER: _builtins.int
+    MINUTE_FIELD_NUMBER: _builtins.int
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    tenant_uid: _builtins.str
+    """The tenant's uid."""
+    credential: _builtins.str
+    """The token's id; zeros for all that are not told apart."""
+    lease_class: _builtins.str
+    """The class of the RPCs; empty for those that may not be leased."""
+    admitted: _builtins.int
+    """Requests that were let through."""
+    @_builtins.property
+    def minute(self) -> _timestamp_pb2.Timestamp:
+        """The minute that this belongs to."""
+
+    def __init__(
+        self,
+        *,
+        tenant_uid: _builtins.str = ...,
+        credential: _builtins.str = ...,
+        lease_class: _builtins.str = ...,
+        minute: _timestamp_pb2.Timestamp | None = ...,
+        admitted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["minute", b"minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "credential", b"credential", "lease_class", b"lease_class", "minute", b"minute", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessTally: _TypeAlias = AccessTally  # noqa: Y015
 
 @_typing.final
 class ReportDecisionsResponse(_message.Message):
