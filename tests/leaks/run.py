@@ -38,8 +38,9 @@ async def run(mutations: Sequence[Mutation], *, tree: Path = ROOT, whole: bool =
     """
     task = asyncio.current_task()
     assert task is not None
-    # As for Ctrl-C, which asyncio turns into a cancellation by itself.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    # Ctrl-C, too: whoever is started in the background ignores it, and has all that it starts ignore it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     begun = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="leaks-") as work,

@@ -25,6 +25,7 @@ from control_plane.objects.paths import path_violation
 from tests.unit.certificates.signing_requests import PROFILE
 
 NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SOME_ID: Final = UUID("57dff00d-5e4f-4d0b-9c7d-ce4821748705")
 ASKED: Final = Asked(csr_pem="pem", validity=timedelta(days=1), profile="private", request_id=str(uuid4()))
 
 asked = st.builds(
@@ -75,7 +76,7 @@ def test_an_unknown_profile_is_refused() -> None:
     assert [violation.field for violation in violations.found] == ["profile"]
 
 
-@pytest.mark.parametrize("text", ["1", "0" * 32, str(UUID(int=0)), f"{{{uuid4()}}}", uuid4().hex, f" {uuid4()}"])
+@pytest.mark.parametrize("text", ["1", "0" * 32, str(UUID(int=0)), f"{{{SOME_ID}}}", SOME_ID.hex, f" {SOME_ID}"])
 def test_a_request_id_that_is_no_uuid_is_refused(text: str) -> None:
     violations = Violations()
     checked_request_id(replace(ASKED, request_id=text), violations)
