@@ -42,7 +42,7 @@ test: setup lint check leaks ## lint, then all tests, then what the tests are wo
 check: setup ## the tests alone; TESTS='-k name' or a path narrows them
 	@echo '· pytest'
 ifeq ($(TESTS),)
-	@pytest -n 2 --dist loadfile $(filter-out tests/e2e tests/bench tests/fixtures tests/leaks,$(wildcard tests/*[a-z]))
+	@pytest -n 2 --dist loadfile $(filter-out tests/e2e tests/fixtures tests/leaks,$(wildcard tests/*[a-z]))
 	@pytest tests/e2e
 else
 	@pytest $(TESTS)
