@@ -88,12 +88,7 @@ def connection_manager(lua: str, limits: Limits, *, lease_log: Path) -> HttpConn
             idle_timeout=timedelta(minutes=5),
             max_stream_duration=_LONGEST_STREAM,
         ),
-        http_protocol_options=Http1ProtocolOptions(
-            accept_http_10=False,
-            enable_trailers=False,
-            # A request to upgrade is served as what it is without: nothing here is upgraded to.
-            ignore_http_11_upgrade=[StringMatcher(safe_regex=RegexMatcher(regex=".*"))],
-        ),
+        http_protocol_options=_http1(),
         http2_protocol_options=_http2(limits),
         request_headers_timeout=timedelta(seconds=5),
         request_timeout=timedelta(seconds=30),
@@ -133,6 +128,15 @@ def _from_clients() -> TypedExtensionConfig:
     return TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
         typed_config=Any.pack(EarlyHeaderMutation(mutations=[*prefixes, *names])),
+    )
+
+
+def _http1() -> Http1ProtocolOptions:
+    return Http1ProtocolOptions(
+        accept_http_10=False,
+        enable_trailers=False,
+        # A request to upgrade is served as what it is without: nothing here is upgraded to.
+        ignore_http_11_upgrade=[StringMatcher(safe_regex=RegexMatcher(regex=".*"))],
     )
 
 

@@ -55,9 +55,7 @@ def test_a_lease_holds_what_was_paid_beside_the_requests_own_call() -> None:
         ({"as_of": NOW - A.policy.max_age + timedelta(milliseconds=310)}, NOW_MS + 300),
     ],
 )
-def test_it_ends_with_its_windows_and_with_what_is_known_of_the_policy(
-    changes: dict[str, object], ends_ms: int
-) -> None:
+def test_it_ends_with_its_windows_and_with_the_news_of_the_policy(changes: dict[str, object], ends_ms: int) -> None:
     assert granted(Leases(1), Ask(), **changes).split(" ")[1] == str(ends_ms)
 
 

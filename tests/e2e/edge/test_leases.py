@@ -1,0 +1,91 @@
+"""Leases on a whole stack: many requests, few Checks, each request counted once, whoever is killed meanwhile."""
+
+import http.client
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from control_plane.settings import Settings
+from tests.fixtures.edge import EdgeTenant, EdgeWorld
+from tests.fixtures.edge_faults import Breaker, wait_for
+from tests.fixtures.synthetic import registry
+
+SENT: Final = 600
+LIMIT: Final = 100_000
+READ: Final = "/bulkhead.v1.CertificateService/GetCertificate"
+USED: Final = """
+SELECT coalesce(sum(u.admitted), 0)::int, coalesce(sum(u.cost), 0)::int
+  FROM csm_system.edge_usage AS u JOIN csm_system.tenants AS t ON t.uid = u.tenant_uid
+ WHERE t.id = %s AND u.method = %s
+"""
+
+
+@pytest.fixture
+def tenant(edge_world: EdgeWorld) -> Iterator[EdgeTenant]:
+    founder = edge_world.founder
+    made = founder.found("leased", requests_per_minute=LIMIT)
+    founder.applied()
+    yield made
+    founder.suspend(made.tenant_id)
+
+
+def ask(world: EdgeWorld, tenant: EdgeTenant, times: int) -> Counter[int]:
+    """Read the tenant's certificate so often, as fast as it is answered."""
+    connection = http.client.HTTPConnection(world.http, timeout=10)
+    found: Counter[int] = Counter()
+    for _ in range(times):
+        connection.request("GET", f"/api/v1/{tenant.certificate}", headers={**tenant.bearer, "host": world.authority})
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        assert answer.status != 200 or tenant.canary in body
+        found[answer.status] += 1
+    connection.close()
+    return found
+
+
+def used(world: EdgeWorld, tenant: EdgeTenant) -> tuple[int, int]:
+    """Return how many reads of the tenant's certificates were counted, and what they cost."""
+    with registry(Settings.from_dir(world.stack.dir)) as connection:
+        row = connection.execute(USED, (tenant.tenant_id, READ)).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+@pytest.mark.behaviour("I6", "S3.13", "S3.14")
+def test_most_requests_need_no_check_and_each_is_counted_once(edge_world: EdgeWorld, tenant: EdgeTenant) -> None:
+    checks, served = (edge_world.counter(f"cluster.{name}.upstream_rq_total") for name in ("ext_authz", "certificates"))
+    before = used(edge_world, tenant)
+    answers = ask(edge_world, tenant, SENT)
+    asked = edge_world.counter("cluster.ext_authz.upstream_rq_total") - checks
+
+    assert answers == {200: SENT}
+    assert edge_world.counter("cluster.certificates.upstream_rq_total") - served >= SENT
+    assert asked < SENT / 4
+    wait_for(lambda: used(edge_world, tenant)[0] >= before[0] + SENT)
+    # And no more come later.
+    time.sleep(2)
+    assert used(edge_world, tenant) == (before[0] + SENT, before[1] + SENT)
+
+
+@pytest.mark.behaviour("I6", "S3.13")
+def test_an_agent_that_is_killed_forgets_no_request_that_a_lease_let_by(
+    edge_world: EdgeWorld, tenant: EdgeTenant
+) -> None:
+    breaker = Breaker(edge_world.stack)
+    before = used(edge_world, tenant)[0]
+    told: Counter[int] = Counter()
+    for _ in range(3):
+        told += ask(edge_world, tenant, SENT // 3)
+        # What its Checks have admitted has a second to be handed in; what leases have, none.
+        time.sleep(2)
+        breaker.kill("agent")
+        wait_for(lambda: ask(edge_world, tenant, 1)[200] == 1)
+        told[200] += 1
+
+    assert told[200] > SENT / 2
+    wait_for(lambda: used(edge_world, tenant)[0] >= before + told[200])
+    time.sleep(2)
+    assert used(edge_world, tenant)[0] == before + told[200]
