@@ -176,8 +176,8 @@ WALLS: Final = (
     Mutation(
         name="a call costs one, whatever its rule says",
         file=SERVICER,
-        before="cost=decision.method.cost, request_id",
-        after="cost=1, request_id",
+        before="policy, cost = decision.policy, decision.method.cost",
+        after="policy, cost = decision.policy, 1",
         noticed_by=(f"{CHECKS}::test_a_call_costs_what_its_rule_says",),
     ),
     Mutation(
