@@ -34,6 +34,8 @@ class LineConnection(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[bytes], int]] = deque()
         self._rest = b""
         self._ticks = 0
+        # At which tick something was last heard: a server that answers one after the other is not silent.
+        self._heard = 0
         self._is_ticking = False
         self.gone: Final[asyncio.Future[None]] = self._loop.create_future()
         """Done once the connection is no more."""
@@ -77,6 +79,8 @@ class LineConnection(asyncio.Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(_END)
+        if lines:
+            self._heard = self._ticks
         for line in lines:
             if not self._waiting:
                 self.close()
@@ -99,7 +103,7 @@ class LineConnection(asyncio.Protocol):
 
     def _tick(self) -> None:
         self._ticks += 1
-        if self._waiting and self._ticks - self._waiting[0][1] >= _SILENT_TICKS:
+        if self._waiting and self._ticks - max(self._waiting[0][1], self._heard) >= _SILENT_TICKS:
             self.close()
         self._is_ticking = bool(self._waiting)
         if self._is_ticking:

@@ -7,7 +7,7 @@ Without Valkey nothing can be taken: a window that nobody counts has no limit.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -81,9 +81,10 @@ class Counter:
         try:
             yield counter
         finally:
-            keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeping
+            # The client library may take a cancellation for the end of its own time, and pass it over.
+            while not keeping.done():
+                keeping.cancel()
+                await asyncio.wait([keeping], timeout=_ANSWERS_WITHIN_S)
             if counter._connection is not None:
                 counter._connection.close()
 
@@ -101,7 +102,7 @@ class Counter:
         within a second: Envoy asks another worker when one does not answer in time.
 
         Raises:
-            BudgetUnavailableError: when it cannot be told, within 150 ms; at once where Valkey is known to be away.
+            BudgetUnavailableError: when it cannot be told: Valkey is away, or has been silent for 150 ms.
         """
         question = _question(tenant_uid, windows)
         line = await self._asked(question.asked(wanted=wanted, parts=parts, request_id=request_id))

@@ -115,7 +115,7 @@ class Budgets:
         a second: Envoy asks another worker when one does not answer in time.
 
         Raises:
-            BudgetUnavailableError: when it cannot be told, within 150 ms; at once where Valkey is known to be away.
+            BudgetUnavailableError: when it cannot be told: Valkey is away, or has been silent for 150 ms.
         """
         moment = self._moment()
         now_ms = moment.clock_ms

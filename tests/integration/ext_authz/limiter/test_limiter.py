@@ -174,3 +174,23 @@ async def test_a_connection_that_valkey_does_not_let_in_is_not_used(
 
 async def _brings_nothing(_: Counter) -> None:
     return
+
+
+async def test_it_ends_although_a_library_passes_a_cancellation_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed_over = asyncio.Event()
+
+    async def connects_once_cancelled(counter: Counter) -> bool:
+        try:
+            await asyncio.sleep(0 if passed_over.is_set() else 30)
+        except asyncio.CancelledError:
+            passed_over.set()
+        return False
+
+    async with Counter.open(tmp_path / "none.sock", bytes(32)):
+        monkeypatch.setattr(Counter, "_connect", connects_once_cancelled)
+        # It tries again every 50 to 100 ms.
+        await asyncio.sleep(0.3)
+
+    assert passed_over.is_set()

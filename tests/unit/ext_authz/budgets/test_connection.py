@@ -137,3 +137,16 @@ async def test_a_silent_server_is_given_up_and_one_that_answers_is_not(
     assert await answered == b"+1"
     assert is_there
     assert transport.is_aborted
+
+
+async def test_a_server_that_answers_one_after_the_other_is_not_silent(
+    connection: LineConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "_TICK_S", 0)
+    answers = [connection.send(b"x") for _ in range(20)]
+    for number in range(20):
+        # A tick or two pass before each.
+        await asyncio.sleep(0)
+        connection.data_received(b"+%d\r\n" % number)
+
+    assert await asyncio.gather(*answers) == [b"+%d" % number for number in range(20)]
