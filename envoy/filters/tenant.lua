@@ -14,16 +14,20 @@
 
 -- What may be leased: the class of each RPC, by what follows the tenant in the path of a GET, and by its gRPC path.
 local OF_GET, OF_GRPC = {}, {} -- written by `ext_authz/xds/resources/filters.py`
+-- Whether there was a handshake, in which a name was asked for.
+local IS_TLS = false -- written by the same
 local KEY = "x-bulkhead-tenant"
 local IN_PATH = "^/api/v1/tenants/([^/?]+)/?([^?]*)(.*)$"
 -- An item is one of its collection. What else a path or a query may hold, the agent looks at.
 local ITEM = "^(%w+/)[%w_-]+$"
-local PLAIN_QUERY = "^%??[%w_=&-]*$"
+local PLAIN_QUERY = "^%?page_size=%d+$"
 local GRANT = "^(%d+) (%d+) (%d+) (%S+) (%S+)$"
 -- Credentials that are remembered: twice as many at the most, of which the older half is forgotten at once.
 local MOST = 20000
 -- Stands in a context's place where what was granted is a refusal, for as long as it would be repeated.
 local HELD = "held"
+-- What is told where nothing is unspent, so that the agent knows that a lease would be kept.
+local NONE = "0:0:0"
 
 local newer, older, count = {}, {}, 0
 
@@ -52,7 +56,7 @@ local function class_of(headers, path, rest, query)
   if rest == nil then
     return OF_GRPC[path]
   end
-  if headers:get(":method") ~= "GET" or string.find(query, PLAIN_QUERY) == nil then
+  if headers:get(":method") ~= "GET" or query ~= "" and string.find(query, PLAIN_QUERY) == nil then
     return nil
   end
   local collection = string.match(rest, ITEM)
@@ -61,7 +65,7 @@ end
 
 -- Show the lease that is good for this request; where there is none, remember what it would be good for.
 local function show_lease(handle, headers, credential, class, key, named)
-  local host, server = headers:get(":authority"), handle:streamInfo():requestedServerName()
+  local host, server = headers:get(":authority"), IS_TLS and handle:streamInfo():requestedServerName() or ""
   local known = remembered(credential)
   local lease = known and known[class]
   if lease ~= nil and lease.key == key and lease.named == named and lease.host == host and lease.server == server then
@@ -72,9 +76,11 @@ local function show_lease(handle, headers, credential, class, key, named)
       headers:add(lease.carrier, lease.carried or string.format("%d", math.ceil(left_ms / 1000)))
       return
     end
-    if lease.carried then
-      headers:add("x-bulkhead-unspent", lease.name .. ":" .. lease.calls)
-    end
+  end
+  -- What was granted to another request than this one makes room, too: it is told, and no longer there.
+  local has_unspent = lease ~= nil and lease.carried
+  headers:add("x-bulkhead-unspent", has_unspent and table.concat({lease.name, lease.calls, lease.granted}, ":") or NONE)
+  if known ~= nil then
     known[class] = nil
   end
   local asked = table.concat({class, key, named or "", host, server, credential}, "\n")
@@ -117,8 +123,8 @@ local function keep_lease(handle, grant)
   end
   local held = carried == HELD
   local lease = {
-    name = name, calls = held and math.huge or tonumber(calls), ends = tonumber(ends), ticket = ticket,
-    carrier = held and "x-bulkhead-retry-after" or "x-bulkhead-leased", carried = not held and carried or nil,
+    name = name, granted = tonumber(calls), calls = held and math.huge or tonumber(calls), ends = tonumber(ends), ticket = ticket,
+    carrier = held and "x-bulkhead-retry-after" or "x-bulkhead-context", carried = not held and carried or nil,
     key = key, named = named ~= "" and named or nil, host = host, server = server,
   }
   local before = known[class]
@@ -126,7 +132,8 @@ local function keep_lease(handle, grant)
   if before ~= nil and lease.carried and before.carried and before.calls > 0 and before.ends > handle:timestamp()
     and before.ticket == ticket and before.key == key and before.named == lease.named and before.host == host
     and before.server == server then
-    lease.calls, lease.ends = lease.calls + before.calls, math.min(lease.ends, before.ends)
+    lease.calls, lease.granted = lease.calls + before.calls, lease.granted + before.granted
+    lease.ends = math.min(lease.ends, before.ends)
   end
   known[class] = lease
 end

@@ -12,7 +12,17 @@ from typing import Final
 from ext_authz.authz.decide import Proceed
 from ext_authz.authz.request import Asked
 from ext_authz.budgets.model import Taken
-from ext_authz.leases.grants import HELD, LONGEST_HELD_MS, LONGEST_MS, Grants, LeaseKey, Returned, held_header, ticket
+from ext_authz.leases.grants import (
+    HELD,
+    LONGEST_HELD_MS,
+    LONGEST_MS,
+    Grants,
+    LeaseKey,
+    Returned,
+    held_header,
+    read_told,
+    ticket,
+)
 from ext_authz.leases.grants import header as granted_header
 
 _NOTHING: Final = ""
@@ -23,7 +33,7 @@ class Wish:
     """What a request would be worth beyond itself."""
 
     key: LeaseKey | None
-    """None where it may not be leased."""
+    """None where it may not be leased, or nobody would keep it."""
     returned: Returned | None
     """What is left of the lease before."""
     calls: int
@@ -42,11 +52,12 @@ class Leases:
 
     def wish(self, asked: Asked, decision: Proceed, *, now: datetime) -> Wish:
         """Take back what is left of the lease before, and say what the next one is to be."""
-        if not decision.method.lease_class or asked.certificate:
+        told = read_told(asked.unspent)
+        if told is None or not decision.method.lease_class or asked.certificate:
             return _NO_WISH
         key = LeaseKey(credential=decision.credential.digest, lease_class=decision.method.lease_class)
-        returned = self._grants.returned(key, asked.unspent)
-        return Wish(key=key, returned=returned, calls=self._grants.wanted(key, returned, now_ms=_ms(now)))
+        returned = self._grants.returned(key, told)
+        return Wish(key=key, returned=returned, calls=self._grants.wanted(key, told, now_ms=_ms(now)))
 
     def grant(
         self, asked: Asked, decision: Proceed, wish: Wish, *, taken: Taken, context: str, as_of: datetime, now: datetime

@@ -1,8 +1,8 @@
 """How many calls are granted at once, and until when. Pure.
 
-What a credential is granted follows what it uses: as many calls as it would make in the lifetime of a lease, by the
-Check before, and by how many of the calls that it was granted then are unspent. All of them are paid for beforehand, so
-that too many cost other callers of the tenant something, and too few cost a Check: nothing else hangs on the estimate.
+What a credential is granted follows what it uses: as many calls as it would make in the lifetime of a lease, and never
+many more than it has used of the one before, as the script tells it. A lease costs the tenant what is never spent of it
+and cannot be given back: so the first one is small, and whoever has spent none is granted none for a while.
 """
 
 import re
@@ -21,8 +21,12 @@ LONGEST_HELD_MS: Final = 5_000
 HELD: Final = "held"
 
 _LEAST_CALLS: Final = 2
+_FIRST_CALLS: Final = 8
+_GROWTH: Final = 4
+# To whoever did not spend any of a lease.
+_NONE_FOR_MS: Final = 5_000
 _MOST_REMEMBERED: Final = 20_000
-_UNSPENT: Final = re.compile(rb"([0-9]{1,19}):([0-9]{1,9})")
+_UNSPENT: Final = re.compile(rb"([0-9]{1,19}):([0-9]{1,9}):([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,17 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the script says of the lease that it has kept before this request."""
+
+    number: int
+    left: int
+    """Calls that nobody can spend any more."""
+    granted: int
+    """Of how many; 0 where there was none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Returned:
     """What is left of a lease that nobody can spend any more."""
 
@@ -54,40 +69,59 @@ class Returned:
     calls: int
 
 
+@dataclass(slots=True, kw_only=True)
+class _Seen:
+    """What is known of a credential's requests of one class."""
+
+    at_ms: int
+    most: int = _FIRST_CALLS
+    none_until_ms: int = 0
+
+
+def read_told(header: bytes) -> Told | None:
+    """Read what the script tells; None where it says nothing, and so would not keep a lease."""
+    read = _UNSPENT.fullmatch(header)
+    if read is None:
+        return None
+    number, left, granted = map(int, read.groups())
+    return Told(number=number, left=min(left, granted), granted=granted)
+
+
 class Grants:
     """Remembers a bounded number of credentials and of leases, those that were seen last. Times are in milliseconds."""
 
     def __init__(self, first_number: int) -> None:
         """Number leases from there on. It MUST be drawn by lot: a number is to be no other granter's."""
-        self._asked_at: OrderedDict[LeaseKey, int] = OrderedDict()
+        self._seen: OrderedDict[LeaseKey, _Seen] = OrderedDict()
         self._granted: OrderedDict[int, Grant] = OrderedDict()
         self._number = first_number
 
-    def returned(self, key: LeaseKey, unspent: bytes) -> Returned | None:
+    def returned(self, key: LeaseKey, told: Told) -> Returned | None:
         """Take back what the script says is left of a lease; None where that is none of ours, or was taken before.
 
         A lease of another credential, or for something else, stays as it is, whoever names it.
         """
-        read = _UNSPENT.fullmatch(unspent)
-        grant = self._granted.get(int(read[1])) if read else None
-        if read is None or grant is None or grant.key != key:
+        grant = self._granted.get(told.number)
+        if grant is None or grant.key != key:
             return None
         del self._granted[grant.number]
-        return Returned(grant=grant, calls=min(int(read[2]), grant.calls))
+        return Returned(grant=grant, calls=min(told.left, grant.calls))
 
-    def wanted(self, key: LeaseKey, returned: Returned | None, *, now_ms: int) -> int:
+    def wanted(self, key: LeaseKey, told: Told, *, now_ms: int) -> int:
         """Say how many calls beyond this one are worth a lease; 0 where none are."""
-        since, used = self._asked_at.get(key), 1
-        if returned is not None:
-            since, used = returned.grant.at_ms, 1 + returned.grant.calls - returned.calls
-        self._asked_at[key] = now_ms
-        self._asked_at.move_to_end(key)
-        if len(self._asked_at) > _MOST_REMEMBERED:
-            self._asked_at.popitem(last=False)
-        if since is None:
+        seen = self._seen.get(key)
+        if seen is None:
+            self._seen[key] = _Seen(at_ms=now_ms)
+            if len(self._seen) > _MOST_REMEMBERED:
+                self._seen.popitem(last=False)
             return 0
-        calls = used * LONGEST_MS // max(now_ms - since, 1)
-        return min(calls, MOST_CALLS) if calls >= _LEAST_CALLS else 0
+        self._seen.move_to_end(key)
+        used = told.granted - told.left
+        if told.granted:
+            _learn(seen, used, told.granted, now_ms=now_ms)
+        calls = min((1 + used) * LONGEST_MS // max(now_ms - seen.at_ms, 1), seen.most)
+        seen.at_ms = now_ms
+        return calls if calls >= _LEAST_CALLS and now_ms >= seen.none_until_ms else 0
 
     def add(self, key: LeaseKey, *, calls: int, now_ms: int, taken: Taken) -> Grant:
         """Remember a lease that is granted now, under a number of its own."""
@@ -97,6 +131,15 @@ class Grants:
         if len(self._granted) > _MOST_REMEMBERED:
             self._granted.popitem(last=False)
         return grant
+
+
+def _learn(seen: _Seen, used: int, granted: int, *, now_ms: int) -> None:
+    if not used:
+        seen.most, seen.none_until_ms = _FIRST_CALLS, now_ms + _NONE_FOR_MS
+    elif used * 2 >= granted:
+        seen.most = min(max(seen.most, granted * _GROWTH), MOST_CALLS)
+    else:
+        seen.most = max(used * 2, _FIRST_CALLS)
 
 
 def ticket(epoch: int, lease_class: str, *, tenant_uid: UUID, session: UUID) -> str:

@@ -32,9 +32,9 @@ from tests.bench.system import System
 from tests.isolation.rpc_requests import signing_request
 
 KINDS: Final = ("leased", "checked", "unchecked", "bare")
-ROUNDS: Final = 7
+ROUNDS: Final = 5
 MANY: Final = {"checked": 2_000}
-MOST: Final = 10_000
+MOST: Final = 20_000
 # What a lease saves grows with what one credential asks for in its second.
 CREDENTIALS: Final = 4
 # The agent writes its copy so soon.

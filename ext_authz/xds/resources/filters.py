@@ -75,19 +75,19 @@ GRPC: Final = r"application/grpc(\+.*)?"
 OURS: Final = "x-bulkhead-"
 ENVOYS: Final = "x-envoy-"
 
-# What the script shows, and what a lease carries instead of the agent's answer.
+# What the script shows.
 LEASE: Final = "x-bulkhead-lease"
-CARRIED: Final = "x-bulkhead-leased"
 HELD_FOR: Final = "x-bulkhead-retry-after"
 GRANT: Final = "x-bulkhead-grant"
 UNSPENT: Final = "x-bulkhead-unspent"
-_SHOWN: Final = (LEASE, CARRIED, HELD_FOR)
-# Does something on leased routes alone, which tell it what.
+_SHOWN: Final = (LEASE, HELD_FOR)
+# Takes the context of a lease away again, but on leased routes.
 LEASED_CONTEXT: Final = "bulkhead.leased_context"
 LUA: Final = "envoy.filters.http.lua"
 RBAC: Final = "envoy.filters.http.rbac"
 
 _CLASSES: Final = "local OF_GET, OF_GRPC = {}, {} -- written by `ext_authz/xds/resources/filters.py`\n"
+_PLAIN: Final = "local IS_TLS = false"
 _HEADER_MUTATION: Final = "envoy.filters.http.header_mutation"
 _CHECK_TIMEOUT: Final = timedelta(milliseconds=250)
 _TRY_TIMEOUT: Final = timedelta(milliseconds=120)
@@ -105,8 +105,11 @@ def http_filters(lua: str, limits: Limits) -> list[HttpFilter]:
         ),
         HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Any.pack(_source_limit(limits))),
         HttpFilter(name="envoy.filters.http.on_demand", typed_config=Any.pack(OnDemand())),
+        HttpFilter(
+            name=LEASED_CONTEXT,
+            typed_config=Any.pack(HeaderMutationFilter(most_specific_header_mutations_wins=True)),
+        ),
         HttpFilter(name=EXT_AUTHZ, typed_config=Any.pack(_ext_authz())),
-        HttpFilter(name=LEASED_CONTEXT, typed_config=Any.pack(HeaderMutationFilter())),
         HttpFilter(name=RBAC, typed_config=Any.pack(_admission())),
         HttpFilter(name="envoy.filters.http.grpc_json_transcoder", typed_config=Any.pack(_transcoder(limits))),
         HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(_router())),
@@ -305,6 +308,8 @@ def _router() -> Router:
 def read_lua(rpcs: Sequence[LeasedRpc] = LEASED_RPCS) -> str:
     """Read `tenant.lua`, beside this module in an installed package, else where its source is, with what may be leased.
 
+    It is for connections without TLS: see `over_tls`.
+
     Raises:
         RuntimeError: it has no place for that.
     """
@@ -312,12 +317,17 @@ def read_lua(rpcs: Sequence[LeasedRpc] = LEASED_RPCS) -> str:
     installed = here / "tenant.lua"
     source = here.parents[2] / "envoy" / "filters" / "tenant.lua"
     text = (installed if installed.exists() else source).read_text()
-    if text.count(_CLASSES) != 1:
-        message = "tenant.lua has no place for the classes of RPCs"
+    if text.count(_CLASSES) != 1 or text.count(_PLAIN) != 1:
+        message = "tenant.lua has no place for what is filled in"
         raise RuntimeError(message)
     of_get = _table(classes_by_collection(rpcs))
     of_grpc = _table({rpc.path: rpc.lease_class for rpc in rpcs})
     return text.replace(_CLASSES, f"local OF_GET, OF_GRPC = {of_get}, {of_grpc}\n")
+
+
+def over_tls(lua: str) -> str:
+    """Return the script for connections over TLS: there a lease is for the name in the handshake, too."""
+    return lua.replace(_PLAIN, _PLAIN.replace("false", "true"))
 
 
 def _table(values: Mapping[str, str]) -> str:

@@ -18,11 +18,6 @@ from datetime import timedelta
 from typing import Final
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
-from envoy_data_plane.envoy.config.core.v3 import (
-    HeaderValue,
-    HeaderValueOption,
-    HeaderValueOptionHeaderAppendAction,
-)
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -51,10 +46,8 @@ from ext_authz.xds.resources import clusters
 from ext_authz.xds.resources.answers import HELD, LEASED, SERVED
 from ext_authz.xds.resources.connection_manager import TENANT_KEY
 from ext_authz.xds.resources.filters import (
-    CARRIED,
     CONTEXT,
     EXT_AUTHZ,
-    GRPC,
     LEASE,
     LEASED_CONTEXT,
     LEASED_RPCS,
@@ -68,7 +61,7 @@ EPOCH: Final = "epoch"
 REST: Final = "/api/v1/tenants"
 
 # What the agent has read and what only it may say again, in another form. It removes them too.
-_NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY, CARRIED, UNSPENT, "x-envoy-internal"]
+_NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY, UNSPENT, "x-envoy-internal"]
 _PER_ROUTE: Final = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
 _TIMEOUT: Final = timedelta(seconds=15)
 _LONGEST_STREAM: Final = timedelta(seconds=60)
@@ -76,6 +69,9 @@ _LONGEST_STREAM: Final = timedelta(seconds=60)
 _TENANT: Final = "<tenant>"
 # Of an item, as `tenant.lua` reads it.
 _ITEM: Final = "[A-Za-z0-9_-]+"
+_CARRIES: Final = HeaderMatcher(name=CONTEXT, present_match=True)
+# Nor any that is gRPC's.
+_NO_CONTENT: Final = HeaderMatcher(name="content-type", present_match=False)
 _PLAIN_GRPC: Final = r"application/grpc(\+proto)?"
 _HOST: Final = re.compile(
     r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+"
@@ -152,7 +148,14 @@ def _template(routes: list[Route]) -> bytes:
     """Return the routes of nobody: `TenantRoutes.routes` fills in whose they are, and what the agent is told."""
     # Only where the service cannot have seen the request.
     again = RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=1)
-    host = VirtualHost(name="tenant", routes=routes, retry_policy=again)
+    # What the script has added for a lease that no route has taken.
+    untaken = Mutations(request_mutations=[HeaderMutation(remove=CONTEXT)])
+    host = VirtualHost(
+        name="tenant",
+        routes=routes,
+        retry_policy=again,
+        typed_per_filter_config={LEASED_CONTEXT: Any.pack(HeaderMutationPerRoute(mutations=untaken))},
+    )
     return bytes(RouteConfiguration(virtual_hosts=[host], request_headers_to_remove=_NOT_FOR_SERVICES))
 
 
@@ -177,11 +180,11 @@ def _leased() -> Iterator[Route]:
         collections = [one.replace("*", _ITEM) for rpc in rpcs for one in rpc.collections]
         rest = RouteMatch(
             safe_regex=RegexMatcher(regex=f"{REST}/{_TENANT}/({'|'.join(collections)})"),
-            headers=[_shows(name), _is(":method", "GET"), _is_no_grpc()],
+            headers=[_shows(name), _is(":method", "GET"), _NO_CONTENT, _CARRIES],
         )
         grpc = RouteMatch(
             safe_regex=RegexMatcher(regex="|".join(re.escape(rpc.path) for rpc in rpcs)),
-            headers=[_shows(name), _is(":method", "POST"), _is("content-type", _PLAIN_GRPC)],
+            headers=[_shows(name), _is(":method", "POST"), _matches("content-type", _PLAIN_GRPC), _CARRIES],
             grpc=RouteMatchGrpcRouteMatchOptions(),
         )
         for match in (rest, grpc):
@@ -200,15 +203,12 @@ def _held() -> Route:
 
 
 def _without_the_agent() -> dict[str, Any]:
-    """Leave the agent out, and have what the lease carries stand in the place of what the agent would say."""
-    overwrite = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
-    context = HeaderValue(key=CONTEXT, value=f"%REQ({CARRIED})%")
-    mutations = Mutations(
-        request_mutations=[HeaderMutation(append=HeaderValueOption(header=context, append_action=overwrite))]
-    )
+    """Leave the agent out, and have the context of the lease stand where its own would."""
     return {
         EXT_AUTHZ: Any.pack(ExtAuthzPerRoute(disabled=True)),
-        LEASED_CONTEXT: Any.pack(HeaderMutationPerRoute(mutations=mutations)),
+        # What it would look for, the route has: a context, and what REST and gRPC read alike. There is no query.
+        RBAC: Any.pack(RbacPerRoute()),
+        LEASED_CONTEXT: Any.pack(HeaderMutationPerRoute(mutations=Mutations())),
         # There is no grant in the answer.
         LUA: Any.pack(LuaPerRoute(disabled=True)),
     }
@@ -219,15 +219,12 @@ def _shows(name: str) -> HeaderMatcher:
     return HeaderMatcher(name=LEASE, string_match=StringMatcher(prefix=f".{name}."))
 
 
-def _is(header: str, regex: str) -> HeaderMatcher:
+def _is(header: str, value: str) -> HeaderMatcher:
+    return HeaderMatcher(name=header, string_match=StringMatcher(exact=value))
+
+
+def _matches(header: str, regex: str) -> HeaderMatcher:
     return HeaderMatcher(name=header, string_match=StringMatcher(safe_regex=RegexMatcher(regex=regex)))
-
-
-def _is_no_grpc() -> HeaderMatcher:
-    matcher = StringMatcher(safe_regex=RegexMatcher(regex=GRPC))
-    return HeaderMatcher(
-        name="content-type", string_match=matcher, invert_match=True, treat_missing_header_as_empty=True
-    )
 
 
 def _onwards() -> RouteAction:

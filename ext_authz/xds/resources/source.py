@@ -28,7 +28,10 @@ class EnvoyResources:
         self.limits = limits
         script = filters.read_lua() if lua is None else lua
         # Costs a tenth of a second, and is the same for as long as this lives.
-        self._manager = Any.pack(connection_manager(script, limits, lease_log=settings.lease_log))
+        self._plain, self._tls = (
+            Any.pack(connection_manager(text, limits, lease_log=settings.lease_log))
+            for text in (script, filters.over_tls(script))
+        )
         self._routes = routes.TenantRoutes(domain=settings.domain, shared_hosts=settings.shared_hosts)
 
     def statics(self) -> Mapping[str, Mapping[str, bytes]]:
@@ -63,8 +66,8 @@ class EnvoyResources:
     def listeners(self, source: ConfigSource | None) -> list[Listener]:
         """Return the listeners; they find their secrets as clusters do."""
         return [
-            listeners.edge_http(self.settings.http_listen, self._manager),
-            listeners.edge_https(self.settings.https_listen, self._manager, source),
+            listeners.edge_http(self.settings.http_listen, self._plain),
+            listeners.edge_https(self.settings.https_listen, self._tls, source),
         ]
 
     def secrets(self) -> list[Secret]:

@@ -108,15 +108,15 @@ WALLS: Final = (
     Mutation(
         name="a leased route takes any method",
         file=ROUTES,
-        before='headers=[_shows(name), _is(":method", "GET"), _is_no_grpc()]',
-        after="headers=[_shows(name), _is_no_grpc()]",
+        before='headers=[_shows(name), _is(":method", "GET"), _is_no_grpc(), _CARRIES]',
+        after="headers=[_shows(name), _is_no_grpc(), _CARRIES]",
         noticed_by=(f"{ROUTE_TESTS}::test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this",),
     ),
     Mutation(
         name="a leased route of REST takes gRPC",
         file=ROUTES,
-        before='_is(":method", "GET"), _is_no_grpc()]',
-        after='_is(":method", "GET")]',
+        before='_is(":method", "GET"), _is_no_grpc(), _CARRIES]',
+        after='_is(":method", "GET"), _CARRIES]',
         noticed_by=(f"{DIFFERS}[content type of gRPC]",),
     ),
     Mutation(
@@ -192,7 +192,7 @@ WALLS: Final = (
     Mutation(
         name="a path that is not plain finds a lease",
         file=SCRIPT,
-        before="or string.find(query, PLAIN_QUERY) == nil then",
+        before='or query ~= "" and string.find(query, PLAIN_QUERY) == nil then',
         after="then",
         noticed_by=(f"{DIFFERS}[query that is not plain]",),
     ),

@@ -159,7 +159,7 @@ async def test_by_x_tenant_id_and_by_host_a_lease_is_found_as_well(edge: Edge) -
         ask(credentials[0], ("x-tenant-id", "acme")),
         ask(credentials[1], host="acme.csm.example.com"),
         ask(credentials[2], host="certificates.acme.example"),
-        ask(credentials[3], path=f"{LIST}?page_size=5&page_token=a"),
+        ask(credentials[3], path=f"{LIST}?page_size=5"),
     )
     for sent in asked:
         grant(edge, lease_class="certificates.list" if sent is asked[3] else "certificates.read")

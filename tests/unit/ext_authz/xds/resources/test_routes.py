@@ -70,7 +70,7 @@ def test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this()
         ("held", "41.held.", r"(/api/v1/tenants/acme_2|/(bulkhead\.v1\.CertificateService))(/.*)?"),
     ]
     assert [[header.name for header in route.match.headers[1:]] for route in own if route.match] == [
-        [":method", "content-type"],
+        [":method", "content-type", "x-bulkhead-leased"],
     ] * 4 + [[]]
     # They stand before what the agent is asked about, which would take them all.
     assert list(host.routes[: len(own)]) == own
