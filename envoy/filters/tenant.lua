@@ -25,7 +25,7 @@ local GRANT = "^(%d+) (%d+) (%d+) (%S+) (%S+)$"
 -- Credentials that are remembered: twice as many at the most, of which the older half is forgotten at once.
 local MOST = 20000
 -- Stands in a context's place where what was granted is a refusal, for as long as it would be repeated.
-local HELD = "held"
+local HELD = "^held:(%d+)$"
 -- What is told where nothing is unspent, so that the agent knows that a lease would be kept.
 local NONE = "0:0:0"
 
@@ -73,7 +73,7 @@ local function show_lease(handle, headers, credential, class, key, named)
     if left_ms > 0 and lease.calls > 0 then
       lease.calls = lease.calls - 1
       headers:add("x-bulkhead-lease", lease.ticket)
-      headers:add(lease.carrier, lease.carried or string.format("%d", math.ceil(left_ms / 1000)))
+      headers:add(lease.carrier, lease.carried or string.format("%d", math.ceil((lease.reset - lease.ends + left_ms) / 1000)))
       return
     end
   end
@@ -121,10 +121,11 @@ local function keep_lease(handle, grant)
     known = {}
     remember(credential, known)
   end
-  local held = carried == HELD
+  local reset = string.match(carried, HELD)
   local lease = {
-    name = name, granted = tonumber(calls), calls = held and math.huge or tonumber(calls), ends = tonumber(ends), ticket = ticket,
-    carrier = held and "x-bulkhead-retry-after" or "x-bulkhead-context", carried = not held and carried or nil,
+    name = name, granted = tonumber(calls), calls = reset and math.huge or tonumber(calls), ends = tonumber(ends), ticket = ticket,
+    carrier = reset and "x-bulkhead-retry-after" or "x-bulkhead-context", carried = not reset and carried or nil,
+    reset = tonumber(reset or 0),
     key = key, named = named ~= "" and named or nil, host = host, server = server,
   }
   local before = known[class]

@@ -82,7 +82,9 @@ class Leases:
             return _NOTHING
         session = decision.credential.claims.token_id
         shown = ticket(asked.epoch, HELD, tenant_uid=policy.uid, session=session)
-        return held_header(ends_ms=min(_ms(now) + LONGEST_HELD_MS, taken.until), ticket=shown)
+        now_ms = _ms(now)
+        reset_ms = now_ms + int(taken.reset_s * 1000)
+        return held_header(ends_ms=min(now_ms + LONGEST_HELD_MS, taken.until), reset_ms=reset_ms, ticket=shown)
 
 
 def _ms(time: datetime) -> int:

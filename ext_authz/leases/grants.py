@@ -155,6 +155,6 @@ def header(grant: Grant, *, ends_ms: int, ticket: str, context: str) -> str:
     return f"{grant.number} {grant.calls} {ends_ms} {ticket} {context}"
 
 
-def held_header(*, ends_ms: int, ticket: str) -> str:
-    """Write a refusal that is to be repeated, as `tenant.lua` reads it."""
-    return f"0 0 {ends_ms} {ticket} {HELD}"
+def held_header(*, ends_ms: int, reset_ms: int, ticket: str) -> str:
+    """Write a refusal that is to be repeated until `ends_ms`, and says that there is more at `reset_ms`."""
+    return f"0 0 {ends_ms} {ticket} {HELD}:{reset_ms}"

@@ -81,7 +81,7 @@ HELD_FOR: Final = "x-bulkhead-retry-after"
 GRANT: Final = "x-bulkhead-grant"
 UNSPENT: Final = "x-bulkhead-unspent"
 _SHOWN: Final = (LEASE, HELD_FOR)
-# Takes the context of a lease away again, but on leased routes.
+# Takes the context of a lease away again, on the routes that ask the agent.
 LEASED_CONTEXT: Final = "bulkhead.leased_context"
 LUA: Final = "envoy.filters.http.lua"
 RBAC: Final = "envoy.filters.http.rbac"
@@ -105,10 +105,7 @@ def http_filters(lua: str, limits: Limits) -> list[HttpFilter]:
         ),
         HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Any.pack(_source_limit(limits))),
         HttpFilter(name="envoy.filters.http.on_demand", typed_config=Any.pack(OnDemand())),
-        HttpFilter(
-            name=LEASED_CONTEXT,
-            typed_config=Any.pack(HeaderMutationFilter(most_specific_header_mutations_wins=True)),
-        ),
+        HttpFilter(name=LEASED_CONTEXT, typed_config=Any.pack(HeaderMutationFilter())),
         HttpFilter(name=EXT_AUTHZ, typed_config=Any.pack(_ext_authz())),
         HttpFilter(name=RBAC, typed_config=Any.pack(_admission())),
         HttpFilter(name="envoy.filters.http.grpc_json_transcoder", typed_config=Any.pack(_transcoder(limits))),

@@ -148,14 +148,7 @@ def _template(routes: list[Route]) -> bytes:
     """Return the routes of nobody: `TenantRoutes.routes` fills in whose they are, and what the agent is told."""
     # Only where the service cannot have seen the request.
     again = RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=1)
-    # What the script has added for a lease that no route has taken.
-    untaken = Mutations(request_mutations=[HeaderMutation(remove=CONTEXT)])
-    host = VirtualHost(
-        name="tenant",
-        routes=routes,
-        retry_policy=again,
-        typed_per_filter_config={LEASED_CONTEXT: Any.pack(HeaderMutationPerRoute(mutations=untaken))},
-    )
+    host = VirtualHost(name="tenant", routes=routes, retry_policy=again)
     return bytes(RouteConfiguration(virtual_hosts=[host], request_headers_to_remove=_NOT_FOR_SERVICES))
 
 
@@ -165,10 +158,14 @@ def _served() -> Iterator[Route]:
     A service is one route and not one for each of its methods: a tenant's routes are a third of the memory that Envoy
     needs for it, and the agent knows the methods.
     """
-    yield Route(name=SERVED, match=RouteMatch(path_separated_prefix=f"{REST}/{_TENANT}"), route=_onwards())
+    # What the script has added for a lease that no route before these has taken.
+    untaken = Mutations(request_mutations=[HeaderMutation(remove=CONTEXT)])
+    settings = {LEASED_CONTEXT: Any.pack(HeaderMutationPerRoute(mutations=untaken))}
+    rest = RouteMatch(path_separated_prefix=f"{REST}/{_TENANT}")
+    yield Route(name=SERVED, match=rest, route=_onwards(), typed_per_filter_config=settings)
     for service in SERVICES:
         match = RouteMatch(path_separated_prefix=f"/{service.full_name}", grpc=RouteMatchGrpcRouteMatchOptions())
-        yield Route(name=SERVED, match=match, route=_onwards())
+        yield Route(name=SERVED, match=match, route=_onwards(), typed_per_filter_config=settings)
 
 
 def _leased() -> Iterator[Route]:
@@ -208,7 +205,6 @@ def _without_the_agent() -> dict[str, Any]:
         EXT_AUTHZ: Any.pack(ExtAuthzPerRoute(disabled=True)),
         # What it would look for, the route has: a context, and what REST and gRPC read alike. There is no query.
         RBAC: Any.pack(RbacPerRoute()),
-        LEASED_CONTEXT: Any.pack(HeaderMutationPerRoute(mutations=Mutations())),
         # There is no grant in the answer.
         LUA: Any.pack(LuaPerRoute(disabled=True)),
     }

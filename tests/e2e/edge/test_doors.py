@@ -130,7 +130,11 @@ def test_the_agent_is_passed_by_on_no_route_of_anybodys(edge_world: EdgeWorld, r
     every = [*hosts, *(route for host in hosts for route in host["routes"])]
 
     assert f"tenant:{edge_world.tenant_a.tenant_id}" in routes
-    assert [one for one in every if disabled(one) or "direct_response" in one or "redirect" in one] == []
+    own = [one for one in every if disabled(one) or "direct_response" in one or "redirect" in one]
+    # What is shown there nobody has whom the agent has not given it.
+    assert {one["name"] for one in own} == {"leased", "held"}
+    assert {one["match"]["headers"][0]["name"] for one in own} == {"x-bulkhead-lease"}
+    assert all(one["match"]["headers"][0]["string_match"]["prefix"].count(".") > 1 for one in own)
 
 
 def test_a_suspended_tenant_has_no_routes_at_all(edge_world: EdgeWorld, routes: dict[str, Any]) -> None:
@@ -147,14 +151,15 @@ def test_routes_are_an_allow_list_of_one_tenants_paths_at_its_own_hosts(
     own = edge_world.tenant_a
     made = routes[f"tenant:{own.tenant_id}"]
     (host,) = made["virtual_hosts"]
-    matches = [route["match"] for route in host["routes"]]
+    served = [route for route in host["routes"] if route["name"] == "served"]
+    matches = [route["match"] for route in served]
 
     assert set(host["domains"]) == {own.host, own.custom, edge_world.authority, "localhost", "127.0.0.1"}
     assert [(match["path_separated_prefix"], "grpc" in match) for match in matches] == [
         (f"/api/v1/tenants/{own.tenant_id}", False),
         ("/bulkhead.v1.CertificateService", True),
     ]
-    assert {route["route"]["cluster"] for route in host["routes"]} == {"certificates"}
+    assert {route["route"]["cluster"] for route in served} == {"certificates"}
     assert {"authorization", "x-tenant-id", "x-bulkhead-tenant"} <= set(made["request_headers_to_remove"])
 
 

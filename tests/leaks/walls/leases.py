@@ -24,8 +24,8 @@ WALLS: Final = (
     Mutation(
         name="anybody takes back what another one was granted",
         file=GRANTS,
-        before="if read is None or grant is None or grant.key != key:",
-        after="if read is None or grant is None:",
+        before="if grant is None or grant.key != key:",
+        after="if grant is None:",
         noticed_by=(f"{GRANT_TESTS}::test_nobody_takes_back_what_another_one_was_granted",),
     ),
     Mutation(
@@ -38,9 +38,11 @@ WALLS: Final = (
     Mutation(
         name="more comes back than was granted",
         file=GRANTS,
-        before="calls=min(int(read[2]), grant.calls)",
-        after="calls=int(read[2])",
-        noticed_by=(f"{GRANT_TESTS}::test_whatever_is_said_to_be_unspent_no_more_comes_back_than_was_granted",),
+        before="calls=min(told.left, grant.calls)",
+        after="calls=told.left",
+        noticed_by=(
+            f"{GRANT_TESTS}::test_several_leases_that_are_told_as_one_bring_back_no_more_than_the_last_of_them",
+        ),
     ),
     Mutation(
         name="a lease of one RPC pays for a dearer one",
@@ -94,8 +96,8 @@ WALLS: Final = (
     Mutation(
         name="whoever shows a certificate is leased a decision",
         file=LEASES,
-        before="if not decision.method.lease_class or asked.certificate:",
-        after="if not decision.method.lease_class:",
+        before="decision.method.lease_class or asked.certificate:",
+        after="decision.method.lease_class:",
         noticed_by=(f"{LEASE_TESTS}::test_nobody_with_a_certificate_and_nothing_that_changes_anything_is_leased",),
     ),
     Mutation(
@@ -108,14 +110,14 @@ WALLS: Final = (
     Mutation(
         name="a leased route takes any method",
         file=ROUTES,
-        before='headers=[_shows(name), _is(":method", "GET"), _is_no_grpc(), _CARRIES]',
-        after="headers=[_shows(name), _is_no_grpc(), _CARRIES]",
+        before='headers=[_shows(name), _is(":method", "GET"), _NO_CONTENT, _CARRIES]',
+        after="headers=[_shows(name), _NO_CONTENT, _CARRIES]",
         noticed_by=(f"{ROUTE_TESTS}::test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this",),
     ),
     Mutation(
         name="a leased route of REST takes gRPC",
         file=ROUTES,
-        before='_is(":method", "GET"), _is_no_grpc(), _CARRIES]',
+        before='_is(":method", "GET"), _NO_CONTENT, _CARRIES]',
         after='_is(":method", "GET"), _CARRIES]',
         noticed_by=(f"{DIFFERS}[content type of gRPC]",),
     ),
@@ -127,11 +129,18 @@ WALLS: Final = (
         noticed_by=(OVER_TLS,),
     ),
     Mutation(
-        name="services are told what a lease carries",
+        name="the context of a lease that no route took goes on",
         file=ROUTES,
-        before='TENANT_KEY, CARRIED, UNSPENT, "x-envoy-internal"]',
-        after='TENANT_KEY, UNSPENT, "x-envoy-internal"]',
-        noticed_by=(f"{HELD_INSIDE}::test_nobody_is_shown_what_is_granted",),
+        before="    untaken = Mutations(request_mutations=[HeaderMutation(remove=CONTEXT)])",
+        after="    untaken = Mutations(request_mutations=[HeaderMutation(remove=LEASE)])",
+        noticed_by=(f"{HELD_INSIDE}::test_what_no_route_took_does_not_stand_for_the_agents_word",),
+    ),
+    Mutation(
+        name="leases are granted where nobody keeps them",
+        file=LEASES,
+        before="if told is None or not decision",
+        after="told = told or Told(number=0, left=0, granted=0)\n        if not decision",
+        noticed_by=(f"{LEASE_TESTS}::test_nothing_is_granted_where_nobody_would_keep_it",),
     ),
     Mutation(
         name="callers are told what was granted",

@@ -18,11 +18,11 @@ PAID: Final = replace(taken(51, limit=600, remaining=549, reset_s=29), until=NOW
 CONTEXT: Final = "1.context.signature"
 
 
-def asked(ask: Ask) -> tuple[Asked, Proceed]:
-    """Return a request and the decision about it."""
+def asked(ask: Ask, *, unspent: bytes = b"0:0:0") -> tuple[Asked, Proceed]:
+    """Return a request for which a lease would be kept, and the decision about it."""
     decision = decided(ask)
     assert isinstance(decision, Proceed)
-    return read_request(ask.check(), SHARED), decision
+    return replace(read_request(ask.check(), SHARED), unspent=unspent), decision
 
 
 def wish(leases: Leases, ask: Ask) -> Wish:
@@ -42,7 +42,7 @@ def test_a_lease_holds_what_was_paid_beside_the_requests_own_call() -> None:
     leases = Leases(1)
     ticket = f"5.certificates.read.{A.policy.uid}.{A.claims().token_id}"
 
-    assert wish(leases, Ask()).calls == 100
+    assert wish(leases, Ask()).calls == 8
     assert granted(leases, Ask()) == f"50 {NOW_MS + 1000} {ticket} {CONTEXT}"
     assert granted(leases, grpc_ask()) == f"50 {NOW_MS + 1000} {ticket} {CONTEXT}"
 
@@ -118,7 +118,7 @@ def test_a_refusal_is_held_until_its_reset_or_for_some_seconds(until_ms: int, en
     leases, refused = Leases(1), replace(PAID, calls=0, until=until_ms)
     held = leases.hold(*asked(Ask()), wish(leases, Ask()), taken=refused, now=LATER)
 
-    assert held == f"0 0 {ends_ms} 5.held.{A.policy.uid}.{A.claims().token_id} held"
+    assert held == f"0 0 {ends_ms} 5.held.{A.policy.uid}.{A.claims().token_id} held:{NOW_MS + 29_000}"
 
 
 def test_what_is_left_of_a_lease_comes_back_with_the_next_request() -> None:
@@ -128,9 +128,28 @@ def test_what_is_left_of_a_lease_comes_back_with_the_next_request() -> None:
         *asked(Ask()), leases.wish(*asked(Ask()), now=LATER), taken=PAID, context=CONTEXT, as_of=NOW, now=LATER
     )
     number = lease.partition(" ")[0]
-    unspent = Ask(more=(("x-bulkhead-unspent", f"{number}:20".encode()),))
-    last = leases.wish(*asked(unspent), now=LATER + timedelta(seconds=1))
+    last = leases.wish(*asked(Ask(), unspent=f"{number}:20:50".encode()), now=LATER + timedelta(milliseconds=500))
 
     assert last.returned is not None
     assert (last.returned.calls, last.returned.grant.taken) == (20, PAID)
-    assert last.calls == 31
+    assert last.calls == 62
+
+
+@pytest.mark.behaviour("S3.4")
+def test_nothing_is_granted_where_nobody_would_keep_it() -> None:
+    """Or each such request would cost its tenant as many calls as a lease has."""
+    leases = Leases(1)
+    unkept = asked(Ask(), unspent=b"")
+
+    first, last = (leases.wish(*unkept, now=now) for now in (NOW, LATER))
+
+    assert (first.key, first.calls) == (last.key, last.calls) == (None, 0)
+    assert leases.grant(*unkept, last, taken=PAID, context=CONTEXT, as_of=NOW, now=LATER) == ""
+
+
+def test_what_the_script_tells_is_read_from_the_check() -> None:
+    told = read_request(Ask(more=(("x-bulkhead-unspent", b"7:1:2"),)).check(), SHARED)
+    twice = read_request(Ask(more=(("x-bulkhead-unspent", b"7:1:2"),) * 2).check(), SHARED)
+
+    assert (told.unspent, told.fault) == (b"7:1:2", "")
+    assert (twice.unspent, twice.fault) == (b"", "DUPLICATE_HEADER")

@@ -70,7 +70,7 @@ def test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this()
         ("held", "41.held.", r"(/api/v1/tenants/acme_2|/(bulkhead\.v1\.CertificateService))(/.*)?"),
     ]
     assert [[header.name for header in route.match.headers[1:]] for route in own if route.match] == [
-        [":method", "content-type", "x-bulkhead-leased"],
+        [":method", "content-type", "x-bulkhead-context"],
     ] * 4 + [[]]
     # They stand before what the agent is asked about, which would take them all.
     assert list(host.routes[: len(own)]) == own
@@ -95,7 +95,7 @@ def test_the_agent_is_told_the_epoch() -> None:
     assert asked.check_settings.context_extensions == {"epoch": "41"}
     served = [route for route in host.routes if route.name == "served"]
     assert served
-    assert all(route.route and not route.typed_per_filter_config for route in served)
+    assert all(route.route and set(route.typed_per_filter_config) == {"bulkhead.leased_context"} for route in served)
 
 
 def test_a_suspended_tenant_has_no_routes() -> None:

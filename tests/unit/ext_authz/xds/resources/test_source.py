@@ -66,4 +66,4 @@ def test_the_script_sets_and_reads_these_headers_alone() -> None:
     assert re.findall(r"replace\((\w+),", code) == ["KEY"]
     assert 'KEY = "x-bulkhead-tenant"' in code
     assert set(re.findall(r'add\("?([\w.-]+)"?,', code)) == {"x-bulkhead-lease", "x-bulkhead-unspent", "lease.carrier"}
-    assert 'carrier = held and "x-bulkhead-retry-after" or "x-bulkhead-leased",' in code
+    assert 'carrier = reset and "x-bulkhead-retry-after" or "x-bulkhead-context",' in code
