@@ -123,7 +123,8 @@ local function keep_lease(handle, grant)
   end
   local reset = string.match(carried, HELD)
   local lease = {
-    name = name, granted = tonumber(calls), calls = reset and math.huge or tonumber(calls), ends = tonumber(ends), ticket = ticket,
+    name = name, granted = tonumber(calls), calls = reset and math.huge or tonumber(calls), ends = tonumber(ends),
+    ticket = ticket,
     carrier = reset and "x-bulkhead-retry-after" or "x-bulkhead-context", carried = not reset and carried or nil,
     reset = tonumber(reset or 0),
     key = key, named = named ~= "" and named or nil, host = host, server = server,

@@ -22,8 +22,8 @@ WALLS: Final = (
     Mutation(
         name="every tenant's paths are routed",
         file=ROUTES,
-        before='match=RouteMatch(path_separated_prefix=f"{REST}/{_TENANT}"), route',
-        after="match=RouteMatch(path_separated_prefix=REST), route",
+        before='    rest = RouteMatch(path_separated_prefix=f"{REST}/{_TENANT}")',
+        after="    rest = RouteMatch(path_separated_prefix=REST)",
         noticed_by=(f"{ROUTE_TESTS}::test_routes_are_an_allow_list_under_the_tenants_own_names",),
     ),
     Mutation(
