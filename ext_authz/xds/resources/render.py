@@ -91,4 +91,9 @@ def _text(made: Mapping[str, Any]) -> str:
 
 
 def _route(route: Mapping[str, Any]) -> str:
-    return f"{route['match']['pathSeparatedPrefix']}[/...] -> agent -> {route['route']['cluster']}"
+    match = route["match"]
+    if "pathSeparatedPrefix" in match:
+        return f"{match['pathSeparatedPrefix']}[/...] -> agent -> {route['route']['cluster']}"
+    shown = match["headers"][0]["stringMatch"]["prefix"]
+    answer = route["route"]["cluster"] if "route" in route else str(route["directResponse"]["status"])
+    return f"{match['safeRegex']['regex']} with {match['headers'][0]['name']}: {shown}... -> {answer}"

@@ -51,6 +51,10 @@ def test_the_text_says_who_is_asked(settings: EdgeSettings, capsys: pytest.Captu
     frozen = capsys.readouterr().out
 
     assert "/api/v1/tenants/acme[/...] -> agent -> certificates" in active
+    assert (
+        "/api/v1/tenants/acme/(certificates) with x-bulkhead-lease: 1.certificates.list.... -> certificates" in active
+    )
+    assert "with x-bulkhead-lease: 1.held.... -> 429" in active
     assert "every request is refused, without the agent" in frozen
     assert "-> agent" not in frozen
 
