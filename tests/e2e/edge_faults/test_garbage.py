@@ -9,7 +9,7 @@ from ext_authz.settings import EdgeSettings
 from tests.e2e.edge_faults.conftest import Tell
 from tests.fixtures import impostor
 from tests.fixtures.edge import EdgeWorld
-from tests.fixtures.edge_faults import Breaker, Reader, reader
+from tests.fixtures.edge_faults import Breaker, Reader, reader, wait_for
 from tests.fixtures.impostor import Desk
 
 CLOSED: Final = "503 UNAVAILABLE"
@@ -42,6 +42,8 @@ def test_what_is_no_decision_admits_nobody(
     desk: Desk, caller: Reader, broken_world: EdgeWorld, *, garbage: str, tell: Tell
 ) -> None:
     desk.use(garbage)
+    # What the agent has granted before is good for a second at most.
+    wait_for(lambda: caller.ask().said == CLOSED)
     sent = broken_world.upstream_requests()
     told = [caller.ask() for _ in range(4)]
     tell("longest", max(one.took_s for one in told))
