@@ -36,13 +36,15 @@ down: setup ## stop it from elsewhere
 status: setup ## show how it is
 	@bulkhead --dir $(DIR) status
 
+# Of the walls a third, by the commit's turn: all of them are tried within a few commits, or by `make leaks`.
+test: ONE_IN = 3
 test: setup lint check leaks ## lint, then all tests, then what the tests are worth: what CI runs
 
 # Whole stacks have the machine for themselves: some of what they are asked is to be answered soon.
 check: setup ## the tests alone; TESTS='-k name' or a path narrows them
 	@echo '· pytest'
 ifeq ($(TESTS),)
-	@pytest -n 2 --dist loadfile $(filter-out tests/e2e tests/fixtures tests/leaks,$(wildcard tests/*[a-z]))
+	@pytest -n 2 --dist loadfile $(filter-out tests/conftest.py tests/e2e tests/fixtures tests/leaks,$(wildcard tests/*[a-z]))
 	@pytest tests/e2e
 else
 	@pytest $(TESTS)
@@ -50,7 +52,7 @@ endif
 
 leaks: setup ## take each wall away in turn: a test has to notice; ONLY='words' of its name, ALL=1 runs whole folders
 	@echo '· leaks'
-	@python -m tests.leaks.run --json $(if $(ONLY),--only "$(ONLY)") $(if $(ALL),--all)
+	@python -m tests.leaks.run --json $(if $(ONLY),--only "$(ONLY)") $(if $(ALL),--all) $(if $(ONE_IN),--one-in $(ONE_IN))
 
 battery: setup ## attacks and trials at scale, as many as the specification demands; SEED=n draws the same ones again
 	@BATTERY=1 pytest tests/e2e/edge tests/e2e/edge_scale tests/isolation/test_database_crowd.py \
