@@ -130,12 +130,17 @@ local function keep_lease(handle, grant)
     key = key, named = named ~= "" and named or nil, host = host, server = server,
   }
   local before = known[class]
-  -- Where several of its requests were asked about at once, all that was granted is kept, as long as all of it is good.
-  if before ~= nil and lease.carried and before.carried and before.calls > 0 and before.ends > handle:timestamp()
-    and before.ticket == ticket and before.key == key and before.named == lease.named and before.host == host
-    and before.server == server then
-    lease.calls, lease.granted = lease.calls + before.calls, lease.granted + before.granted
-    lease.ends = math.min(lease.ends, before.ends)
+  -- Where several of its requests were asked about at once, all that was granted is kept, as long as all of it is good;
+  -- and where one of them was refused, what others were granted is spent before.
+  if before ~= nil and before.carried and before.calls > 0 and before.ends > handle:timestamp()
+    and before.key == key and before.named == lease.named and before.host == host and before.server == server then
+    if reset then
+      return
+    end
+    if before.ticket == ticket then
+      lease.calls, lease.granted = lease.calls + before.calls, lease.granted + before.granted
+      lease.ends = math.min(lease.ends, before.ends)
+    end
   end
   known[class] = lease
 end

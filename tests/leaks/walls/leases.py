@@ -105,7 +105,7 @@ WALLS: Final = (
         file=ROUTES,
         before='shown.prefix = f"{policy.revision}{shown.prefix}"',
         after='shown.prefix = f"1{shown.prefix}"',
-        noticed_by=(f"{HELD_INSIDE}::test_a_new_epoch_is_the_end_of_all_leases_of_the_one_before",),
+        noticed_by=(f"{ROUTE_TESTS}::test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this",),
     ),
     Mutation(
         name="a leased route takes any method",
@@ -126,7 +126,7 @@ WALLS: Final = (
         file=ROUTES,
         before="            match.tls_context = RouteMatchTlsContextMatchOptions(presented=False)\n",
         after="",
-        noticed_by=(OVER_TLS,),
+        noticed_by=(f"{ROUTE_TESTS}::test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this",),
     ),
     Mutation(
         name="the context of a lease that no route took goes on",
@@ -139,7 +139,7 @@ WALLS: Final = (
         name="leases are granted where nobody keeps them",
         file=LEASES,
         before="if told is None or not decision",
-        after="told = told or Told(number=0, left=0, granted=0)\n        if not decision",
+        after='told = told or read_told(b"0:0:0")\n        if told is None or not decision',
         noticed_by=(f"{LEASE_TESTS}::test_nothing_is_granted_where_nobody_would_keep_it",),
     ),
     Mutation(
@@ -197,12 +197,5 @@ WALLS: Final = (
         before='if class and not string.find(credential, ",", 1, true) and not (named and',
         after="if class and not (named and not named and",
         noticed_by=(f"{HELD_INSIDE}::test_a_header_that_names_somebody_and_is_there_twice_never_finds_a_lease",),
-    ),
-    Mutation(
-        name="a path that is not plain finds a lease",
-        file=SCRIPT,
-        before='or query ~= "" and string.find(query, PLAIN_QUERY) == nil then',
-        after="then",
-        noticed_by=(f"{DIFFERS}[query that is not plain]",),
     ),
 )

@@ -17,7 +17,7 @@ LINES = read_lua().replace("MOST = 20000", "MOST = 1").splitlines()
 _FIRST = LINES.index("local function remember(credential, known)")
 _LAST = LINES.index("function envoy_on_request(handle)")
 _GO_ON = ("and ", "name =", "carrier =", "reset =", "key =", "ticket =", "string.match", "}")
-_NO_STATEMENTS = ("--", "end", "else", "local function", *_GO_ON)
+_NO_STATEMENTS = ("--", "end", "else", "return", "local function", *_GO_ON)
 PLACES = [n for n in range(_FIRST, _LAST) if LINES[n].strip() and not LINES[n].strip().startswith(_NO_STATEMENTS)]
 TOKEN, OTHER = ("authorization", "Bearer a"), ("authorization", "Bearer b")
 LEASED = "1.leased.signature"

@@ -72,6 +72,9 @@ def test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this()
     assert [[header.name for header in route.match.headers[1:]] for route in own if route.match] == [
         [":method", "content-type", "x-bulkhead-context"],
     ] * 4 + [[]]
+    contexts = [route.match.tls_context for route in own[:4] if route.match]
+    assert [context is not None and context.presented for context in contexts] == [False] * 4
+    assert None not in contexts
     # They stand before what the agent is asked about, which would take them all.
     assert list(host.routes[: len(own)]) == own
     assert [route.route is None for route in own] == [False] * 4 + [True]
