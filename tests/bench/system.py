@@ -67,14 +67,21 @@ class System:
         return grpc.aio.secure_channel(listener.listen, credentials)
 
     async def create_tenant(
-        self, channel: grpc.aio.Channel, *, requests_per_minute: int = 0, isolation: str = "POOLED"
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        requests_per_minute: int = 0,
+        units_per_second: int = 0,
+        isolation: str = "POOLED",
     ) -> str:
-        """Create a tenant, wait until it can be used, and return its id."""
+        """Create a tenant, wait until it can be used, and return its id. Where rates are 0, they are the tier's."""
         tenant = f"bench_{secrets.token_hex(6)}"
         service: Any = tenants_pb2_grpc.TenantServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub
         level = tenants_pb2.Tenant.IsolationLevel.Value(isolation)
         wished = tenants_pb2.Tenant(requests_per_minute=requests_per_minute, isolation_level=level)
+        if units_per_second:
+            wished.rate_limits.add(window=tenants_pb2.Tenant.RateLimit.SECOND, units=units_per_second)
         asked = tenants_pb2.CreateTenantRequest(tenant_id=tenant, tenant=wished)
         operation = await service.CreateTenant(asked, metadata=self.metadata)
         while not operation.done:
