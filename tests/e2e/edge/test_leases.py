@@ -81,6 +81,8 @@ def test_an_agent_that_is_killed_forgets_no_request_that_a_lease_let_by(
         told += ask(edge_world, tenant, SENT // 3)
         # What its Checks have admitted has a second to be handed in; what leases have, none.
         time.sleep(2)
+        # A lease may have let by while nobody was there yet to be killed.
+        wait_for(lambda: "agent" in edge_world.stack.pids())
         breaker.kill("agent")
         wait_for(lambda: ask(edge_world, tenant, 1)[200] == 1)
         told[200] += 1
