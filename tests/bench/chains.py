@@ -5,7 +5,6 @@ which answers everything with an empty list of certificates.
 """
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -41,6 +40,7 @@ from ext_authz.xds.resources.bootstrap import bootstrap
 from ext_authz.xds.resources.limits import Limits
 from ext_authz.xds.resources.source import EnvoyResources
 from ext_authz.xds.resources.validation import envoy_binary
+from tests.fixtures.ports import free_ports
 
 _ROUTER: Final = "envoy.filters.http.router"
 _ASKS: Final = frozenset({"envoy.filters.http.ext_authz", "envoy.filters.http.rbac", filters.LEASED_CONTEXT})
@@ -80,7 +80,7 @@ async def running_chains(
 
     Where there is a `context`, the upstream is the real service, and the bare listener says that to it.
     """
-    leased, checked, unchecked, bare, admin = (_free_address() for _ in range(5))
+    leased, checked, unchecked, bare, admin = (f"127.0.0.1:{port}" for port in free_ports(5))
     chains = Chains(leased=leased, checked=checked, unchecked=unchecked, bare=bare, admin=admin)
     settings = replace(edge, http_listen=chains.leased, admin_listen=admin, edge_dir=folder)
     path = folder / "chains.pb"
@@ -200,9 +200,3 @@ async def _ready(process: asyncio.subprocess.Process, admin: str, *, log: Path) 
             if process.returncode is not None:
                 raise RuntimeError(await asyncio.to_thread(log.read_text))
             await asyncio.sleep(_LOOK_EVERY_S)
-
-
-def _free_address() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{one.getsockname()[1]}"

@@ -21,7 +21,8 @@ from ext_authz.xds.resources.limits import DEFAULTS, Limits
 from ext_authz.xds.resources.source import EnvoyResources
 from ext_authz.xds.servicer import SERVER_OPTIONS, AdsServicer
 from tests.fixtures.authority import new_authority
-from tests.fixtures.envoy import EnvoyProcess, free_ports, running_envoy
+from tests.fixtures.envoy import EnvoyProcess, running_envoy
+from tests.fixtures.ports import free_ports
 from tests.integration.ext_authz.envoy_edge.decisions import Workers, serving_worker
 from tests.integration.ext_authz.envoy_edge.upstream import Upstream, serving_upstream
 
@@ -89,7 +90,7 @@ def _change(revision: int, *policies: TenantPolicy, snapshot: bool = False) -> C
 
 
 def edge_settings(folder: Path, ports: Sequence[int] = (1, 2, 3, 4)) -> EdgeSettings:
-    """Lay out what an edge reads, with certificates of a new authority."""
+    """Lay out what an edge reads, with certificates of a new authority, and where it writes."""
     issue, authority = new_authority()
     (folder / "ca.pem").write_bytes(authority)
     names = {
@@ -103,6 +104,9 @@ def edge_settings(folder: Path, ports: Sequence[int] = (1, 2, 3, 4)) -> EdgeSett
         identity = issue(spiffe)
         (folder / f"{name}.pem").write_bytes(identity.certificate)
         (folder / f"{name}.key").write_bytes(identity.key)
+    sockets, edge = folder / "s", folder / "edge"
+    sockets.mkdir()
+    edge.mkdir(mode=0o700)
     upstream, http, https, admin = (f"127.0.0.1:{port}" for port in ports)
     return EdgeSettings(
         state_dir=folder,
@@ -123,13 +127,20 @@ def edge_settings(folder: Path, ports: Sequence[int] = (1, 2, 3, 4)) -> EdgeSett
         domain=DOMAIN,
         shared_hosts=(SHARED, "localhost", "127.0.0.1"),
         workers=2,
-        sockets_dir=folder / "s",
-        edge_dir=folder / "edge",
+        sockets_dir=sockets,
+        edge_dir=edge,
         valkey_socket=folder / "valkey.sock",
         valkey_key=folder / "valkey-edge.key",
         context_key=folder / "context.key",
         copy_key=folder / "copy.key",
     )
+
+
+def edge_of_its_own(stack: AsyncExitStack) -> EdgeSettings:
+    """Lay one out on free ports, until the stack ends. Where it lies is short enough for a socket's path."""
+    folder = Path(tempfile.mkdtemp(prefix="bh-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return edge_settings(folder, free_ports(4))
 
 
 @asynccontextmanager
@@ -142,33 +153,23 @@ async def running_edge(
 ) -> AsyncIterator[Edge]:
     """Start it with three tenants; `lua` stands in for the script."""
     async with AsyncExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="bh-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        settings = edge_settings(folder, free_ports(4))
-        settings.sockets_dir.mkdir()
-        settings.edge_dir.mkdir()
+        settings = edge_of_its_own(stack)
         workers = Workers()
         servers = [
             await stack.enter_async_context(serving_worker(workers, settings.check_socket(number)))
             for number in range(settings.workers)
         ]
         upstream, service = await stack.enter_async_context(
-            serving_upstream(
-                int(settings.upstream.rpartition(":")[2]),
-                certificate=folder / f"{upstream_is}.pem",
-                key=folder / f"{upstream_is}.key",
-                authority=folder / "ca.pem",
-                newest=upstream_tls,
-            )
+            serving_upstream(settings, upstream_is, newest=upstream_tls)
         )
         hub = Hub(EnvoyResources(settings, limits, lua=lua) if lua else EnvoyResources(settings, limits))
         index = Index(domain=DOMAIN).after(_change(1, *TENANTS, snapshot=True))
         hub.use(index)
         await serving_hub(hub, settings, stack)
-        envoy = await stack.enter_async_context(running_envoy(render_bootstrap(settings, limits), folder))
+        envoy = await stack.enter_async_context(running_envoy(render_bootstrap(settings, limits), settings.state_dir))
         async with asyncio.timeout(30):
             await envoy.listens("edge_http", "edge_https")
-        yield Edge(settings, envoy, upstream, service, workers, servers, hub, folder, index)
+        yield Edge(settings, envoy, upstream, service, workers, servers, hub, settings.state_dir, index)
 
 
 async def serving_hub(hub: Hub, settings: EdgeSettings, stack: AsyncExitStack) -> None:

@@ -15,8 +15,8 @@ from ext_authz.leases.grants import ticket
 from ext_authz.leases.lines import Prices
 from ext_authz.leases.log import LeaseLog
 from ext_authz.leases.reader import LeaseReader, ReopeningError, reopen_logs
-from tests.fixtures.envoy import free_ports
 from tests.fixtures.eventually import eventually
+from tests.fixtures.ports import free_ports
 from tests.integration.ext_authz.envoy_edge.decisions import CONTEXT, admitted, headers
 from tests.integration.ext_authz.envoy_edge.edge import TENANTS, Edge
 from tests.integration.ext_authz.envoy_edge.http1 import request, send

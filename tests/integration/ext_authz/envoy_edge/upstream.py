@@ -5,12 +5,13 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import h2.config
 import h2.connection
 import h2.events
 from typing_extensions import override
+
+from ext_authz.settings import EdgeSettings
 
 Headers = list[tuple[str, str]]
 EMPTY_MESSAGE = bytes(5)
@@ -95,11 +96,12 @@ def _text(headers: Sequence[tuple[str | bytes, str | bytes]] | None) -> Headers:
 
 @asynccontextmanager
 async def serving_upstream(
-    port: int, *, certificate: Path, key: Path, authority: Path, newest: ssl.TLSVersion
+    settings: EdgeSettings, identity: str = "certificates", *, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> AsyncIterator[tuple[Upstream, asyncio.Server]]:
-    """Serve it over mutual TLS, of no newer version than that."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority))
-    context.load_cert_chain(certificate, key)
+    """Serve it over mutual TLS, of no newer version than that, as whom `edge_settings` calls so."""
+    folder, port = settings.state_dir, int(settings.upstream.rpartition(":")[2])
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / f"{identity}.pem", folder / f"{identity}.key")
     context.verify_mode = ssl.CERT_REQUIRED
     context.maximum_version = newest
     context.set_alpn_protocols(["h2"])

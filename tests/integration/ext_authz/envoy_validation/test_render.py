@@ -21,7 +21,6 @@ from tests.integration.ext_authz.envoy_edge.edge import DOMAIN, TENANTS, edge_se
 @pytest.fixture
 async def settings(tmp_path: Path) -> EdgeSettings:
     settings = edge_settings(tmp_path)
-    settings.edge_dir.mkdir(mode=0o700)
     private_file.create(settings.copy_key, bytes(32))
     ledger = Ledger(Index(domain=DOMAIN))
     now = datetime(2026, 1, 1, tzinfo=UTC)

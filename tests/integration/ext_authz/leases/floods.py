@@ -1,16 +1,12 @@
 """Several real Envoys of two threads each, real servicers that answer their Checks, one Valkey, and many callers."""
 
 import asyncio
-import shutil
-import ssl
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 from ext_authz.authz.servicer import CheckServicer
@@ -21,9 +17,9 @@ from ext_authz.xds.hub import Hub
 from ext_authz.xds.resources.bootstrap import render_bootstrap
 from ext_authz.xds.resources.limits import Limits
 from ext_authz.xds.resources.source import EnvoyResources
-from tests.fixtures.envoy import EnvoyProcess, free_ports, running_envoy
+from tests.fixtures.envoy import EnvoyProcess, running_envoy
 from tests.integration.ext_authz.check.servers import KEY, serving_checks
-from tests.integration.ext_authz.envoy_edge.edge import edge_settings, serving_hub
+from tests.integration.ext_authz.envoy_edge.edge import edge_of_its_own, serving_hub
 from tests.integration.ext_authz.envoy_edge.upstream import Upstream, serving_upstream
 from tests.integration.ext_authz.limiter.valkey_servers import Server
 from tests.unit.ext_authz.authz.checks import DOMAIN, SHARED, Tenant, index_of
@@ -73,29 +69,17 @@ async def sites(count: int, valkey: Server, tenants: Sequence[Tenant]) -> AsyncI
 @asynccontextmanager
 async def _site(valkey: Server) -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="bh-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        settings = edge_settings(folder, free_ports(4))
-        settings.sockets_dir.mkdir()
-        settings.edge_dir.mkdir()
+        settings = edge_of_its_own(stack)
         servicers = []
         for number in range(settings.workers):
             budgets = await stack.enter_async_context(Budgets.open(valkey.socket, valkey.edge_key))
             servicers.append(_servicer(budgets))
             await stack.enter_async_context(serving_checks(servicers[-1], settings.check_socket(number)))
-        upstream, _ = await stack.enter_async_context(
-            serving_upstream(
-                int(settings.upstream.rpartition(":")[2]),
-                certificate=folder / "certificates.pem",
-                key=folder / "certificates.key",
-                authority=folder / "ca.pem",
-                newest=ssl.TLSVersion.TLSv1_3,
-            )
-        )
+        upstream, _ = await stack.enter_async_context(serving_upstream(settings))
         hub = Hub(EnvoyResources(settings, LIMITS))
         await serving_hub(hub, settings, stack)
         envoy = await stack.enter_async_context(
-            running_envoy(render_bootstrap(settings, LIMITS), folder, concurrency=THREADS)
+            running_envoy(render_bootstrap(settings, LIMITS), settings.state_dir, concurrency=THREADS)
         )
         yield Site(settings=settings, envoy=envoy, upstream=upstream, hub=hub, servicers=servicers)
 
