@@ -143,7 +143,7 @@ async def run_control_plane(settings: Settings) -> None:
         edges = Edges(common.database)
         reports = Reports(common.database, common.denials)
         platform_keys = PlatformKeys(vault, database)
-        verifier = await _open_verifier(stack, common, platform_keys)
+        verifier = await _open_verifier(stack, common, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
 
         def add(server: grpc.aio.Server) -> None:
@@ -201,13 +201,11 @@ async def _open_database(
     return database, keys
 
 
-async def _open_verifier(stack: AsyncExitStack, common: _Common, keys: PlatformKeys) -> Verifier:
+async def _open_verifier(stack: AsyncExitStack, common: _Common, keys: PlatformKeys, valkey_key: bytes) -> Verifier:
     settings = common.settings
     tls, context_key = _tls(settings.control_plane, settings), _context_key(settings)
     api = await stack.enter_async_context(CertificatesApi.open(settings.certificates.internal_listen, tls, context_key))
-    cache = await stack.enter_async_context(
-        Prober.open(settings.valkey_socket, common.keys.derive, await _valkey_key(settings))
-    )
+    cache = await stack.enter_async_context(Prober.open(settings.valkey_socket, common.keys.derive, valkey_key))
     walls = Walls(
         database=common.database,
         directory=common.directory,

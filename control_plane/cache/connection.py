@@ -55,6 +55,17 @@ class RefusedError(Exception):
         """Whether something else is where the functions keep what they know."""
 
 
+def strings(*replies: Reply) -> list[str]:
+    """Return every string in replies, however deep, but for the empty ones. What is no UTF-8 is no name of ours."""
+    found: list[str] = []
+    for reply in replies:
+        if isinstance(reply, list):
+            found += strings(*reply)
+        elif isinstance(reply, bytes) and reply:
+            found.append(reply.decode(errors="replace"))
+    return found
+
+
 class Connection:
     """Used by one caller at a time, and given up after a failure: a late answer must not become somebody else's."""
 

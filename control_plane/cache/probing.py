@@ -6,7 +6,7 @@ under names that nobody has. So nothing of others is changed.
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self
 
@@ -21,10 +21,9 @@ from control_plane.cache.acl import (
     edge_user,
     tenant_user,
 )
-from control_plane.cache.connection import Command, Connection, ConnectionGoneError, Login, RefusedError, Reply
+from control_plane.cache.connection import Command, Connection, ConnectionGoneError, Login, RefusedError, Reply, strings
 from control_plane.cache.handles import Caches, Derive, cache_keys, login, root
 from control_plane.cache.model import digest, key_prefix
-from control_plane.cache.pool import Pool
 from control_plane.cache.reconciler import Everyone
 from control_plane.errors import UnavailableError
 from control_plane.ids import TenantId
@@ -69,8 +68,7 @@ class Prober:
     @asynccontextmanager
     async def open(cls, socket: Path, derive: Derive, secret: bytes) -> AsyncIterator[Self]:
         """Probe the Valkey behind `socket` until the block ends, whether or not it is there."""
-        async with Pool.open(socket) as pool:
-            caches = Caches(pool, derive, secret, clock=lambda: datetime.now(UTC))
+        async with Caches.open(socket, derive, secret) as caches:
             yield cls(socket, derive, secret, caches=caches)
 
     async def foreign_keys(self, own: Placement, other: TenantId) -> list[str]:
@@ -122,7 +120,7 @@ class Prober:
         """
         async with self._connection() as connection:
             # Before the registry: whoever is there and then not in the registry is nobody's.
-            names = _strings(*await _answers(connection, self._control_plane, ("ACL", "USERS")))
+            names = strings(*await _answers(connection, self._control_plane, ("ACL", "USERS")))
             wanted = {
                 DEFAULT: NO_RIGHTS,
                 EDGE: Rights.of(edge_user(self._secret)),
@@ -212,19 +210,8 @@ async def _answers(connection: Connection, who: Login, *commands: Command) -> li
 def _rights(told: Reply) -> Rights:
     """Read `ACL GETUSER`: names and what they are, by turns."""
     parts = told if isinstance(told, list) else []
-    named = {_strings(name)[0]: _strings(value) for name, value in zip(parts[::2], parts[1::2], strict=True)}
+    named = {strings(name)[0]: strings(value) for name, value in zip(parts[::2], parts[1::2], strict=True)}
     return Rights.told(named)
-
-
-def _strings(*replies: Reply) -> list[str]:
-    """Return every string in replies, however deep."""
-    found: list[str] = []
-    for reply in replies:
-        if isinstance(reply, list):
-            found += _strings(*reply)
-        elif isinstance(reply, bytes) and reply:
-            found.append(reply.decode())
-    return found
 
 
 def _away() -> UnavailableError:

@@ -18,7 +18,7 @@ from typing import Final, Self
 import structlog
 
 from control_plane.cache.acl import PLATFORM, User, control_plane_user, tenant_user
-from control_plane.cache.connection import Command, Connection, ConnectionGoneError, RefusedError, Reply
+from control_plane.cache.connection import Command, Connection, ConnectionGoneError, RefusedError, Reply, strings
 from control_plane.cache.handles import LIBRARY, login
 from control_plane.cache.users import CacheUsers
 from control_plane.errors import UnavailableError
@@ -130,7 +130,7 @@ class Reconciler:
 
     async def _bring_functions(self, connection: Connection) -> None:
         (libraries,) = await self._send(connection, [("FUNCTION", "LIST", "LIBRARYNAME", _LIBRARY_NAME, "WITHCODE")])
-        if self._library.encode() in _strings(libraries):
+        if self._library in strings(libraries):
             return
         try:
             await self._send(connection, [("FUNCTION", "LOAD", "REPLACE", self._library)])
@@ -144,7 +144,7 @@ class Reconciler:
 
     async def _names(self, connection: Connection) -> set[str]:
         (names,) = await self._send(connection, [("ACL", "USERS")])
-        return {name.decode() for name in _strings(names)}
+        return set(strings(names))
 
     async def _send(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
         """Send them some at a time; raise the first refusal."""
@@ -176,10 +176,3 @@ class Reconciler:
         if self._is_away:
             _log.info("cache_kept")
         self._is_away = False
-
-
-def _strings(reply: Reply) -> list[bytes]:
-    """Return every string in a reply, however deep."""
-    if isinstance(reply, list):
-        return [string for part in reply for string in _strings(part)]
-    return [reply] if isinstance(reply, bytes) else []

@@ -63,17 +63,21 @@ local function class_of(headers, path, rest, query)
   return OF_GET[collection and collection .. "*" or rest]
 end
 
+local function is_for(lease, key, named, host, server)
+  return lease.key == key and lease.named == named and lease.host == host and lease.server == server
+end
+
 -- Show the lease that is good for this request; where there is none, remember what it would be good for.
 local function show_lease(handle, headers, credential, class, key, named)
   local host, server = headers:get(":authority"), IS_TLS and handle:streamInfo():requestedServerName() or ""
   local known = remembered(credential)
   local lease = known and known[class]
-  if lease ~= nil and lease.key == key and lease.named == named and lease.host == host and lease.server == server then
-    local left_ms = lease.ends - handle:timestamp()
-    if left_ms > 0 and lease.calls > 0 then
+  if lease ~= nil and is_for(lease, key, named, host, server) then
+    local now = handle:timestamp()
+    if lease.ends > now and lease.calls > 0 then
       lease.calls = lease.calls - 1
       headers:add("x-bulkhead-lease", lease.ticket)
-      headers:add(lease.carrier, lease.carried or string.format("%d", math.ceil((lease.reset - lease.ends + left_ms) / 1000)))
+      headers:add(lease.carrier, lease.carried or string.format("%d", math.ceil((lease.reset - now) / 1000)))
       return
     end
   end
@@ -133,7 +137,7 @@ local function keep_lease(handle, grant)
   -- Where several of its requests were asked about at once, all that was granted is kept, as long as all of it is good;
   -- and where one of them was refused, what others were granted is spent before.
   if before ~= nil and before.carried and before.calls > 0 and before.ends > handle:timestamp()
-    and before.key == key and before.named == lease.named and before.host == host and before.server == server then
+    and is_for(before, key, lease.named, host, server) then
     if reset then
       return
     end

@@ -18,6 +18,7 @@ from ext_authz.authz.decide import Refused
 from ext_authz.authz.methods import Wire
 from ext_authz.authz.request import Asked
 from ext_authz.budgets.model import Taken
+from ext_authz.leases.grants import GRANT
 
 _CODES: Final = {
     401: code_pb2.UNAUTHENTICATED,
@@ -26,8 +27,6 @@ _CODES: Final = {
     503: code_pb2.UNAVAILABLE,
 }
 _POLICY, _RATE = "ratelimit-policy", "ratelimit"
-# For `tenant.lua`; no client ever sees it.
-GRANT: Final = "x-bulkhead-grant"
 # What was meant for us, and what upstream could take for more than it is.
 _REMOVED: Final = ("authorization", "x-tenant-id", "x-bulkhead-tenant")
 _OVERWRITE: Final = check_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD

@@ -15,6 +15,7 @@ from urllib.parse import unquote_plus
 from bulkhead.envoy.v3 import check_pb2
 from control_plane.ids import tenant_id_violation
 from ext_authz.authz.methods import Wire
+from ext_authz.leases.grants import UNSPENT
 
 _HOST: Final = ":authority"
 # Each means something to the decision or to its records. `host` is the same header in the words of HTTP/1.
@@ -24,7 +25,7 @@ _READ: Final = {
     "x-bulkhead-tenant": "x-bulkhead-tenant",
     "content-type": "content-type",
     "x-request-id": "x-request-id",
-    "x-bulkhead-unspent": "x-bulkhead-unspent",
+    UNSPENT: UNSPENT,
     _HOST: _HOST,
     "host": _HOST,
 }
@@ -152,7 +153,7 @@ def read_request(request: check_pb2.CheckRequest, shared_hosts: Collection[str])
         epoch=_epoch(attributes.context_extensions),
         peer=attributes.source.address.socket_address.address,
         request_id=_request_id(headers.get("x-request-id", b"")),
-        unspent=headers.get("x-bulkhead-unspent", b""),
+        unspent=headers.get(UNSPENT, b""),
         fault=reading.fault,
     )
 

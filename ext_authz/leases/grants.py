@@ -18,7 +18,12 @@ LONGEST_MS: Final = 1000
 MOST_CALLS: Final = 2000
 LONGEST_HELD_MS: Final = 5_000
 """How long a refusal for the tenant's rate is repeated without asking: others may give calls back meanwhile."""
+GRANT: Final = "x-bulkhead-grant"
+"""In which header `tenant.lua` is told of a lease. It takes it out: no client ever sees it."""
+UNSPENT: Final = "x-bulkhead-unspent"
+"""In which it tells what is left of one."""
 HELD: Final = "held"
+"""What takes a lease's class where a refusal is held, and what the route is called that repeats it."""
 
 _LEAST_CALLS: Final = 2
 _FIRST_CALLS: Final = 8

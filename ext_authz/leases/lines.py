@@ -14,15 +14,16 @@ from typing import Final
 from uuid import UUID
 
 from ext_authz.leases.classes import LeasedRpc
+from ext_authz.leases.grants import HELD
 from ext_authz.reports.tally import AccessKind, UsageKind, Used, most_active
 
-LEASED: Final = b"leased"
-"""The name of the routes that let by."""
-HELD: Final = b"held"
-"""The name of the route that refuses for the rate."""
-ASKED: Final = frozenset({b"served", b"-"})
-"""The names of the routes that ask the agent, and of none."""
-_KNOWN: Final = ASKED | {LEASED, HELD}
+SERVED: Final = "served"
+"""What the routes are called that ask the agent."""
+LEASED: Final = "leased"
+"""What the routes are called that let by."""
+# Envoy writes `-` where no route took the request.
+_ASKED: Final = frozenset({SERVED, "-"})
+_KNOWN: Final = _ASKED | {LEASED, HELD}
 
 _UUID: Final = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _SHOWN: Final = (
@@ -81,17 +82,17 @@ def count_lines(part: bytes, prices: Prices) -> Counted:
     unreadable = 1 if rest else 0
     for line, times in Counter(lines).items():
         read = _LINE.fullmatch(line)
-        if read is None or read["route"] not in _KNOWN:
+        if read is None or _route(read) not in _KNOWN:
             unreadable += times
             read = _BEHIND_A_CUT.search(line)
-        if read is None or read["route"] in ASKED:
+        if read is None or _route(read) in _ASKED:
             continue
         minute = _minute(read["begun"])
         if minute is None:
             unreadable += times
         else:
             _add(usage, read, minute, times=times, prices=prices)
-            if read["route"] == LEASED:
+            if _route(read) == LEASED:
                 access = _access(read, minute)
                 accesses[access] = accesses.get(access, 0) + times
     return Counted(usage=usage, accesses=most_active(accesses), unreadable=unreadable)
@@ -100,12 +101,16 @@ def count_lines(part: bytes, prices: Prices) -> Counted:
 def _add(usage: dict[UsageKind, Used], read: re.Match[bytes], minute: datetime, *, times: int, prices: Prices) -> None:
     method, cost = prices.find(read["path"], read["lease_class"])
     used = usage.setdefault(UsageKind(UUID(read["tenant"].decode()), method, minute), Used())
-    if read["route"] == LEASED:
+    if _route(read) == LEASED:
         used.admitted += times
         used.leased += times
         used.cost += times * cost
     else:
         used.limited += times
+
+
+def _route(read: re.Match[bytes]) -> str:
+    return read["route"].decode()
 
 
 def _access(read: re.Match[bytes], minute: datetime) -> AccessKind:

@@ -36,6 +36,8 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
+from ext_authz.leases.grants import HELD
+from ext_authz.leases.lines import LEASED, SERVED
 from ext_authz.xds.resources.filters import CONTEXT, GRPC, HELD_FOR
 
 PROBLEM: Final = "application/problem+json"
@@ -52,12 +54,6 @@ class _Answer:
     grpc_status: str = ""
     """Where Envoy has another idea of it."""
 
-
-# What routes that lead to a service are called: past the agent, and by a lease; and no others.
-SERVED: Final = "served"
-LEASED: Final = "leased"
-# What refuses for a tenant's rate, as the agent has a moment ago.
-HELD: Final = "held"
 
 _SOON: Final = {"retry-after": "1"}
 _STRANGER: Final = _Answer(403, "Forbidden", "ACCESS_DENIED", {"www-authenticate": "Bearer"})

@@ -64,6 +64,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from bulkhead.v1 import certificates_pb2
 from ext_authz.leases.classes import LeasedRpc, classes_by_collection, leased_rpcs
+from ext_authz.leases.grants import GRANT
 from ext_authz.xds.resources import clusters
 from ext_authz.xds.resources.limits import Limits
 
@@ -78,8 +79,6 @@ ENVOYS: Final = "x-envoy-"
 # What the script shows.
 LEASE: Final = "x-bulkhead-lease"
 HELD_FOR: Final = "x-bulkhead-retry-after"
-GRANT: Final = "x-bulkhead-grant"
-UNSPENT: Final = "x-bulkhead-unspent"
 _SHOWN: Final = (LEASE, HELD_FOR)
 # Takes the context of a lease away again, on the routes that ask the agent.
 LEASED_CONTEXT: Final = "bulkhead.leased_context"

@@ -41,9 +41,10 @@ from envoy_data_plane.google.protobuf import Any
 from bulkhead.envoy.v3 import routes_pb2
 from control_plane.ids import tenant_id_violation
 from ext_authz.leases.classes import LeasedRpc
+from ext_authz.leases.grants import HELD, UNSPENT
+from ext_authz.leases.lines import LEASED, SERVED
 from ext_authz.policies.model import State, TenantPolicy
 from ext_authz.xds.resources import clusters
-from ext_authz.xds.resources.answers import HELD, LEASED, SERVED
 from ext_authz.xds.resources.connection_manager import TENANT_KEY
 from ext_authz.xds.resources.filters import (
     CONTEXT,
@@ -54,7 +55,6 @@ from ext_authz.xds.resources.filters import (
     LUA,
     RBAC,
     SERVICES,
-    UNSPENT,
 )
 
 EPOCH: Final = "epoch"
@@ -200,10 +200,10 @@ def _held() -> Route:
 
 
 def _without_the_agent() -> dict[str, Any]:
-    """Leave the agent out, and have the context of the lease stand where its own would."""
+    """Leave the agent out; the context is the lease's, which the script has added."""
     return {
         EXT_AUTHZ: Any.pack(ExtAuthzPerRoute(disabled=True)),
-        # What it would look for, the route has: a context, and what REST and gRPC read alike. There is no query.
+        # What it would look for, the route has: a context, and what REST and gRPC read alike. A query is a page's size.
         RBAC: Any.pack(RbacPerRoute()),
         # There is no grant in the answer.
         LUA: Any.pack(LuaPerRoute(disabled=True)),

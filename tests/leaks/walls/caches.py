@@ -204,8 +204,8 @@ WALLS: Final = (
     Mutation(
         name="functions that somebody changed stay in Valkey",
         file=RECONCILER,
-        before="        if self._library.encode() in _strings(libraries):",
-        after="        if _strings(libraries):",
+        before="        if self._library in strings(libraries):",
+        after="        if strings(libraries):",
         noticed_by=(f"{RECONCILER_TESTS}::test_functions_that_are_others_are_replaced",),
     ),
     Mutation(

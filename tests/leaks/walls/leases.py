@@ -173,8 +173,8 @@ WALLS: Final = (
     Mutation(
         name="a lease is good for every name in the handshake",
         file=SCRIPT,
-        before=" and lease.server == server then",
-        after=" then",
+        before=" and lease.server == server\n",
+        after="\n",
         noticed_by=(OVER_TLS,),
     ),
     Mutation(
@@ -187,7 +187,7 @@ WALLS: Final = (
     Mutation(
         name="a lease is spent beyond its end",
         file=SCRIPT,
-        before="if left_ms > 0 and lease.calls > 0 then",
+        before="if lease.ends > now and lease.calls > 0 then",
         after="if lease.calls > 0 then",
         noticed_by=(f"{HELD_INSIDE}::test_a_lease_ends_at_its_time_however_late_it_came",),
     ),

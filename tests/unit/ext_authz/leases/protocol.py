@@ -169,7 +169,7 @@ def _of_worker(state: State, number: int, worker: Worker, *, rules: Rules) -> It
     if worker.answer is not None:
         answer = worker.answer
         ends = answer.ends if rules.absolute else state.now + LONGEST
-        kept = answer._replace(ends=ends) if answer.calls else worker.lease
+        kept = answer._replace(ends=ends)
         yield Step(name="an answer comes", after=_worker(state, number, worker._replace(lease=kept, answer=None)))
         yield Step(name="an answer is lost", after=_worker(state, number, worker._replace(answer=None)))
     elif worker.asked:
@@ -188,8 +188,6 @@ def _of_worker(state: State, number: int, worker: Worker, *, rules: Rules) -> It
 def _serves(lease: Lease, worker: Worker, state: State, rules: Rules) -> bool:
     if rules.by_epoch and lease.epoch != worker.epoch:
         return False
-    if not rules.by_epoch and worker.epoch == SUSPENDED and lease.epoch != ACTIVE:
-        return False
     return state.now < lease.ends and (not rules.ends_with_window or state.now // WINDOW == lease.window)
 
 
@@ -201,7 +199,9 @@ def _answers(state: State, number: int, worker: Worker, *, rules: Rules) -> Iter
         good = not rules.ends_with_window or agent.window == state.now // WINDOW
         if agent.epoch != ACTIVE or agent.knows_revocation or not agent.held or not good:
             continue
-        ends = min(state.now + LONGEST, (agent.window + 1) * WINDOW if rules.ends_with_window else state.now + LONGEST)
+        ends = state.now + LONGEST
+        if rules.ends_with_window:
+            ends = min(ends, (agent.window + 1) * WINDOW)
         lease = Lease(epoch=agent.epoch, calls=agent.held, ends=ends, window=agent.window)
         granted = _agent(state, place, agent._replace(held=0))
         yield Step(name="a lease is granted", after=_worker(granted, number, nothing._replace(answer=lease)))

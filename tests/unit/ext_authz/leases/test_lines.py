@@ -13,12 +13,9 @@ from bulkhead.v1 import certificates_pb2
 from control_plane.policies import wire
 from ext_authz.leases.classes import leased_rpcs
 from ext_authz.leases.grants import HELD, ticket
-from ext_authz.leases.lines import ASKED, Counted, Prices, count_lines
-from ext_authz.leases.lines import HELD as HELD_ROUTE
-from ext_authz.leases.lines import LEASED as LEASED_ROUTE
+from ext_authz.leases.lines import Counted, Prices, count_lines
 from ext_authz.reports.messages import reports_of
 from ext_authz.reports.tally import AccessKind, Taken, UsageKind, Used
-from ext_authz.xds.resources import answers
 
 RPCS: Final = leased_rpcs(certificates_pb2.DESCRIPTOR.services_by_name.values())
 PRICES: Final = Prices(RPCS)
@@ -45,11 +42,6 @@ def counted(*lines: bytes) -> Counted:
 
 def admitted(times: int, path: str = GET) -> Used:
     return Used(admitted=times, leased=times, cost=times * COSTS[path])
-
-
-def test_routes_are_called_in_the_log_as_envoy_is_told() -> None:
-    assert (LEASED_ROUTE.decode(), HELD_ROUTE.decode()) == (answers.LEASED, answers.HELD)
-    assert answers.SERVED.encode() in ASKED
 
 
 def test_what_was_let_by_is_admitted_at_its_cost_in_the_minute_of_its_beginning() -> None:

@@ -8,6 +8,8 @@ import pytest
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration, ScopedRouteConfiguration
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthzPerRoute
 
+from ext_authz.leases.grants import HELD
+from ext_authz.leases.lines import LEASED, SERVED
 from ext_authz.policies.model import State, TenantPolicy
 from ext_authz.xds.resources.routes import TenantRoutes, UnusablePolicyError, scope
 
@@ -78,6 +80,12 @@ def test_what_passes_the_agent_by_shows_a_lease_of_this_epoch_for_exactly_this()
     # They stand before what the agent is asked about, which would take them all.
     assert list(host.routes[: len(own)]) == own
     assert [route.route is None for route in own] == [False] * 4 + [True]
+
+
+def test_routes_are_called_as_the_log_is_read() -> None:
+    (host,) = _made(POLICY).virtual_hosts
+
+    assert {route.name for route in host.routes} == {SERVED, LEASED, HELD}
 
 
 def _shown(route: Route) -> tuple[str, str, str]:
