@@ -5,6 +5,7 @@ value, another name's, an altered one, another type) is told as an event, thrown
 """
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from control_plane.cache.connection import Login, RefusedError, Reply
 from control_plane.cache.model import (
     LARGEST_VALUE,
     CacheKeys,
+    Shares,
     Usage,
     checked_lifetime,
     checked_name,
@@ -35,7 +37,9 @@ LIBRARY: Final = Path(__file__).with_name("cache.lua")
 """The functions that have to be in Valkey; `reconciler.py` brings them there."""
 _VALUES_LABEL: Final = b"cache 1"
 _NAMES_LABEL: Final = b"cache names 1"
-_WRONG_TYPE: Final = 0
+_SHARED: Final = frozenset({"cache_get", "cache_put", "cache_usage"})
+UNITS_PER_SECOND: Final = 500
+"""Of one tenant in one process: more than its callers get served, and a thirtieth of the server's time."""
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 Derive = Callable[[Placement, bytes], Awaitable[bytes]]
@@ -62,19 +66,33 @@ async def cache_keys(placement: Placement, derive: Derive) -> CacheKeys:
     )
 
 
+def _size(*arguments: str | bytes | int) -> int:
+    return sum(len(argument) for argument in arguments if isinstance(argument, bytes))
+
+
 class TenantCache:
     """One tenant's cache. Nobody may need it: what cannot be had, for whatever reason, is not there.
+
+    That is so, too, for a tenant that asks for more than its share of the server, `UNITS_PER_SECOND` in this process.
 
     No method raises for anything that happens to Valkey, to the vault or to the database, nor waits for Valkey longer
     than 150 ms. All raise ValueError for a name that no value can have (`model.checked_name`).
     """
 
     def __init__(
-        self, placement: Placement, pool: Pool, derive: Derive, *, user: User, clock: Callable[[], datetime]
+        self,
+        placement: Placement,
+        pool: Pool,
+        derive: Derive,
+        *,
+        shares: Shares,
+        user: User,
+        clock: Callable[[], datetime],
     ) -> None:
         """Be bound to a tenant; see `Caches`."""
         self._placement = placement
         self._pool = pool
+        self._shares = shares
         self._derive = derive
         self._login = login(user)
         self._clock = clock
@@ -146,8 +164,13 @@ class TenantCache:
             return None
 
     async def _call(self, function: str, *arguments: str | bytes | int) -> Reply:
+        user = self._login.user
+        # What is to be forgotten is not put off.
+        if function in _SHARED and not self._shares.has_some(user, time.monotonic()):
+            return None
+        self._shares.note_command(user, time.monotonic(), moved=_size(*arguments))
         try:
-            return await self._pool.call(self._login, "FCALL", function, 1, root(self._placement), *arguments)
+            answer = await self._pool.call(self._login, "FCALL", function, 1, root(self._placement), *arguments)
         except AwayError:
             return None
         except RefusedError as error:
@@ -157,6 +180,9 @@ class TenantCache:
             if error.is_wrong_type and function != "cache_clear":
                 await self._call("cache_clear")
             return None
+        if isinstance(answer, bytes):
+            self._shares.note_answer(user, time.monotonic(), moved=len(answer))
+        return answer
 
     def _tell_refused(self, name: str, *, why: str) -> None:
         _log.warning("cache_refused", tenant=self._placement.tenant_id, name=name, why=why)
@@ -165,9 +191,12 @@ class TenantCache:
 class Caches:
     """The caches of all tenants of a cell, each through its own handle. Opened by `open`."""
 
-    def __init__(self, pool: Pool, derive: Derive, secret: bytes, *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, pool: Pool, derive: Derive, secret: bytes, *, shares: Shares, clock: Callable[[], datetime]
+    ) -> None:
         """Reach Valkey through `pool`, as users whose passwords come from the cell's `secret`."""
         self._pool = pool
+        self._shares = shares
         self._derive = derive
         self._secret = secret
         self._clock = clock
@@ -175,11 +204,21 @@ class Caches:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, socket: Path, derive: Derive, secret: bytes, *, clock: Callable[[], datetime] | None = None
+        cls,
+        socket: Path,
+        derive: Derive,
+        secret: bytes,
+        *,
+        units_per_second: float = UNITS_PER_SECOND,
+        clock: Callable[[], datetime] | None = None,
     ) -> AsyncIterator[Self]:
-        """Use the caches in the Valkey behind `socket` until the block ends, whether or not it is there."""
+        """Use the caches in the Valkey behind `socket` until the block ends, whether or not it is there.
+
+        Each tenant has so much of the server; see `Shares`.
+        """
         async with Pool.open(socket) as pool:
-            yield cls(pool, derive, secret, clock=clock or (lambda: datetime.now(UTC)))
+            shares = Shares(units_per_second)
+            yield cls(pool, derive, secret, shares=shares, clock=clock or (lambda: datetime.now(UTC)))
 
     def of(self, placement: Placement) -> TenantCache:
         """Give the handle to one tenant's cache. Costs nothing.
@@ -188,4 +227,4 @@ class Caches:
             ValueError: the placement's id is none that a tenant can have.
         """
         user = tenant_user(placement, self._secret)
-        return TenantCache(placement, self._pool, self._derive, user=user, clock=self._clock)
+        return TenantCache(placement, self._pool, self._derive, shares=self._shares, user=user, clock=self._clock)

@@ -22,6 +22,8 @@ LARGEST_VALUE: Final = 256 << 10
 
 # What a path may be, and no more: nothing that a pattern, a key or a line of a log could be cut at.
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._/-]{0,126}[a-z0-9])?", re.ASCII)
+_BYTES_OF_A_UNIT: Final = 16 << 10
+_REMEMBERED: Final = 1_000
 _DIGEST_BYTES: Final = 16
 _PURPOSE: Final = "cache"
 _VERSION: Final = 1
@@ -109,6 +111,40 @@ def _milliseconds(time: datetime) -> int:
 
 def _binding(tenant_uid: UUID, name: str) -> Binding:
     return Binding(tenant_uid=tenant_uid, purpose=_PURPOSE, version=_VERSION, object_name=name)
+
+
+class Shares:
+    """What each user has had lately of a server that has one thread: whoever keeps it busy slows all others down.
+
+    A command is a unit, and so is each 16 KiB that it moves.
+    """
+
+    def __init__(self, units_per_second: float) -> None:
+        """Give each user so much a second, and a second's worth at once."""
+        self._unit_s = 1 / units_per_second
+        # When a user's share is whole again. Those that have a whole one are forgotten now and then.
+        self._whole_at_s: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        """Tell how many users are remembered."""
+        return len(self._whole_at_s)
+
+    def has_some(self, user: str, now_s: float) -> bool:
+        """Say whether anything of a user's share is left at this moment."""
+        return self._whole_at_s.get(user, now_s) - now_s < 1
+
+    def note_command(self, user: str, now_s: float, *, moved: int) -> None:
+        """Note that a command is sent, which moves so many bytes."""
+        self._note(user, 1 + moved // _BYTES_OF_A_UNIT, now_s)
+
+    def note_answer(self, user: str, now_s: float, *, moved: int) -> None:
+        """Note that its answer moves so many bytes."""
+        self._note(user, moved // _BYTES_OF_A_UNIT, now_s)
+
+    def _note(self, user: str, units: int, now_s: float) -> None:
+        self._whole_at_s[user] = max(self._whole_at_s.get(user, now_s), now_s) + units * self._unit_s
+        if len(self._whole_at_s) > _REMEMBERED:
+            self._whole_at_s = {one: at_s for one, at_s in self._whole_at_s.items() if at_s > now_s}
 
 
 class Outage:

@@ -1,4 +1,4 @@
-"""A tenant that fills its cache as fast as it can, in a process of its own: SOCKET KEY_FILE TENANT LIMIT SIZE.
+"""A tenant that fills its cache as fast as it may, in a process of its own: SOCKET KEY_FILE TENANT LIMIT SIZE.
 
 Says `filling` once it has begun to lose values of its own, and ends with its standard input, saying how many it kept.
 """
@@ -19,6 +19,7 @@ from control_plane.cache.handles import Caches
 from tests.fixtures.cache import derive, placement
 
 AT_ONCE: Final = 8
+PAUSE_S: Final = 0.001
 # What a value takes beside its size is more than this.
 OVERHEAD: Final = 200
 HOUR: Final = timedelta(hours=1)
@@ -36,6 +37,9 @@ async def flood(socket: Path, secret: bytes, *, tenant: int, limit: int, size: i
             while not stop.is_set():
                 is_kept = await cache.put(f"n/{next(names)}", os.urandom(size), HOUR)
                 kept += is_kept
+                if not is_kept:
+                    # It has had its share of the server.
+                    await asyncio.sleep(PAUSE_S)
                 # By then it has no room left: each takes more than its size.
                 if is_kept and kept == limit // (size + OVERHEAD) + 1:
                     sys.stdout.write("filling\n")

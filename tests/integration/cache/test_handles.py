@@ -104,6 +104,24 @@ async def test_a_value_whose_time_is_over_by_our_clock_is_not_found(valkey: Cach
     assert (first, late) == (b"one", None)
 
 
+@pytest.mark.behaviour("T-V5")
+async def test_whoever_keeps_the_server_busy_does_without_and_others_do_not(valkey: CacheServer) -> None:
+    async with Caches.open(valkey.server.socket, derive, valkey.server.secret, units_per_second=20) as caches:
+        be_patient(caches._pool)
+        busy, other = caches.of(A), caches.of(B)
+        assert await busy.put(NAME, bytes(LARGEST_VALUE), HOUR)
+        # It moves as much again, and with that more than a second's worth.
+        assert await busy.get(NAME) is not None
+        refused = await busy.get(NAME), await busy.put(NAME, b"", HOUR), await busy.usage()
+        kept = await valkey.keys(A)
+
+        assert refused == (None, False, None)
+        assert await everything_is_kept(other)
+        # What is to be forgotten is forgotten.
+        assert await busy.delete(NAME)
+        assert kept != await valkey.keys(A) == []
+
+
 @pytest.mark.parametrize("error", [UnavailableError("away"), MissingKeyError("key"), IntegrityError()])
 async def test_without_the_tenants_key_nothing_is_kept(valkey: CacheServer, error: Exception) -> None:
     async def keyless(tenant: Placement, label: bytes) -> bytes:

@@ -130,6 +130,27 @@ WALLS: Final = (
         noticed_by=(f"{CONNECTION_TESTS}::test_a_tenant_that_asks_for_much_at_once_leaves_room_for_others",),
     ),
     Mutation(
+        name="one tenant keeps the server busy",
+        file=HANDLES,
+        before="if function in _SHARED and not",
+        after="if function in () and not",
+        noticed_by=(f"{HANDLE_TESTS}::test_whoever_keeps_the_server_busy_does_without_and_others_do_not",),
+    ),
+    Mutation(
+        name="what a tenant is sent keeps nobody waiting",
+        file=HANDLES,
+        before="        if isinstance(answer, bytes):",
+        after="        if answer is None:",
+        noticed_by=(f"{HANDLE_TESTS}::test_whoever_keeps_the_server_busy_does_without_and_others_do_not",),
+    ),
+    Mutation(
+        name="one tenant's share is everybody's",
+        file=MODEL,
+        before="        return self._whole_at_s.get(user, now_s) - now_s < 1",
+        after="        return max(self._whole_at_s.values(), default=now_s) - now_s < 1",
+        noticed_by=(f"{MODEL_TESTS}::test_whoever_had_a_seconds_worth_at_once_has_nothing_left_until_time_goes_by",),
+    ),
+    Mutation(
         name="values of all tenants are sealed alike",
         file=MODEL,
         before="return Binding(tenant_uid=tenant_uid, purpose=_PURPOSE",

@@ -1,4 +1,4 @@
-"""Names, digests of names, sealed values, and when a server that is away is asked again."""
+"""Names, digests of names, sealed values, shares of the server, and when one that is away is asked again."""
 
 import re
 from dataclasses import replace
@@ -14,6 +14,7 @@ from control_plane.cache.model import (
     LONGEST_LIFETIME,
     CacheKeys,
     Outage,
+    Shares,
     checked_lifetime,
     checked_name,
     digest,
@@ -213,3 +214,47 @@ def test_what_is_news_is_told_once() -> None:
         True,
         False,
     ]
+
+
+def test_whoever_had_a_seconds_worth_at_once_has_nothing_left_until_time_goes_by() -> None:
+    shares = Shares(64)
+    sent = 0
+    while shares.has_some("a", 5.0):
+        shares.note_command("a", 5.0, moved=0)
+        sent += 1
+
+    assert sent == 64
+    assert not shares.has_some("a", 5.0)
+    assert shares.has_some("a", 5.016)
+    assert shares.has_some("b", 5.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.1), st.integers(0, 256 << 10)), max_size=300))
+def test_nobody_gets_more_than_its_share_and_one_command(commands: list[tuple[float, int]]) -> None:
+    shares, now_s, moved_units = Shares(100), 1000.0, 0
+    largest = 1 + (256 << 10) // (16 << 10)
+    for pause_s, moved in commands:
+        now_s += pause_s
+        if shares.has_some("a", now_s):
+            shares.note_command("a", now_s, moved=moved)
+            moved_units += 1 + moved // (16 << 10)
+
+        assert moved_units <= 100 * (1 + now_s - 1000.0) + largest + 1e-3
+
+
+def test_what_an_answer_moves_counts_and_the_answer_itself_does_not() -> None:
+    shares = Shares(2)
+    shares.note_command("a", 0.0, moved=0)
+    shares.note_answer("a", 0.0, moved=100)
+    assert shares.has_some("a", 0.0)
+    shares.note_answer("a", 0.0, moved=16 << 10)
+
+    assert not shares.has_some("a", 0.0)
+
+
+def test_those_who_have_their_whole_share_are_forgotten() -> None:
+    shares = Shares(1000)
+    for number in range(10_000):
+        shares.note_command(str(number), number / 100, moved=0)
+
+    assert len(shares) <= 1_001
