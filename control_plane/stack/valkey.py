@@ -93,6 +93,8 @@ class Valkey:
             "unixsocketperm": "700",
             "dir": str(self.data_dir),
             "appendonly": "yes",
+            # What was answered is written by then, whoever is killed. With `everysec`, two seconds' worth may not be.
+            "appendfsync": "no",
             "save": "",
             # Counters and ledgers must not vanish to make room; each tenant's share is bounded instead.
             "maxmemory-policy": "noeviction",

@@ -80,6 +80,13 @@ def breaker(broken_world: EdgeWorld) -> Breaker:
     return Breaker(broken_world.stack)
 
 
+def await_a_new_minute(left_s: float) -> None:
+    """Return with so much of the minute left at least: what is counted afterwards is to be counted in one."""
+    left = 60 - time.time() % 60
+    if left < left_s:
+        time.sleep(left + 0.1)
+
+
 def listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as knocking:
         return knocking.connect_ex(str(path)) == 0

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from bulkhead.v1 import edges_pb2, edges_pb2_grpc, tenants_pb2, tenants_pb2_grpc
-from tests.e2e.edge_faults.conftest import Broken, Tell
+from tests.e2e.edge_faults.conftest import Broken, Tell, await_a_new_minute
 from tests.fixtures.edge import EdgeWorld
 from tests.fixtures.edge_faults import wait_for
 
@@ -105,13 +105,6 @@ def test_a_suspension_that_an_edge_has_not_heard_of_is_told_as_such_and_holds_as
     assert afterwards == {STRANGER}
 
 
-def _await_a_new_minute() -> None:
-    """Return with ten seconds of the minute left at least: what is counted below must be counted in one."""
-    left = 60 - time.time() % 60
-    if left < 10:
-        time.sleep(left + 0.1)
-
-
 @pytest.mark.behaviour("T-V7")
 @pytest.mark.parametrize("how", ["hung", "restarted", "emptied"])
 def test_a_valkey_that_comes_back_admits_no_more_than_a_minutes_rate(broken: Broken, how: str) -> None:
@@ -120,7 +113,7 @@ def test_a_valkey_that_comes_back_admits_no_more_than_a_minutes_rate(broken: Bro
     broken.world.founder.applied()
     asking = broken.asks_for(tenant)
     wait_for(lambda: asking.ask().said == OK)
-    _await_a_new_minute()
+    await_a_new_minute(10)
     if how == "hung":
         with broken.breaker.hung("valkey"):
             while_away = {asking.ask().said for _ in range(10)}

@@ -109,6 +109,8 @@ class Flood:
     tenant: Tenant
     token: str
     answers: Counter[int] = field(default_factory=Counter)
+    admitted_s: float = 0.0
+    """When the last request was sent that was let by."""
 
     async def run(self, port: int, *, until_s: float) -> None:
         """Ask until then."""
@@ -116,7 +118,7 @@ class Flood:
         request = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {self.token}\r\n\r\n".encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            while time.monotonic() < until_s:
+            while (sent_s := time.monotonic()) < until_s:
                 writer.write(request)
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = next(
@@ -125,6 +127,8 @@ class Flood:
                 await reader.readexactly(length)
                 status = int(head.split(b" ", 2)[1])
                 self.answers[status] += 1
+                if status == 200:
+                    self.admitted_s = max(self.admitted_s, sent_s)
                 if status == 503:
                     await asyncio.sleep(0.01)
         finally:
