@@ -6,7 +6,9 @@ Not among the cases that run when none is named: to make the tenants takes some 
 import asyncio
 import itertools
 import random
+import sys
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -28,7 +30,8 @@ TENANTS: Final = 10_000
 CONNECTIONS: Final = 40
 CALLERS: Final = 80
 SECONDS: Final = 20.0
-MAKERS: Final = 4
+MAKERS: Final = 3
+PROGRESS: Final = 1_000
 PASSWORD: Final = "of every tenant that is measured"
 QUERY: Final = "SELECT count(*) FROM users WHERE role = 'tenant-admin'"
 
@@ -107,16 +110,23 @@ async def _plain(stack: AsyncExitStack, settings: Settings) -> Call:
 
 async def _make(database: Database, isolation: str) -> list[Placement]:
     """Register the tenants, and make their tables; nothing else of a tenant is measured here."""
-    names = iter([f"crowd_{isolation.lower()}_{number}" for number in range(TENANTS)])
     made: list[Placement] = []
+    by_login: defaultdict[str, list[Placement]] = defaultdict(list)
+    for number in range(TENANTS):
+        name = f"crowd_{isolation.lower()}_{number}"
+        placement = await database.system().run(partial(_register, name=name, isolation=isolation))
+        by_login[placement.login].append(placement)
+    # Those of one login wait for each other.
+    logins = iter(list(by_login.values()))
 
-    async def maker(names: Iterator[str]) -> None:
-        for name in names:
-            placement = await database.system().run(partial(_register, name=name, isolation=isolation))
+    async def maker(logins: Iterator[list[Placement]]) -> None:
+        for placement in itertools.chain.from_iterable(logins):
             await create_tenant_schema(database, placement, password=PASSWORD)
             made.append(placement)
+            if len(made) % PROGRESS == 0:
+                sys.stderr.write(f"{len(made)} of {TENANTS} {isolation} tenants made\n")
 
-    await asyncio.gather(*(maker(names) for _ in range(MAKERS)))
+    await asyncio.gather(*(maker(logins) for _ in range(MAKERS)))
     return made
 
 
