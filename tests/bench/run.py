@@ -44,7 +44,9 @@ async def measure(names: list[str]) -> list[Figure]:
         async with System.running(Path(folder)) as system:
             for name in names:
                 sys.stderr.write(f"measuring {name} …\n")
-                report += [figure async for figure in CASES[name](system)]
+                async for figure in CASES[name](system):
+                    report.append(figure)
+                    sys.stderr.write(f"  {figure.case}: {figure.value} {figure.unit}\n")
     return report
 
 

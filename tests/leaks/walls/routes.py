@@ -114,7 +114,7 @@ WALLS: Final = (
         name="a client says by which key its routes are found",
         file=LUA,
         before="  headers:replace(KEY, key)",
-        after="  headers:replace(KEY, headers:get(KEY) or key)",
+        after="  key = headers:get(KEY) or key\n  headers:replace(KEY, key)",
         noticed_by=(f"{LUA_TESTS}::test_the_script_alone_overwrites_what_a_client_says_of_its_key",),
     ),
     Mutation(
