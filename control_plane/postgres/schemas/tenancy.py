@@ -42,13 +42,16 @@ async def create_tenant_schema(database: Database, placement: Placement, *, pass
         await _take_turn(connection, placement.schema)
         version = await _version(connection, placement)
         if version == 0:
-            await _take_turn(connection, placement.login)
-            await _create_roles(connection, placement)
+            await _create_role(connection, placement)
         if placement.is_strict:
             await _set_password(connection, placement, password)
         if version < TENANT_VERSION:
             await _migrate(connection, placement, version=version)
             await _put_canary(connection, placement, database.canaries.marker(placement.uid))
+        if version == 0:
+            # Last: from here to the end of the transaction, all others who make tenants wait for these roles.
+            await _take_turn(connection, placement.login)
+            await _grant_roles(connection, placement)
 
 
 async def drop_tenant_schema(database: Database, placement: Placement) -> None:
@@ -59,10 +62,10 @@ async def drop_tenant_schema(database: Database, placement: Placement) -> None:
     """
     async with database.ddl() as connection:
         await _take_turn(connection, placement.schema)
-        await _take_turn(connection, placement.login)
         await connection.execute("SET LOCAL ROLE csm_owner")
         await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(placement.schema)))
         await connection.execute("SET LOCAL ROLE NONE")
+        await _take_turn(connection, placement.login)
         await connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(placement.role)))
         await connection.execute("DELETE FROM csm_system.tenant_schemas WHERE tenant_uid = %s", (placement.uid,))
 
@@ -92,18 +95,32 @@ async def _version(connection: Connection, placement: Placement) -> int:
     return int(row["version"]) if row else 0
 
 
-async def _create_roles(connection: Connection, placement: Placement) -> None:
+async def _create_role(connection: Connection, placement: Placement) -> None:
+    if placement.is_strict:
+        await _create_login(connection, placement.role)
+    else:
+        await connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(placement.role)))
+
+
+async def _create_login(connection: Connection, name: str) -> None:
+    login = sql.Identifier(name)
+    await connection.execute(sql.SQL("CREATE ROLE {} LOGIN NOINHERIT").format(login))
+    for setting, value in _BOUNDS.items():
+        await connection.execute(
+            sql.SQL("ALTER ROLE {} SET {} = {}").format(login, sql.Identifier(setting), sql.Literal(value))
+        )
+
+
+async def _grant_roles(connection: Connection, placement: Placement) -> None:
     role, login = sql.Identifier(placement.role), sql.Identifier(placement.login)
-    if not await _is_role(connection, placement.login):
-        await connection.execute(sql.SQL("CREATE ROLE {} LOGIN NOINHERIT").format(login))
-        await connection.execute(sql.SQL("GRANT csm_login TO {} WITH INHERIT TRUE, SET FALSE").format(login))
-        for setting, value in _BOUNDS.items():
-            await connection.execute(
-                sql.SQL("ALTER ROLE {} SET {} = {}").format(login, sql.Identifier(setting), sql.Literal(value))
-            )
+    is_new = placement.is_strict
     if not placement.is_strict:
-        await connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+        is_new = not await _is_role(connection, placement.login)
+        if is_new:
+            await _create_login(connection, placement.login)
         await connection.execute(sql.SQL("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE").format(role, login))
+    if is_new:
+        await connection.execute(sql.SQL("GRANT csm_login TO {} WITH INHERIT TRUE, SET FALSE").format(login))
     await connection.execute(sql.SQL("GRANT csm_tenant TO {} WITH INHERIT TRUE, SET FALSE").format(role))
 
 

@@ -131,7 +131,7 @@ async def test_a_tenant_made_again_by_name_sees_nothing_of_the_former_one(
 
 
 @pytest.mark.behaviour("T-P1")
-@pytest.mark.parametrize("step", ["_create_roles", "_migrate", "find_faults"])
+@pytest.mark.parametrize("step", ["_create_role", "_migrate", "find_faults", "_grant_roles"])
 async def test_a_creation_that_dies_at_a_step_leaves_nothing_and_succeeds_when_repeated(
     step: str, database: Database, make_tenant: MakeTenant, superuser: RawConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
