@@ -12,12 +12,12 @@ from tests.e2e.edge_faults.conftest import Broken, await_a_new_minute
 from tests.fixtures.edge import EdgeTenant
 from tests.fixtures.edge_faults import wait_for
 
-LIMIT: Final = 4_000
+LIMIT: Final = 2_000
 CALLERS: Final = 4
-KILLED: Final = ("workers", "valkey", "agent", "valkey", "workers", "agent")
-PAUSE_S: Final = 1.5
-# With what it takes until everybody is back.
-TAKES_S: Final = 35.0
+KILLED: Final = ("workers", "valkey", "agent", "valkey")
+PAUSE_S: Final = 1.0
+# As a rule, with what it takes until everybody is back.
+TAKES_S: Final = 25.0
 
 
 class Callers:
@@ -58,15 +58,15 @@ def test_whoever_is_killed_no_more_than_the_limit_is_admitted(broken: Broken) ->
     tenant = broken.world.founder.found("theta", requests_per_minute=LIMIT)
     broken.world.founder.applied()
     await_a_new_minute(TAKES_S)
-    minute = time.time() // 60
+    begun = time.time() // 60
     with Callers(broken, tenant) as callers:
         for part in KILLED:
             time.sleep(PAUSE_S)
             wait_for(lambda: "agent" in broken.world.stack.pids())
             broken.breaker.kill(part)
         wait_for(lambda: callers.answers[429] > 0)
+    minutes = time.time() // 60 - begun + 1
     broken.world.founder.suspend(tenant.tenant_id)
 
-    assert time.time() // 60 == minute
-    assert LIMIT / 4 < callers.answers[200] <= LIMIT
+    assert LIMIT / 4 < callers.answers[200] <= LIMIT * minutes
     assert callers.answers.keys() <= {200, 429, 503}
