@@ -54,6 +54,7 @@ class Callers:
 
 
 @pytest.mark.behaviour("S3.4", "S3.12", "T-V7")
+@pytest.mark.timeout(300)
 def test_whoever_is_killed_no_more_than_the_limit_is_admitted(broken: Broken) -> None:
     tenant = broken.world.founder.found("theta", requests_per_minute=LIMIT)
     broken.world.founder.applied()
