@@ -164,11 +164,11 @@ class TenantCache:
             return None
 
     async def _call(self, function: str, *arguments: str | bytes | int) -> Reply:
-        user = self._login.user
+        user, now_s = self._login.user, time.monotonic()
         # What is to be forgotten is not put off.
-        if function in _SHARED and not self._shares.has_some(user, time.monotonic()):
+        if function in _SHARED and not self._shares.has_some(user, now_s):
             return None
-        self._shares.note_command(user, time.monotonic(), moved=_size(*arguments))
+        self._shares.note_command(user, now_s, moved=_size(*arguments))
         try:
             answer = await self._pool.call(self._login, "FCALL", function, 1, root(self._placement), *arguments)
         except AwayError:

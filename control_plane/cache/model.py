@@ -22,13 +22,13 @@ LARGEST_VALUE: Final = 256 << 10
 
 # What a path may be, and no more: nothing that a pattern, a key or a line of a log could be cut at.
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._/-]{0,126}[a-z0-9])?", re.ASCII)
-_BYTES_OF_A_UNIT: Final = 16 << 10
-_REMEMBERED: Final = 1_000
 _DIGEST_BYTES: Final = 16
 _PURPOSE: Final = "cache"
 _VERSION: Final = 1
 # Until when it is good, in milliseconds since 1970.
 _HEADER: Final = struct.Struct(">Q")
+_BYTES_OF_A_UNIT: Final = 16 << 10
+_REMEMBERED: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

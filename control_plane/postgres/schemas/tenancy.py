@@ -113,14 +113,13 @@ async def _create_login(connection: Connection, name: str) -> None:
 
 async def _grant_roles(connection: Connection, placement: Placement) -> None:
     role, login = sql.Identifier(placement.role), sql.Identifier(placement.login)
-    is_new = placement.is_strict
-    if not placement.is_strict:
-        is_new = not await _is_role(connection, placement.login)
-        if is_new:
-            await _create_login(connection, placement.login)
-        await connection.execute(sql.SQL("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE").format(role, login))
+    is_new = placement.is_strict or not await _is_role(connection, placement.login)
+    if is_new and not placement.is_strict:
+        await _create_login(connection, placement.login)
     if is_new:
         await connection.execute(sql.SQL("GRANT csm_login TO {} WITH INHERIT TRUE, SET FALSE").format(login))
+    if not placement.is_strict:
+        await connection.execute(sql.SQL("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE").format(role, login))
     await connection.execute(sql.SQL("GRANT csm_tenant TO {} WITH INHERIT TRUE, SET FALSE").format(role))
 
 
