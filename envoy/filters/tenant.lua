@@ -21,13 +21,15 @@ local IN_PATH = "^/api/v1/tenants/([^/?]+)/?([^?]*)(.*)$"
 -- An item is one of its collection. What else a path or a query may hold, the agent looks at.
 local ITEM = "^(%w+/)[%w_-]+$"
 local PLAIN_QUERY = "^%?page_size=%d+$"
-local GRANT = "^(%d+) (%d+) (%d+) (%S+) (%S+)$"
+local GRANT = "^(%S+) (%d+) (%d+) (%S+) (%S+)$"
 -- Credentials that are remembered: twice as many at the most, of which the older half is forgotten at once.
 local MOST = 20000
 -- Stands in a context's place where what was granted is a refusal, for as long as it would be repeated.
 local HELD = "^held:(%d+)$"
--- What is told where nothing is unspent, so that the agent knows that a lease would be kept.
-local NONE = "0:0:0"
+-- What is told where there was no lease, so that the agent knows that one would be kept.
+local NONE = "0"
+-- Of how many grants a lease may be made, so that what is told of it stays short.
+local MOST_GRANTS = 16
 
 local newer, older, count = {}, {}, 0
 
@@ -67,6 +69,29 @@ local function is_for(lease, key, named, host, server)
   return lease.key == key and lease.named == named and lease.host == host and lease.server == server
 end
 
+-- Return what is left of each grant that a lease is made of. They are spent in their order.
+local function unspent(lease)
+  local found, left = {}, lease.calls
+  for number = #lease.grants, 1, -1 do
+    local grant = lease.grants[number]
+    local calls = math.min(grant.calls, left)
+    if calls > 0 then
+      table.insert(found, 1, {name = grant.name, calls = calls})
+    end
+    left = left - calls
+  end
+  return found
+end
+
+-- Say what becomes of a lease that is spent no more: of how many calls it was, and what is left of them.
+local function told_of(lease)
+  local told = {lease.granted, lease.ticket}
+  for _, grant in ipairs(unspent(lease)) do
+    table.insert(told, grant.name .. ":" .. grant.calls)
+  end
+  return table.concat(told, " ")
+end
+
 -- Show the lease that is good for this request; where there is none, remember what it would be good for.
 local function show_lease(handle, headers, credential, class, key, named)
   local host, server = headers:get(":authority"), IS_TLS and handle:streamInfo():requestedServerName() or ""
@@ -82,8 +107,7 @@ local function show_lease(handle, headers, credential, class, key, named)
     end
   end
   -- What was granted to another request than this one makes room, too: it is told, and no longer there.
-  local has_unspent = lease ~= nil and lease.carried
-  headers:add("x-bulkhead-unspent", has_unspent and table.concat({lease.name, lease.calls, lease.granted}, ":") or NONE)
+  headers:add("x-bulkhead-unspent", lease ~= nil and lease.carried and told_of(lease) or NONE)
   if known ~= nil then
     known[class] = nil
   end
@@ -127,7 +151,8 @@ local function keep_lease(handle, grant)
   end
   local reset = string.match(carried, HELD)
   local lease = {
-    name = name, granted = tonumber(calls), calls = reset and math.huge or tonumber(calls), ends = tonumber(ends),
+    grants = {{name = name, calls = tonumber(calls)}}, granted = tonumber(calls),
+    calls = reset and math.huge or tonumber(calls), ends = tonumber(ends),
     ticket = ticket,
     carrier = reset and "x-bulkhead-retry-after" or "x-bulkhead-context", carried = not reset and carried or nil,
     reset = tonumber(reset or 0),
@@ -142,6 +167,12 @@ local function keep_lease(handle, grant)
       return
     end
     if before.ticket == ticket then
+      local grants = unspent(before)
+      if #grants >= MOST_GRANTS then
+        return
+      end
+      table.insert(grants, lease.grants[1])
+      lease.grants = grants
       lease.calls, lease.granted = lease.calls + before.calls, lease.granted + before.granted
       lease.ends = math.min(lease.ends, before.ends)
     end

@@ -11,14 +11,15 @@ from typing import Final
 
 from ext_authz.authz.decide import Proceed
 from ext_authz.authz.request import Asked
-from ext_authz.budgets.model import Taken
+from ext_authz.budgets.model import Taken, Unspent
 from ext_authz.leases.grants import (
     HELD,
     LONGEST_HELD_MS,
     LONGEST_MS,
+    TOLD_WITHIN_MS,
     Grants,
     LeaseKey,
-    Returned,
+    Told,
     held_header,
     read_told,
     ticket,
@@ -34,13 +35,13 @@ class Wish:
 
     key: LeaseKey | None
     """None where it may not be leased, or nobody would keep it."""
-    returned: Returned | None
-    """What is left of the lease before."""
+    unspent: tuple[Unspent, ...]
+    """What is left of the lease before, to be given back."""
     calls: int
     """How many calls to pay for beside its own."""
 
 
-_NO_WISH: Final = Wish(key=None, returned=None, calls=0)
+_NO_WISH: Final = Wish(key=None, unspent=(), calls=0)
 
 
 class Leases:
@@ -56,8 +57,8 @@ class Leases:
         if told is None or not decision.method.lease_class or asked.certificate:
             return _NO_WISH
         key = LeaseKey(credential=decision.credential.digest, lease_class=decision.method.lease_class)
-        returned = self._grants.returned(key, told)
-        return Wish(key=key, returned=returned, calls=self._grants.wanted(key, told, now_ms=_ms(now)))
+        unspent = told.unspent if _is_owner(told, asked, decision, now=now) else ()
+        return Wish(key=key, unspent=unspent, calls=self._grants.wanted(key, told, now_ms=_ms(now)))
 
     def grant(
         self, asked: Asked, decision: Proceed, wish: Wish, *, taken: Taken, context: str, as_of: datetime, now: datetime
@@ -67,13 +68,12 @@ class Leases:
         Then it is to be given back. `as_of` is when there was the last news of the policy.
         """
         policy, claims = decision.policy, decision.credential.claims
-        now_ms, calls = _ms(now), taken.calls - 1
+        now_ms, calls, lot = _ms(now), taken.calls - 1, taken.lot
         ends_ms = min(now_ms + LONGEST_MS, taken.until, _ms(claims.expire_time), _ms(as_of + policy.max_age))
-        if wish.key is None or calls < 1 or asked.epoch != policy.revision or ends_ms <= now_ms:
+        if wish.key is None or lot is None or calls < 1 or asked.epoch != policy.revision or ends_ms <= now_ms:
             return _NOTHING
-        grant = self._grants.add(wish.key, calls=calls, now_ms=now_ms, taken=taken)
-        shown = ticket(asked.epoch, wish.key.lease_class, tenant_uid=policy.uid, session=claims.token_id)
-        return granted_header(grant, ends_ms=ends_ms, ticket=shown, context=context)
+        name = self._grants.name(calls=calls, lot=lot)
+        return granted_header(name, calls=calls, ends_ms=ends_ms, ticket=_ticket(decision), context=context)
 
     def hold(self, asked: Asked, decision: Proceed, wish: Wish, *, taken: Taken, now: datetime) -> str:
         """Return the header that has a refusal for the tenant's rate repeated; empty where it is not to be."""
@@ -85,6 +85,20 @@ class Leases:
         now_ms = _ms(now)
         reset_ms = now_ms + int(taken.reset_s * 1000)
         return held_header(ends_ms=min(now_ms + LONGEST_HELD_MS, taken.until), reset_ms=reset_ms, ticket=shown)
+
+
+def _is_owner(told: Told, asked: Asked, decision: Proceed, *, now: datetime) -> bool:
+    """Whether what is left of that lease goes back to where this request's own calls come from.
+
+    It was this credential's, for the same, and under the same policy: so its windows are known. A request that has
+    waited for long may have been asked about elsewhere, so long ago that nobody remembers.
+    """
+    return told.ticket == _ticket(decision) and abs(_ms(now) - asked.begun_ms) <= TOLD_WITHIN_MS
+
+
+def _ticket(decision: Proceed) -> str:
+    policy, session = decision.policy, decision.credential.claims.token_id
+    return ticket(policy.revision, decision.method.lease_class, tenant_uid=policy.uid, session=session)
 
 
 def _ms(time: datetime) -> int:

@@ -75,6 +75,8 @@ class Asked:
     """The revision of the routes that it came by."""
     peer: str
     request_id: str
+    begun_ms: int
+    """When it came to Envoy, in milliseconds since 1970."""
     unspent: bytes
     """What our own Lua filter says is left of a lease; empty where it says nothing."""
     fault: str
@@ -153,6 +155,7 @@ def read_request(request: check_pb2.CheckRequest, shared_hosts: Collection[str])
         epoch=_epoch(attributes.context_extensions),
         peer=attributes.source.address.socket_address.address,
         request_id=_request_id(headers.get("x-request-id", b"")),
+        begun_ms=attributes.request.time.seconds * 1000 + attributes.request.time.nanos // 1_000_000,
         unspent=headers.get(UNSPENT, b""),
         fault=reading.fault,
     )

@@ -117,9 +117,9 @@ class CheckServicer:
         if not isinstance(decision, Proceed):
             return self._refuse(asked, method, decision)
         wish = self._leases.wish(asked, decision, now=self._now())
-        if wish.returned is not None:
-            self._budgets.give_back(wish.returned.grant.taken, wish.returned.calls)
         policy, cost = decision.policy, decision.method.cost
+        for unspent in wish.unspent:
+            self._budgets.give_back_lease(policy, unspent, cost=cost)
         try:
             taken = await self._budgets.take(policy, cost=cost, calls=1 + wish.calls, request_id=asked.request_id)
         except BudgetUnavailableError:

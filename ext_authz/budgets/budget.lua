@@ -6,6 +6,8 @@
 local SLACK_MS = 1000
 -- Envoy asks another worker where one is slow to answer, and gives up on both a quarter of a second after it began.
 local ASKED_TWICE_WITHIN_MS = 1000
+-- What is told of a lease is told in the first seconds of a request, or not at all (`ext_authz/leases/grants.py`).
+local TOLD_TWICE_WITHIN_MS = 10000
 local WORDS = 5
 
 local function time_ms()
@@ -91,13 +93,19 @@ local function take_calls(keys, args)
   return server.status_reply(table.concat(told, ' '))
 end
 
--- Give calls back that were taken and not spent, to those of their windows that still last.
--- KEYS: each window's. ARGV: how many calls; then for each window the price of a call and its begin.
+-- Give calls back that were taken and not spent, to those of their windows that still last. What is left of a lease is
+-- given back once, whoever else does it, and not after the time that is named: nobody remembers for ever that it was.
+-- KEYS: the lease's, then each window's. ARGV: the lease's name, or nothing for calls that were in none; until when; how
+-- many calls; then for each window the price of a call and its begin.
 -- Answers to how many windows.
 local function give_back_calls(keys, args)
-  local now, calls, given = time_ms(), tonumber(args[1]), 0
-  for number, key in ipairs(keys) do
-    local price, taken_from = tonumber(args[number * 2]), tonumber(args[number * 2 + 1])
+  local now, calls, given = time_ms(), tonumber(args[3]), 0
+  if args[1] ~= '' and (now > tonumber(args[2])
+    or not server.call('SET', keys[1], '', 'NX', 'PX', TOLD_TWICE_WITHIN_MS)) then
+    return server.status_reply('0')
+  end
+  for number = 2, #keys do
+    local key, price, taken_from = keys[number], tonumber(args[number * 2]), tonumber(args[number * 2 + 1])
     local begins, ends, used = counted(key)
     if begins == taken_from and now < ends then
       count(key, begins, ends, math.max(used - calls * price, 0))

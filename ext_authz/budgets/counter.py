@@ -6,12 +6,13 @@ Without Valkey nothing can be taken: a window that nobody counts has no limit.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import secrets
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 import structlog
@@ -29,6 +30,8 @@ _ANSWERS_WITHIN_S: Final = 0.1
 _RETRY_S: Final = (0.05, 0.1)
 _FUNCTION_UNKNOWN: Final = b"-ERR Function not found"
 _USER: Final = "edge"
+# Of whoever counts in this memory, the first one has named it.
+_MEMORY: Final = "edge:memory"
 _ADMITTED: Final = b"+OK"
 _ELSEWHEN: Final = b"ELSEWHEN"
 # A window changes each second at most, and few tenants ask at once.
@@ -70,6 +73,7 @@ class Counter:
         self._socket = str(valkey_socket)
         self._password = cell_key.password(key, _USER)
         self._connection: LineConnection | None = None
+        self._memory = ""
 
     @classmethod
     @asynccontextmanager
@@ -89,9 +93,12 @@ class Counter:
                 counter._connection.close()
 
     @property
-    def connection(self) -> object | None:
-        """What stands for this connection and no other; None while there is none."""
-        return self._connection
+    def memory(self) -> str | None:
+        """The name of what Valkey remembers, the same for all who count there; None while it is away.
+
+        Another one, or the same after it has lost everything, has another name.
+        """
+        return self._memory if self._connection is not None else None
 
     async def take(
         self, tenant_uid: UUID, windows: tuple[Window, ...], *, wanted: int, parts: int = 1, request_id: str = ""
@@ -105,7 +112,7 @@ class Counter:
             BudgetUnavailableError: when it cannot be told: Valkey is away, or has been silent for 150 ms.
         """
         question = _question(tenant_uid, windows)
-        line = await self._asked(question.asked(wanted=wanted, parts=parts, request_id=request_id))
+        line = await self._heard(self._sent(question.asked(wanted=wanted, parts=parts, request_id=request_id)))
         first, *others = line[1:].split(b" ")
         numbers = [int(each) for each in others]
         if first == _ELSEWHEN:
@@ -120,21 +127,34 @@ class Counter:
             remaining=tuple(numbers[3::3]),
         )
 
-    async def give_back(self, tenant_uid: UUID, windows: Sequence[Window], calls: int) -> None:
+    def give_back(
+        self, tenant_uid: UUID, windows: Sequence[Window], calls: int, *, lease: str = "", until_ms: int = 0
+    ) -> Coroutine[Any, Any, object]:
         """Give calls back to those of the windows that still last. MUST be done once at most for each call.
 
+        What is left of a lease is given back once, by whoever is the first to name it, and not after `until_ms` of
+        Valkey's clock. MUST NOT be asked for later than 10 s after it was asked for first.
+
+        Asked at once, and before whatever is taken afterwards; what is returned waits for the answer.
+
         Raises:
-            BudgetUnavailableError: it may have been done, or not. It is not to be tried again.
+            BudgetUnavailableError: from what is returned: it may have been done, or not. It is not to be tried again.
         """
         words = [word for window in windows for word in (b"%d" % window.price, b"%d" % window.begin_ms)]
-        keys = _keys(tenant_uid, windows)
-        await self._asked(packed(b"FCALL", b"give_back_calls", b"%d" % len(keys), *keys, b"%d" % calls, *words))
+        keys = [_key(tenant_uid, b"lease:" + lease.encode()), *_keys(tenant_uid, windows)]
+        named = (lease.encode(), b"%d" % until_ms, b"%d" % calls)
+        return self._heard(self._sent(packed(b"FCALL", b"give_back_calls", b"%d" % len(keys), *keys, *named, *words)))
 
-    async def _asked(self, command: bytes) -> bytes:
-        if self._connection is None:
+    def _sent(self, command: bytes) -> asyncio.Future[bytes] | None:
+        with suppress(ConnectionGoneError):
+            return self._connection.send(command) if self._connection is not None else None
+        return None
+
+    async def _heard(self, sent: asyncio.Future[bytes] | None) -> bytes:
+        if sent is None:
             raise BudgetUnavailableError("Valkey is away")
         try:
-            line = await self._connection.send(command)
+            line = await sent
         except ConnectionGoneError:
             raise BudgetUnavailableError("Valkey does not answer") from None
         if not line.startswith(b"+"):
@@ -163,14 +183,15 @@ class Counter:
     async def _connect(self) -> bool:
         """Bring the functions, and connect. Never raises for what a Valkey that is away, or just starting, does."""
         try:
-            await self._bring_functions()
+            self._memory = await self._prepared()
             async with asyncio.timeout(_ANSWERS_WITHIN_S):
                 self._connection = await self._admitted()
         except (RedisError, OSError, ConnectionGoneError):
             return False
         return True
 
-    async def _bring_functions(self) -> None:
+    async def _prepared(self) -> str:
+        """Bring the functions; return the memory's name."""
         async with Redis(
             unix_socket_path=self._socket,
             username=_USER,
@@ -178,12 +199,17 @@ class Counter:
             socket_timeout=_ANSWERS_WITHIN_S,
             socket_connect_timeout=_ANSWERS_WITHIN_S,
             retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
         ) as client:
             try:
                 await client.function_load(_LIBRARY.read_text(), replace=True)
             except OutOfMemoryError:
                 # Counting goes on where memory is short, by the functions that are there.
                 _log.warning("valkey_is_full")
+            name = secrets.token_hex(8)
+            with suppress(OutOfMemoryError):
+                return str(await client.set(_MEMORY, name, nx=True, get=True) or name)
+            return str(await client.get(_MEMORY) or name)
 
     async def _admitted(self) -> LineConnection:
         """Connect as the edge. Raises ConnectionGoneError where Valkey does not let it in."""
@@ -232,7 +258,7 @@ def _question(tenant_uid: UUID, windows: tuple[Window, ...]) -> _Question:
     begin = (b"FCALL", b"take_calls", b"%d" % (len(keys) + 1))
     return _Question(
         begin=b"*%d\r\n%b" % (len(begin) + 1 + len(keys) + 3 + len(words), bulk(*begin)),
-        request=b"edge:{%b}:request:" % str(tenant_uid).encode(),
+        request=_key(tenant_uid, b"request:"),
         keys=bulk(*keys),
         windows=bulk(*words),
     )
@@ -245,6 +271,9 @@ def _as_answered(window: Window, begin_ms: int, end_ms: int) -> Window:
 
 
 def _keys(tenant_uid: UUID, windows: Sequence[Window]) -> list[bytes]:
+    return [_key(tenant_uid, b"count:" + window.name.encode()) for window in windows]
+
+
+def _key(tenant_uid: UUID, name: bytes) -> bytes:
     # The uid, since an id can be another tenant's one day. The braces keep all keys of a tenant on one node.
-    uid = str(tenant_uid).encode()
-    return [b"edge:{%b}:count:%b" % (uid, window.name.encode()) for window in windows]
+    return b"edge:{%b}:%b" % (str(tenant_uid).encode(), name)

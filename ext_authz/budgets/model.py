@@ -70,10 +70,27 @@ class Lot:
     """When the first of its windows ends."""
     calls: int
     """Those that are neither spent nor given back."""
-    connection: object
-    """On which they were counted. Not over another one are they given back: Valkey may have lost its memory between."""
+    memory: str | None
+    """The name of the memory that they were counted in, to which alone they go back; None where nobody can tell."""
     is_open: bool = True
     """Whether calls are still spent from it, and come back into it."""
+
+    @property
+    def since_ms(self) -> int:
+        """A moment that lies in each of its windows, and by which they are known: milliseconds since 1970."""
+        return max(window.begin_ms for window in self.windows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unspent:
+    """What is left of a lease, as anybody tells who knows its name."""
+
+    lease: str
+    memory: str
+    """As of a lot."""
+    since_ms: int
+    """As of a lot."""
+    calls: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,13 +182,13 @@ class Account:
             return self._closed(before)
         before.calls += lot.calls
         before.ends_ms = min(before.ends_ms, lot.ends_ms)
-        if before.connection is not lot.connection:
+        if before.memory != lot.memory:
             # Nobody can tell any more which of them may be given back.
-            before.connection = None
+            before.memory = None
         return None
 
-    def unspent(self, now_ms: int, *, connection: object) -> Lot | None:
-        """Give up the lot where it has ended, or where it could be given back on this connection and nobody needs it.
+    def unspent(self, now_ms: int, *, memory: str | None) -> Lot | None:
+        """Give up the lot where it has ended, or where it could be given back to this memory and nobody needs it.
 
         Returns it where it has calls left.
         """
@@ -179,7 +196,7 @@ class Account:
         if lot is None:
             return None
         is_idle = now_ms - self._recent_ms >= _IDLE_MS
-        can_go_back = connection is not None and lot.connection is connection
+        can_go_back = memory is not None and lot.memory == memory
         if now_ms < lot.ends_ms and not (is_idle and can_go_back):
             return None
         self.lot = None

@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from ext_authz.budgets.counter import BudgetUnavailableError, Counted, Counter
-from ext_authz.budgets.model import PARTS, Account, Lot, Standing, Taken
+from ext_authz.budgets.model import PARTS, Account, Lot, Standing, Taken, Unspent
 from ext_authz.budgets.windows import Window, windows_of
 from ext_authz.policies.model import TenantPolicy
 
@@ -26,6 +26,8 @@ _MOST_TRIES: Final = 3
 _TENDED_EVERY_S: Final = 0.25
 # Whoever asked for nothing in so long is forgotten, and with it what was refused.
 _FORGOTTEN_MS: Final = 60_000
+# A command that reaches Valkey later than this was held up on its way.
+_TOLD_WITHIN_MS: Final = 3_000
 
 _log: Final = structlog.get_logger("budgets")
 
@@ -81,7 +83,7 @@ class Budgets:
         self._ahead_ms = wall() - clock()
         self._tenants: dict[UUID, _Tenant] = {}
         self._holding: set[_Account] = set()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[object]] = set()
 
     @classmethod
     @asynccontextmanager
@@ -150,6 +152,24 @@ class Budgets:
             if account.lot is lot:
                 account.note_spent(-calls, self._clock())
 
+    def give_back_lease(self, policy: TenantPolicy, unspent: Unspent, *, cost: int) -> None:
+        """Give back what is left of a lease for calls of that cost, whoever has granted it. Waits for nothing.
+
+        It MUST have been granted under this policy. Others may be told of it and do the same, within some seconds: it
+        is done once. What is asked for afterwards finds it in Valkey.
+        """
+        if unspent.memory != self._counter.memory:
+            return
+        now_ms = self._clock()
+        account = self._account(policy, cost)
+        account.note_spent(-unspent.calls, now_ms)
+        # What was used up before may not be any more.
+        account.admit()
+        windows = windows_of(policy, cost=account.cost, at_ms=unspent.since_ms)
+        until_ms = now_ms + self._ahead_ms + _TOLD_WITHIN_MS
+        given = self._counter.give_back(policy.uid, windows, unspent.calls, lease=unspent.lease, until_ms=until_ms)
+        self._run(given)
+
     def _account(self, policy: TenantPolicy, cost: int) -> _Account:
         tenant = self._tenants.get(policy.uid)
         if tenant is None or tenant.policy is not policy:
@@ -178,7 +198,7 @@ class Budgets:
     def _reserve(self, account: _Account, now_ms: int) -> None:
         """Reserve what is wanted, if anything is, while others go on."""
         tenant = account.tenant
-        if tenant.is_reserving or self._counter.connection is None:
+        if tenant.is_reserving or self._counter.memory is None:
             return
         wanted = account.wanted(now_ms)
         if wanted:
@@ -186,7 +206,7 @@ class Budgets:
             self._run(self._reserve_ahead(account, wanted))
 
     async def _reserve_ahead(self, account: _Account, wanted: int) -> None:
-        tenant, connection = account.tenant, self._counter.connection
+        tenant, memory = account.tenant, self._counter.memory
         try:
             answer, sent_ms = await self._ask(account, wanted=wanted, parts=PARTS)
         finally:
@@ -199,7 +219,7 @@ class Budgets:
             windows=answer.windows,
             ends_ms=account.ends_ms,
             calls=answer.calls,
-            connection=connection,
+            memory=memory,
         )
         if not tenant.is_current:
             lot.is_open = False
@@ -242,7 +262,7 @@ class Budgets:
         """Give back what nobody needs, and forget who is quiet."""
         now_ms = self._clock()
         for account in tuple(self._holding):
-            lot = account.unspent(now_ms, connection=self._counter.connection)
+            lot = account.unspent(now_ms, memory=self._counter.memory)
             if lot is not None:
                 self._send_back(lot, lot.calls)
             if account.lot is None:
@@ -270,15 +290,15 @@ class Budgets:
     def _send_back(self, lot: Lot, calls: int) -> None:
         """Give calls of a lot that is closed back to Valkey; once, whatever becomes of it."""
         lot.calls = 0
-        if lot.connection is not None and lot.connection is self._counter.connection:
+        if lot.memory is not None and lot.memory == self._counter.memory:
             self._run(self._counter.give_back(lot.tenant_uid, lot.windows, calls))
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         self._running.discard(task)
         error = None if task.cancelled() else task.exception()
         # Who needs what was not to be had will be told so.

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from ext_authz.budgets.model import Taken
+from ext_authz.budgets.model import Lot, Unspent
 
 LONGEST_MS: Final = 1000
 """How long a lease lasts at most, and so for how long a token may be accepted that was revoked."""
 MOST_CALLS: Final = 2000
+TOLD_WITHIN_MS: Final = 2_000
+"""How long after a request began what it tells of a lease is believed: another worker may have been told the same, and
+Valkey remembers for some seconds that it was."""
 LONGEST_HELD_MS: Final = 5_000
 """How long a refusal for the tenant's rate is repeated without asking: others may give calls back meanwhile."""
 GRANT: Final = "x-bulkhead-grant"
@@ -31,7 +34,10 @@ _GROWTH: Final = 4
 # To whoever did not spend any of a lease.
 _NONE_FOR_MS: Final = 5_000
 _MOST_REMEMBERED: Final = 20_000
-_UNSPENT: Final = re.compile(rb"([0-9]{1,19}):([0-9]{1,9}):([0-9]{1,9})")
+_NAME: Final = r"[0-9]{1,19}\.[0-9]{1,9}\.[0-9]{1,15}\.(?:[0-9a-f]{16}|-)"
+_TOLD: Final = re.compile(rf"([0-9]{{1,9}})(?: (\S{{1,300}})((?: {_NAME}:[0-9]{{1,9}})*))?", re.ASCII)
+# Of a memory that has no name.
+_NAMELESS: Final = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,34 +50,20 @@ class LeaseKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """A lease that was granted, as its granter remembers it."""
-
-    key: LeaseKey
-    number: int
-    calls: int
-    at_ms: int
-    taken: Taken
-    """What has paid for them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """What the script says of the lease that it has kept before this request."""
 
-    number: int
-    left: int
-    """Calls that nobody can spend any more."""
-    granted: int
-    """Of how many; 0 where there was none."""
+    granted: int = 0
+    """Of how many calls it was; 0 where there was none."""
+    ticket: str = ""
+    """What it was shown as."""
+    unspent: tuple[Unspent, ...] = ()
+    """Calls that nobody can spend any more: of each grant, where it was made of several."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Returned:
-    """What is left of a lease that nobody can spend any more."""
-
-    grant: Grant
-    calls: int
+    @property
+    def used(self) -> int:
+        """How many were spent."""
+        return max(self.granted - sum(unspent.calls for unspent in self.unspent), 0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,32 +77,26 @@ class _Seen:
 
 def read_told(header: bytes) -> Told | None:
     """Read what the script tells; None where it says nothing, and so would not keep a lease."""
-    read = _UNSPENT.fullmatch(header)
+    read = _TOLD.fullmatch(header.decode("latin-1"))
     if read is None:
         return None
-    number, left, granted = map(int, read.groups())
-    return Told(number=number, left=min(left, granted), granted=granted)
+    granted, ticket, grants = read.groups("")
+    return Told(granted=int(granted), ticket=ticket, unspent=tuple(_unspent(grant) for grant in grants.split()))
+
+
+def _unspent(grant: str) -> Unspent:
+    name, _, left = grant.partition(":")
+    _, calls, since_ms, memory = name.split(".")
+    return Unspent(lease=name, memory=memory, since_ms=int(since_ms), calls=min(int(left), int(calls)))
 
 
 class Grants:
-    """Remembers a bounded number of credentials and of leases, those that were seen last. Times are in milliseconds."""
+    """Remembers a bounded number of credentials, those that were seen last. Times are in milliseconds."""
 
     def __init__(self, first_number: int) -> None:
         """Number leases from there on. It MUST be drawn by lot: a number is to be no other granter's."""
         self._seen: OrderedDict[LeaseKey, _Seen] = OrderedDict()
-        self._granted: OrderedDict[int, Grant] = OrderedDict()
         self._number = first_number
-
-    def returned(self, key: LeaseKey, told: Told) -> Returned | None:
-        """Take back what the script says is left of a lease; None where that is none of ours, or was taken before.
-
-        A lease of another credential, or for something else, stays as it is, whoever names it.
-        """
-        grant = self._granted.get(told.number)
-        if grant is None or grant.key != key:
-            return None
-        del self._granted[grant.number]
-        return Returned(grant=grant, calls=min(told.left, grant.calls))
 
     def wanted(self, key: LeaseKey, told: Told, *, now_ms: int) -> int:
         """Say how many calls beyond this one are worth a lease; 0 where none are."""
@@ -121,21 +107,16 @@ class Grants:
                 self._seen.popitem(last=False)
             return 0
         self._seen.move_to_end(key)
-        used = told.granted - told.left
         if told.granted:
-            _learn(seen, used, told.granted, now_ms=now_ms)
-        calls = min((1 + used) * LONGEST_MS // max(now_ms - seen.at_ms, 1), seen.most)
+            _learn(seen, told.used, told.granted, now_ms=now_ms)
+        calls = min((1 + told.used) * LONGEST_MS // max(now_ms - seen.at_ms, 1), seen.most)
         seen.at_ms = now_ms
         return calls if calls >= _LEAST_CALLS and now_ms >= seen.none_until_ms else 0
 
-    def add(self, key: LeaseKey, *, calls: int, now_ms: int, taken: Taken) -> Grant:
-        """Remember a lease that is granted now, under a number of its own."""
+    def name(self, *, calls: int, lot: Lot) -> str:
+        """Name a new lease of so many calls, so that whoever is told what is left of it can give that back."""
         self._number += 1
-        grant = Grant(key=key, number=self._number, calls=calls, at_ms=now_ms, taken=taken)
-        self._granted[grant.number] = grant
-        if len(self._granted) > _MOST_REMEMBERED:
-            self._granted.popitem(last=False)
-        return grant
+        return f"{self._number}.{calls}.{lot.since_ms}.{lot.memory or _NAMELESS}"
 
 
 def _learn(seen: _Seen, used: int, granted: int, *, now_ms: int) -> None:
@@ -155,11 +136,11 @@ def ticket(epoch: int, lease_class: str, *, tenant_uid: UUID, session: UUID) -> 
     return f"{epoch}.{lease_class}.{tenant_uid}.{session}"
 
 
-def header(grant: Grant, *, ends_ms: int, ticket: str, context: str) -> str:
+def header(name: str, *, calls: int, ends_ms: int, ticket: str, context: str) -> str:
     """Write a lease as `tenant.lua` reads it."""
-    return f"{grant.number} {grant.calls} {ends_ms} {ticket} {context}"
+    return f"{name} {calls} {ends_ms} {ticket} {context}"
 
 
 def held_header(*, ends_ms: int, reset_ms: int, ticket: str) -> str:
     """Write a refusal that is to be repeated until `ends_ms`, and says that there is more at `reset_ms`."""
-    return f"0 0 {ends_ms} {ticket} {HELD}:{reset_ms}"
+    return f"{HELD} 0 {ends_ms} {ticket} {HELD}:{reset_ms}"

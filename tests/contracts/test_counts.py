@@ -1,9 +1,9 @@
 """What the functions in Valkey promise (`ext_authz/budgets/budget.lua`), and what their twin in Python does too."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from ext_authz.budgets.counter import BudgetUnavailableError, Counted, Counter, Elsewhen
 from ext_authz.budgets.windows import UNITS, Window
+from ext_authz.leases.grants import TOLD_WITHIN_MS
 from ext_authz.policies.model import Period
 from tests.fixtures.edge_budgets import window
 from tests.fixtures.edge_counts import Counts, Kept
@@ -31,7 +32,9 @@ class Promise(Protocol):
         self, tenant_uid: UUID, windows: tuple[Window, ...], *, wanted: int, parts: int = 1, request_id: str = ""
     ) -> Counted | Elsewhen: ...
 
-    async def give_back(self, tenant_uid: UUID, windows: Sequence[Window], calls: int) -> None: ...
+    def give_back(
+        self, tenant_uid: UUID, windows: Sequence[Window], calls: int, *, lease: str = "", until_ms: int = 0
+    ) -> Coroutine[Any, Any, object]: ...
 
 
 class Kind:
@@ -118,10 +121,12 @@ async def taken(kind: Kind, tenant: UUID, *windows: Window, wanted: int = 1, par
     return answer.calls
 
 
+# Which of the leases is told of too late.
+LATE: Final = 3
 commands = st.lists(
     st.one_of(
         st.tuples(st.just("take"), st.integers(0, 1), st.integers(1, 30), st.sampled_from([1, 16]), st.integers(0, 3)),
-        st.tuples(st.just("back"), st.integers(0, 1), st.integers(1, 30), st.just(1), st.just(0)),
+        st.tuples(st.just("back"), st.integers(0, 1), st.integers(1, 30), st.just(1), st.integers(0, 3)),
     ),
     min_size=1,
     max_size=30,
@@ -135,14 +140,16 @@ limits = st.tuples(st.integers(0, 100), st.integers(0, 400) | st.just(2**53), st
 async def test_valkey_counts_as_its_twin_does(
     server: Server, commands: list[tuple[str, int, int, int, int]], limits: tuple[int, int, int]
 ) -> None:
-    twin, tenants = Counts(), [uuid4(), uuid4()]
     requests, units, price = limits
     now_ms = await server.now_ms()
+    twin, tenants = Counts(now_ms=now_ms), [uuid4(), uuid4()]
     windows = (around(now_ms, requests, period=Period.MINUTE), around(now_ms, units, price=price, period=Period.DAY))
     for kind, which, calls, parts, request in commands:
         if kind == "back":
-            await server.counts.give_back(tenants[which], windows, calls)
-            await twin.give_back(tenants[which], windows, calls)
+            lease = f"lease-{request}" if request else ""
+            until_ms = now_ms + 60_000 - 120_000 * (request == LATE)
+            await server.counts.give_back(tenants[which], windows, calls, lease=lease, until_ms=until_ms)
+            await twin.give_back(tenants[which], windows, calls, lease=lease, until_ms=until_ms)
             continue
         name = f"request-{request}" if request else ""
         answer = await server.counts.take(tenants[which], windows, wanted=calls, parts=parts, request_id=name)
@@ -278,6 +285,41 @@ async def test_more_than_was_used_is_not_given_back(kind: Kind) -> None:
     assert await taken(kind, tenant, window, wanted=100) == 10
 
 
+@pytest.mark.behaviour("S3.4")
+async def test_what_is_left_of_a_lease_is_given_back_once_whoever_does_it(kind: Kind) -> None:
+    tenant, other, now_ms = uuid4(), uuid4(), await kind.now_ms()
+    window = around(now_ms, 10)
+    for owner in (tenant, other):
+        await taken(kind, owner, window, wanted=10)
+    for owner, lease in ((tenant, "one"), (tenant, "one"), (other, "one"), (tenant, "two"), (tenant, "one")):
+        await kind.counts.give_back(owner, [window], 2, lease=lease, until_ms=now_ms + 60_000)
+
+    assert await taken(kind, tenant, window, wanted=10) == 4
+    assert await taken(kind, other, window, wanted=10) == 2
+
+
+@pytest.mark.behaviour("S3.4")
+async def test_what_is_told_of_a_lease_too_late_is_not_given_back(kind: Kind) -> None:
+    tenant, now_ms = uuid4(), await kind.now_ms()
+    window = around(now_ms, 10)
+    await taken(kind, tenant, window, wanted=10)
+    await kind.counts.give_back(tenant, [window], 2, lease="one", until_ms=now_ms - 1)
+    late = await taken(kind, tenant, window, wanted=10)
+    await kind.counts.give_back(tenant, [window], 2, lease="one", until_ms=now_ms + 60_000)
+
+    assert late == 0
+    assert await taken(kind, tenant, window, wanted=10) == 2
+
+
+@pytest.mark.behaviour("S3.4")
+async def test_that_a_lease_was_given_back_is_remembered_for_longer_than_it_is_told(server: Server) -> None:
+    tenant, now_ms = uuid4(), await server.now_ms()
+    await server.counts.give_back(tenant, [around(now_ms, 10)], 1, lease="one", until_ms=now_ms + 60_000)
+    remembered_ms = await server.client.pttl(f"edge:{{{tenant}}}:lease:one")
+
+    assert 2 * TOLD_WITHIN_MS < remembered_ms <= 10_000
+
+
 async def test_a_request_that_is_asked_about_twice_is_counted_once(kind: Kind) -> None:
     tenant, other, window = uuid4(), uuid4(), around(await kind.now_ms(), 2)
     asked = [(tenant, "one"), (tenant, "one"), (other, "one"), (tenant, "two"), (tenant, "three"), (tenant, "one")]
@@ -321,6 +363,28 @@ async def test_of_many_at_once_exactly_the_limit_is_taken(kind: Kind) -> None:
     tenant, window = uuid4(), around(await kind.now_ms(), 137)
 
     assert sum(await asyncio.gather(*(taken(kind, tenant, window) for _ in range(400)))) == 137
+
+
+@pytest.mark.behaviour("T-V7")
+async def test_all_who_count_in_one_memory_know_it_by_one_name(server: Server) -> None:
+    async with valkey_server() as valkey:
+        async with (
+            Counter.open(valkey.socket, valkey.edge_key) as one,
+            Counter.open(valkey.socket, valkey.edge_key) as other,
+        ):
+            names = one.memory, other.memory
+        await valkey.kill()
+        await valkey.restart()
+        async with Counter.open(valkey.socket, valkey.edge_key) as later:
+            kept = later.memory
+        await valkey.kill()
+        await valkey.restart(empty=True)
+        async with Counter.open(valkey.socket, valkey.edge_key) as last:
+            lost = last.memory
+
+    assert isinstance(server.counts, Counter)
+    assert names[0] == names[1] == kept
+    assert len({*names, lost, server.counts.memory}) == 3
 
 
 async def test_a_count_that_nobody_can_read_is_not_taken_for_none(server: Server) -> None:

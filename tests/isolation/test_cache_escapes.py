@@ -57,7 +57,7 @@ TRICKS: Final = (
     "FCALL|cache_clear|1|tenant:{org_2}:cache",
     "FCALL_RO|cache_get|1|{f}|dddddddddddddddddddddd",
     "FCALL|take_calls|2|{f}|{f}|x|1|1|5|1|0|1|9999999999999",
-    "FCALL|give_back_calls|1|{f}|1|1|0",
+    "FCALL|give_back_calls|2|{f}|{f}|x|9999999999999|1|1|0",
     "SORT|{o}|BY|{f}*|GET|{f}*",
     "SORT|{o}|BY|nosort|GET|{f}",
     "SORT|{f}",

@@ -22,14 +22,14 @@ WALLS: Final = (
     Mutation(
         name="all tenants share one count",
         file=COUNTER,
-        before='b"edge:{%b}:count:%b" % (uid, window.name.encode())',
-        after='b"edge:{%b}:count:%b" % (b"all", window.name.encode())',
+        before='return b"edge:{%b}:%b" % (str(tenant_uid).encode(), name)',
+        after='return b"edge:{%b}:%b" % (b"all", name)',
         noticed_by=(f"{COUNTS}::test_a_count_goes_when_its_window_is_over",),
     ),
     Mutation(
         name="one tenant's request passes for another's",
         file=COUNTER,
-        before='request=b"edge:{%b}:request:" % str(tenant_uid).encode(),',
+        before='request=_key(tenant_uid, b"request:"),',
         after='request=b"edge:{all}:request:",',
         noticed_by=(f"{COUNTS}::test_a_count_goes_when_its_window_is_over",),
     ),
@@ -97,6 +97,27 @@ WALLS: Final = (
         noticed_by=(f"{COUNTS}::test_more_than_was_used_is_not_given_back",),
     ),
     Mutation(
+        name="what is left of a lease is given back as often as somebody says so",
+        file=LUA,
+        before="server.call('SET', keys[1], '', 'NX', 'PX', TOLD_TWICE_WITHIN_MS)",
+        after="server.call('SET', keys[1], '', 'PX', TOLD_TWICE_WITHIN_MS)",
+        noticed_by=(f"{COUNTS}::test_what_is_left_of_a_lease_is_given_back_once_whoever_does_it",),
+    ),
+    Mutation(
+        name="what is left of a lease is given back when nobody knows any more that it was",
+        file=LUA,
+        before="args[1] ~= '' and (now > tonumber(args[2])\n    or not",
+        after="args[1] ~= '' and (not",
+        noticed_by=(f"{COUNTS}::test_what_is_told_of_a_lease_too_late_is_not_given_back",),
+    ),
+    Mutation(
+        name="what is left of a lease is given back to a Valkey that forgot it",
+        file=RESERVES,
+        before="        if unspent.memory != self._counter.memory:\n            return\n",
+        after="",
+        noticed_by=(f"{HELD}::test_what_is_left_of_a_lease_is_not_given_back_to_a_valkey_that_lost_its_memory",),
+    ),
+    Mutation(
         name="a request is free as long as it is refused",
         file=LUA,
         before="  if calls > 0 and not is_repeated then\n",
@@ -132,11 +153,11 @@ WALLS: Final = (
         noticed_by=(f"{ACCOUNTS}::test_lots_of_the_same_windows_are_one_and_end_with_the_earlier",),
     ),
     Mutation(
-        name="what two connections counted is given back over one",
+        name="what two memories counted is given back to one",
         file=MODEL,
-        before="            before.connection = None\n",
-        after="            before.connection = lot.connection\n",
-        noticed_by=(f"{ACCOUNTS}::test_what_was_counted_over_two_connections_is_given_back_over_neither",),
+        before="            before.memory = None\n",
+        after="            before.memory = lot.memory\n",
+        noticed_by=(f"{ACCOUNTS}::test_what_was_counted_in_two_memories_is_given_back_to_neither",),
     ),
     Mutation(
         name="what was given up is spent all the same",
@@ -169,8 +190,8 @@ WALLS: Final = (
     Mutation(
         name="what a Valkey forgot is given back to it",
         file=RESERVES,
-        before="if lot.connection is not None and lot.connection is self._counter.connection:",
-        after="if lot.connection is not None:",
+        before="if lot.memory is not None and lot.memory == self._counter.memory:",
+        after="if lot.memory is not None:",
         noticed_by=(f"{HELD}::test_what_was_counted_by_a_valkey_that_lost_its_memory_is_not_given_back_to_the_next",),
     ),
     Mutation(

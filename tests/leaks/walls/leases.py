@@ -23,25 +23,43 @@ DIFFERS: Final = f"{HELD_INSIDE}::test_a_request_that_differs_in_anything_is_ask
 WALLS: Final = (
     Mutation(
         name="anybody takes back what another one was granted",
-        file=GRANTS,
-        before="if grant is None or grant.key != key:",
-        after="if grant is None:",
-        noticed_by=(f"{GRANT_TESTS}::test_nobody_takes_back_what_another_one_was_granted",),
+        file=LEASES,
+        before="return told.ticket == _ticket(decision) and abs(",
+        after="return abs(",
+        noticed_by=(
+            f"{LEASE_TESTS}::test_what_was_leased_to_another_or_for_something_else_or_before_is_not_taken_back",
+        ),
     ),
     Mutation(
-        name="a lease is taken back as often as somebody says so",
-        file=GRANTS,
-        before="        del self._granted[grant.number]\n",
+        name="what is left of a lease is given back however late it is told",
+        file=LEASES,
+        before=" and abs(_ms(now) - asked.begun_ms) <= TOLD_WITHIN_MS",
         after="",
-        noticed_by=(f"{GRANT_TESTS}::test_a_lease_is_taken_back_once",),
+        noticed_by=(f"{LEASE_TESTS}::test_what_a_request_tells_that_waited_for_long_is_not_believed",),
     ),
     Mutation(
         name="more comes back than was granted",
         file=GRANTS,
-        before="calls=min(told.left, grant.calls)",
-        after="calls=told.left",
+        before="calls=min(int(left), int(calls))",
+        after="calls=int(left)",
+        noticed_by=(f"{GRANT_TESTS}::test_whatever_is_said_to_be_unspent_no_more_comes_back_than_was_granted",),
+    ),
+    Mutation(
+        name="what was told to be unspent is spent",
+        file=SCRIPT,
+        before="  if known ~= nil then\n    known[class] = nil\n  end\n",
+        after="",
         noticed_by=(
-            f"{GRANT_TESTS}::test_several_leases_that_are_told_as_one_bring_back_no_more_than_the_last_of_them",
+            f"{HELD_INSIDE}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",
+        ),
+    ),
+    Mutation(
+        name="more is told to be unspent than is left",
+        file=SCRIPT,
+        before="    local calls = math.min(grant.calls, left)\n",
+        after="    local calls = grant.calls\n",
+        noticed_by=(
+            f"{HELD_INSIDE}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",
         ),
     ),
     Mutation(

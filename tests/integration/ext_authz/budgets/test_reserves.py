@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ext_authz.budgets.counter import BudgetUnavailableError
-from ext_authz.budgets.model import Taken
+from ext_authz.budgets.model import Taken, Unspent
 from ext_authz.budgets.reserves import Budgets, clock_ms, wall_ms
 from ext_authz.policies.model import Period, RateLimit, TenantPolicy
 from tests.integration.ext_authz.budgets.crowds import limited
@@ -227,7 +227,7 @@ async def test_while_valkey_is_away_what_is_held_is_spent_and_nothing_more(
     policy = plenty()
     await warm(budgets, policy)
     await server.kill()
-    await eventually(lambda: budgets._counter.connection is None)
+    await eventually(lambda: budgets._counter.memory is None)
     await eventually(lambda: not budgets._running)
     left = held(budgets, policy)
     paid = [(await budgets.take(policy, cost=1)).calls for _ in range(left)]
@@ -248,7 +248,7 @@ async def test_what_is_held_while_valkey_is_away_is_worth_nothing_when_its_windo
     policy = plenty()
     await warm(budgets, policy)
     await server.kill()
-    await eventually(lambda: budgets._counter.connection is None)
+    await eventually(lambda: budgets._counter.memory is None)
     clock.ahead_ms = 3_600_000
     with pytest.raises(BudgetUnavailableError):
         await budgets.take(policy, cost=1)
@@ -268,6 +268,68 @@ async def test_what_was_counted_by_a_valkey_that_lost_its_memory_is_not_given_ba
     async with Budgets.open(server.socket, server.edge_key) as other:
         spent = [(await other.take(policy, cost=1)).calls for _ in range(3)]
     budgets.give_back(leased, 3)
+    await budgets._close()
+
+    assert spent == [1, 1, 1]
+    assert await used(server, policy) == 3
+
+
+def left_of(leased: Taken, calls: int) -> Unspent:
+    """Return what a script tells of a lease."""
+    assert leased.lot is not None
+    return Unspent(lease=f"{leased.until}", memory=leased.lot.memory or "", since_ms=leased.lot.since_ms, calls=calls)
+
+
+@pytest.mark.behaviour("S3.4")
+async def test_what_is_left_of_a_lease_is_given_back_by_whichever_worker_is_told_and_once(
+    server: Server, budgets: Budgets
+) -> None:
+    policy = limited((Period.HOUR, 100_000), (Period.SECOND, 100_000))
+    async with Budgets.open(server.socket, server.edge_key) as other:
+        await warm(budgets, policy, cost=5)
+        leased = await budgets.take(policy, cost=5, calls=3)
+        assert leased.calls == 3
+        before = await used(server, policy)
+        for one in (other, budgets, other):
+            one.give_back_lease(policy, left_of(leased, 2), cost=5)
+        await other._close()
+        await budgets._close()
+
+    assert await used(server, policy) <= before - 2 * 5
+    held_back = await used(server, policy)
+    async with Budgets.open(server.socket, server.edge_key) as other:
+        other.give_back_lease(policy, left_of(leased, 2), cost=5)
+        await other._close()
+    assert await used(server, policy) == held_back
+
+
+@pytest.mark.behaviour("S3.4")
+async def test_what_is_left_of_a_lease_is_there_for_whoever_asks_next(server: Server, budgets: Budgets) -> None:
+    policy = limited((Period.HOUR, 100))
+    async with Budgets.open(server.socket, server.edge_key) as other:
+        leased = await warm(budgets, policy)
+        async with asyncio.timeout(30):
+            while (await other.take(policy, cost=1)).allowed:
+                pass
+        other.give_back_lease(policy, left_of(leased, 1), cost=1)
+        found = [(await other.take(policy, cost=1)).calls for _ in range(2)]
+
+    assert found == [1, 0]
+
+
+@pytest.mark.behaviour("T-V7")
+async def test_what_is_left_of_a_lease_is_not_given_back_to_a_valkey_that_lost_its_memory(
+    server: Server, budgets: Budgets
+) -> None:
+    policy = plenty()
+    await warm(budgets, policy)
+    leased = await budgets.take(policy, cost=1, calls=3)
+    await server.kill()
+    await server.restart(empty=True)
+    await take_again(budgets, limited((Period.HOUR, 100_000)))
+    async with Budgets.open(server.socket, server.edge_key) as other:
+        spent = [(await other.take(policy, cost=1)).calls for _ in range(3)]
+    budgets.give_back_lease(policy, left_of(leased, 2), cost=1)
     await budgets._close()
 
     assert spent == [1, 1, 1]

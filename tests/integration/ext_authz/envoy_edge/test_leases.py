@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from envoy_data_plane.envoy.service.auth.v3 import CheckResponse, OkHttpResponse
@@ -23,6 +23,7 @@ GET: Final = "/bulkhead.v1.CertificateService/GetCertificate"
 ITEM: Final = "/api/v1/tenants/acme/certificates/0195a1"
 LIST: Final = "/api/v1/tenants/acme/certificates"
 SHARED: Final = "api.csm.example.com"
+TICKET: Final = f"{TENANTS[0].revision}.certificates.read.uid.session"
 # What a credential's leases are is remembered by the Envoy that all tests here share.
 CREDENTIALS: Final = (f"Bearer {number}" for number in itertools.count())
 
@@ -31,20 +32,25 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def grant(
-    edge: Edge,
+def granted(
     *,
+    name: str = "7",
     lease_class: str = "certificates.read",
     calls: int = 1000,
     lasts_ms: int = 60_000,
     epoch: int = TENANTS[0].revision,
-) -> None:
-    """Let the agent grant this with all that it says from now on."""
+) -> CheckResponse:
+    """Return the agent's answer that grants this."""
     answer = admitted()
     assert answer.ok_response is not None
-    text = f"7 {calls} {now_ms() + lasts_ms} {epoch}.{lease_class}.uid.session {LEASED}"
+    text = f"{name} {calls} {now_ms() + lasts_ms} {epoch}.{lease_class}.uid.session {LEASED}"
     answer.ok_response.response_headers_to_add += headers({"x-bulkhead-grant": text})
-    edge.workers.decide(answer)
+    return answer
+
+
+def grant(edge: Edge, **what: Any) -> None:
+    """Let the agent grant this with all that it says from now on."""
+    edge.workers.decide(granted(**what))
 
 
 def ask(credential: str, *more: tuple[str, str], path: str = ITEM, host: str = SHARED, method: str = "GET") -> bytes:
@@ -71,7 +77,7 @@ async def test_a_lease_serves_the_same_request_until_it_is_spent(edge: Edge) -> 
     passed = [await passed_by(edge, ask(credential)) for _ in range(9)]
 
     assert passed == [False, True, True, True] * 2 + [False]
-    assert edge.workers.header("x-bulkhead-unspent") == [b"7:0:3"]
+    assert edge.workers.header("x-bulkhead-unspent") == [f"3 {TICKET}".encode()]
 
 
 OTHERS: Final[dict[str, Callable[[str], bytes]]] = {
@@ -117,6 +123,30 @@ async def test_what_was_granted_to_requests_that_were_asked_about_at_once_is_kep
 
     assert asked == 3
     assert passed == [True] * 6 + [False] * 2
+
+
+@pytest.mark.behaviour("S3.4")
+@pytest.mark.parametrize(("spent", "left"), [(0, " a:3 b:3"), (2, " a:1 b:3"), (3, " b:3"), (4, " b:2"), (6, "")])
+async def test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent(
+    edge: Edge, spent: int, left: str
+) -> None:
+    credential = next(CREDENTIALS)
+    edge.workers.slow_s = 0.05
+    edge.workers.first = [bytes(granted(name=name, calls=3)) for name in ("a", "b")]
+    edge.workers.decide(admitted())
+    await asyncio.gather(*(send(edge.http_port, ask(credential)) for _ in range(2)))
+    edge.workers.slow_s = 0
+    asked = len(edge.workers.raw)
+    passed = [await passed_by(edge, ask(credential)) for _ in range(spent)]
+    # It is for another host than the one that they were granted for.
+    other = await passed_by(edge, ask(credential, host="acme.csm.example.com"))
+    again = await passed_by(edge, ask(credential))
+
+    assert asked == 2
+    assert passed == [True] * spent
+    assert edge.workers.header("x-bulkhead-unspent", edge.workers.asked[-2]) == [f"6 {TICKET}{left}".encode()]
+    assert (other, again) == (False, False)
+    assert edge.workers.header("x-bulkhead-unspent") == [b"0"]
 
 
 @pytest.mark.behaviour("I6")

@@ -3,26 +3,32 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 import pytest
 
 from ext_authz.authz.decide import Proceed
 from ext_authz.authz.leases import Leases, Wish
 from ext_authz.authz.request import Asked, read_request
-from tests.fixtures.edge_budgets import taken
-from tests.unit.ext_authz.authz.checks import ISSUE, NOW, SHARED, A, Ask, decided, grpc_ask
+from ext_authz.budgets.model import Lot, Unspent
+from tests.fixtures.edge_budgets import taken, window
+from tests.unit.ext_authz.authz.checks import ISSUE, NOW, SHARED, A, Ask, B, decided, grpc_ask
 
 LATER: Final = NOW + timedelta(milliseconds=10)
 NOW_MS: Final = int(LATER.timestamp() * 1000)
-PAID: Final = replace(taken(51, limit=600, remaining=549, reset_s=29), until=NOW_MS + 29_000)
+MEMORY: Final = "0123456789abcdef"
+LOT: Final = Lot(tenant_uid=A.policy.uid, windows=(window(600),), ends_ms=1, calls=0, memory=MEMORY)
+PAID: Final = replace(taken(51, limit=600, remaining=549, reset_s=29), until=NOW_MS + 29_000, lot=LOT)
+TICKET: Final = f"5.certificates.read.{A.policy.uid}.{A.claims().token_id}"
 CONTEXT: Final = "1.context.signature"
 
 
-def asked(ask: Ask, *, unspent: bytes = b"0:0:0") -> tuple[Asked, Proceed]:
+def asked(ask: Ask, *, unspent: bytes = b"0", begun: datetime = NOW) -> tuple[Asked, Proceed]:
     """Return a request for which a lease would be kept, and the decision about it."""
     decision = decided(ask)
     assert isinstance(decision, Proceed)
-    return replace(read_request(ask.check(), SHARED), unspent=unspent), decision
+    begun_ms = int(begun.timestamp() * 1000)
+    return replace(read_request(ask.check(), SHARED), unspent=unspent, begun_ms=begun_ms), decision
 
 
 def wish(leases: Leases, ask: Ask) -> Wish:
@@ -40,11 +46,10 @@ def granted(leases: Leases, ask: Ask, **changes: object) -> str:
 
 def test_a_lease_holds_what_was_paid_beside_the_requests_own_call() -> None:
     leases = Leases(1)
-    ticket = f"5.certificates.read.{A.policy.uid}.{A.claims().token_id}"
 
     assert wish(leases, Ask()).calls == 8
-    assert granted(leases, Ask()) == f"50 {NOW_MS + 1000} {ticket} {CONTEXT}"
-    assert granted(leases, grpc_ask()) == f"50 {NOW_MS + 1000} {ticket} {CONTEXT}"
+    assert granted(leases, Ask()) == f"50 {NOW_MS + 1000} {TICKET} {CONTEXT}"
+    assert granted(leases, grpc_ask()) == f"50 {NOW_MS + 1000} {TICKET} {CONTEXT}"
 
 
 @pytest.mark.behaviour("I6", "S3.4")
@@ -74,6 +79,7 @@ def test_it_ends_with_the_token() -> None:
     "changes",
     [
         {"taken": replace(PAID, calls=1)},
+        {"taken": replace(PAID, lot=None)},
         {"taken": replace(PAID, until=NOW_MS)},
         {"as_of": NOW - A.policy.max_age},
     ],
@@ -118,7 +124,7 @@ def test_a_refusal_is_held_until_its_reset_or_for_some_seconds(until_ms: int, en
     leases, refused = Leases(1), replace(PAID, calls=0, until=until_ms)
     held = leases.hold(*asked(Ask()), wish(leases, Ask()), taken=refused, now=LATER)
 
-    assert held == f"0 0 {ends_ms} 5.held.{A.policy.uid}.{A.claims().token_id} held:{NOW_MS + 29_000}"
+    assert held == f"held 0 {ends_ms} 5.held.{A.policy.uid}.{A.claims().token_id} held:{NOW_MS + 29_000}"
 
 
 def test_what_is_left_of_a_lease_comes_back_with_the_next_request() -> None:
@@ -127,12 +133,43 @@ def test_what_is_left_of_a_lease_comes_back_with_the_next_request() -> None:
     lease = leases.grant(
         *asked(Ask()), leases.wish(*asked(Ask()), now=LATER), taken=PAID, context=CONTEXT, as_of=NOW, now=LATER
     )
-    number = lease.partition(" ")[0]
-    last = leases.wish(*asked(Ask(), unspent=f"{number}:20:50".encode()), now=LATER + timedelta(milliseconds=500))
+    name = lease.partition(" ")[0]
+    told = f"50 {TICKET} {name}:20".encode()
+    last = leases.wish(*asked(Ask(), unspent=told), now=LATER + timedelta(milliseconds=500))
+    elsewhere = Leases(7).wish(*asked(Ask(), unspent=told), now=LATER + timedelta(milliseconds=500))
 
-    assert last.returned is not None
-    assert (last.returned.calls, last.returned.grant.taken) == (20, PAID)
+    assert last.unspent == (Unspent(lease=name, memory=MEMORY, since_ms=LOT.since_ms, calls=20),)
     assert last.calls == 62
+    # Whichever worker is told.
+    assert elsewhere.unspent == last.unspent
+
+
+@pytest.mark.behaviour("S3.4")
+@pytest.mark.parametrize(
+    ("was", "is_now"),
+    [
+        ("5.", "4."),
+        (".certificates.read.", ".certificates.list."),
+        (str(A.policy.uid), str(B.policy.uid)),
+        (str(A.claims().token_id), str(UUID(int=9))),
+    ],
+)
+def test_what_was_leased_to_another_or_for_something_else_or_before_is_not_taken_back(was: str, is_now: str) -> None:
+    mine, other = (f"50 {ticket} 1.50.5.{MEMORY}:20".encode() for ticket in (TICKET, TICKET.replace(was, is_now, 1)))
+
+    assert Leases(1).wish(*asked(Ask(), unspent=mine), now=NOW).unspent
+    assert not Leases(1).wish(*asked(Ask(), unspent=other), now=NOW).unspent
+
+
+@pytest.mark.behaviour("S3.4")
+@pytest.mark.parametrize("waited_s", [-2.1, 2.1])
+def test_what_a_request_tells_that_waited_for_long_is_not_believed(waited_s: float) -> None:
+    """Another worker may have been told the same, so long ago that Valkey has forgotten it."""
+    told = f"50 {TICKET} 1.50.5.{MEMORY}:20".encode()
+    waited, came = (asked(Ask(), unspent=told, begun=NOW - timedelta(seconds=one)) for one in (waited_s, 1))
+
+    assert Leases(1).wish(*came, now=NOW).unspent
+    assert not Leases(1).wish(*waited, now=NOW).unspent
 
 
 @pytest.mark.behaviour("S3.4")
@@ -148,8 +185,10 @@ def test_nothing_is_granted_where_nobody_would_keep_it() -> None:
 
 
 def test_what_the_script_tells_is_read_from_the_check() -> None:
-    told = read_request(Ask(more=(("x-bulkhead-unspent", b"7:1:2"),)).check(), SHARED)
-    twice = read_request(Ask(more=(("x-bulkhead-unspent", b"7:1:2"),) * 2).check(), SHARED)
+    check = Ask(more=(("x-bulkhead-unspent", b"7 ticket"),)).check()
+    check.attributes.request.time.FromMilliseconds(NOW_MS)
+    told = read_request(check, SHARED)
+    twice = read_request(Ask(more=(("x-bulkhead-unspent", b"7 ticket"),) * 2).check(), SHARED)
 
-    assert (told.unspent, told.fault) == (b"7:1:2", "")
+    assert (told.unspent, told.begun_ms, told.fault) == (b"7 ticket", NOW_MS, "")
     assert (twice.unspent, twice.fault) == (b"", "DUPLICATE_HEADER")

@@ -14,7 +14,7 @@ from ext_authz.policies.model import Period
 from tests.fixtures.edge_budgets import NOON_MS, window
 
 NOW: Final = 1_000_000
-WIRE: Final = object()
+MEMORY: Final = "0123456789abcdef"
 MINUTE: Final = window(6_000)
 
 
@@ -22,10 +22,8 @@ def standing(remaining: int, of: Window = MINUTE, *, ends_ms: int = NOW + 30_000
     return Standing(window=of, remaining=remaining, ends_ms=ends_ms, reset_ms=ends_ms + 5)
 
 
-def lot(calls: int, *windows: Window, ends_ms: int = NOW + 30_000, connection: object = WIRE) -> Lot:
-    return Lot(
-        tenant_uid=UUID(int=1), windows=windows or (MINUTE,), ends_ms=ends_ms, calls=calls, connection=connection
-    )
+def lot(calls: int, *windows: Window, ends_ms: int = NOW + 30_000, memory: str = MEMORY) -> Lot:
+    return Lot(tenant_uid=UUID(int=1), windows=windows or (MINUTE,), ends_ms=ends_ms, calls=calls, memory=memory)
 
 
 def busy(*standings: Standing, calls: int = 100, now_ms: int = NOW) -> Account:
@@ -124,34 +122,34 @@ def test_who_spends_nothing_for_a_second_gives_up_what_they_hold() -> None:
     held = lot(5)
     account.receive(held)
 
-    assert account.unspent(NOW + 999, connection=WIRE) is None
-    assert account.unspent(NOW + 1_000, connection=WIRE) is held
+    assert account.unspent(NOW + 999, memory=MEMORY) is None
+    assert account.unspent(NOW + 1_000, memory=MEMORY) is held
     assert not held.is_open
     assert account.spend(1, NOW + 1_000) == 0
 
 
 @pytest.mark.behaviour("S3.12")
-@pytest.mark.parametrize("connection", [None, object()])
-def test_what_cannot_be_given_back_is_kept_until_its_windows_end(connection: object) -> None:
+@pytest.mark.parametrize("memory", [None, "another"])
+def test_what_cannot_be_given_back_is_kept_until_its_windows_end(memory: str | None) -> None:
     account = Account()
     held = lot(5, ends_ms=NOW + 10_000)
     account.receive(held)
-    kept = account.unspent(NOW + 9_999, connection=connection)
+    kept = account.unspent(NOW + 9_999, memory=memory)
 
     assert kept is None
     assert account.spend(1, NOW + 9_999) == 1
-    assert account.unspent(NOW + 10_000, connection=connection) is held
+    assert account.unspent(NOW + 10_000, memory=memory) is held
 
 
 @pytest.mark.behaviour("S3.12")
-def test_what_was_counted_over_two_connections_is_given_back_over_neither() -> None:
+def test_what_was_counted_in_two_memories_is_given_back_to_neither() -> None:
     account = Account()
     account.receive(lot(5))
-    account.receive(lot(5, connection=object()))
+    account.receive(lot(5, memory="another"))
 
     assert account.lot is not None
-    assert account.lot.connection is None
-    assert account.unspent(NOW + 2_000, connection=None) is None
+    assert account.lot.memory is None
+    assert account.unspent(NOW + 2_000, memory=None) is None
     assert account.held(NOW) == 10
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from ext_authz.budgets.counter import BudgetUnavailableError, Counted, Counter, Elsewhen
-from ext_authz.budgets.model import Taken
+from ext_authz.budgets.model import Taken, Unspent
 from ext_authz.budgets.reserves import Budgets
 from ext_authz.budgets.windows import Window, windows_of
 from ext_authz.policies.model import Period, RateLimit, TenantPolicy
@@ -47,14 +47,14 @@ class Line(Counter):
         super().__init__(Path("none"), bytes(32))
         self.world = world
         self.counts = counts
-        self.wire: object | None = object()
+        self.wire: str | None = "memory"
         self.is_away = False
         # When the twin last granted something.
         self.granted_ms = 0
 
     @property
     @override
-    def connection(self) -> object | None:
+    def memory(self) -> str | None:
         return self.wire
 
     @override
@@ -71,9 +71,11 @@ class Line(Counter):
         return answer
 
     @override
-    async def give_back(self, tenant_uid: UUID, windows: Sequence[Window], calls: int) -> None:
+    async def give_back(
+        self, tenant_uid: UUID, windows: Sequence[Window], calls: int, *, lease: str = "", until_ms: int = 0
+    ) -> None:
         self._reach()
-        await self.counts.give_back(tenant_uid, windows, calls)
+        await self.counts.give_back(tenant_uid, windows, calls, lease=lease, until_ms=until_ms)
         self._note()
 
     def _note(self) -> None:
@@ -120,6 +122,7 @@ class Trial:
         self.world = World()
         self.workers = workers(self.world)
         self.spent: Tally[tuple[str, int]] = Tally()
+        self.leases = 0
 
     def spend(self, cost: int, at_ms: int) -> None:
         for window in windows_of(self.owner, cost=cost, at_ms=at_ms):
@@ -137,13 +140,22 @@ class Trial:
             worker.leases.append(taken)
 
     def use_lease(self, worker: Worker, cost: int) -> None:
-        """Spend what was leased as long as that may be, and then give the rest back."""
+        """Spend what was leased as long as that may be; then two are told of the rest, as where one is slow."""
         while worker.leases:
             taken = worker.leases.pop()
             spendable = (taken.calls - 1) // 2 if self.world.now_ms + worker.skew_ms < taken.until else 0
             for _ in range(spendable):
                 self.spend(cost, self.world.now_ms)
-            worker.budgets.give_back(taken, taken.calls - 1 - spendable)
+            assert taken.lot is not None
+            self.leases += 1
+            unspent = Unspent(
+                lease=f"lease-{self.leases}",
+                memory=taken.lot.memory or "",
+                since_ms=taken.lot.since_ms,
+                calls=taken.calls - 1 - spendable,
+            )
+            for told in (worker, self.workers[self.leases % len(self.workers)]):
+                told.budgets.give_back_lease(self.owner, unspent, cost=cost)
 
     def _now(self, taken: Taken, worker: Worker) -> int:
         """Return when a call that is paid from memory is spent at the latest: just before what it says."""
@@ -155,7 +167,7 @@ class Trial:
             self.world.now_ms += waited_ms
         elif what == "away":
             worker.line.is_away = not worker.line.is_away
-            worker.line.wire = None if worker.line.is_away else object()
+            worker.line.wire = None if worker.line.is_away else "memory"
         else:
             self.world.is_lossy = not self.world.is_lossy
 

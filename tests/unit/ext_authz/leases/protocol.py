@@ -37,6 +37,8 @@ class Rules:
     """A route takes leases of its own epoch alone."""
     reported_once: bool = True
     """What is told to be unspent is no longer there to be spent."""
+    returned_once: bool = True
+    """What is told of a lease is given back once, however many agents are told."""
 
     @classmethod
     def names(cls) -> list[str]:
@@ -74,6 +76,10 @@ class Worker(NamedTuple):
     """Whether a question is under way."""
     answer: Lease | None
     """What is on its way back."""
+    told: Lease | None
+    """What was last told to be unspent, and may come to an agent's ears for the first time, or once more."""
+    is_returned: bool
+    """Whether Valkey has had it back."""
 
 
 class State(NamedTuple):
@@ -108,7 +114,7 @@ def begin(agents: int, workers: int) -> State:
         now=0,
         counted=0,
         agents=(Agent(epoch=ACTIVE, held=0, window=0, knows_revocation=False),) * agents,
-        workers=(Worker(epoch=ACTIVE, lease=None, asked=False, answer=None),) * workers,
+        workers=(Worker(epoch=ACTIVE, lease=None, asked=False, answer=None, told=None, is_returned=False),) * workers,
         admitted=0,
         suspended=False,
         revoked=-1,
@@ -182,7 +188,10 @@ def _of_worker(state: State, number: int, worker: Worker, *, rules: Rules) -> It
     elif not worker.asked and worker.answer is None and worker.epoch == ACTIVE:
         yield Step(name="an agent is asked", after=_worker(state, number, worker._replace(asked=True)))
     if lease is not None and not worker.asked and worker.answer is None:
-        yield from _reported(state, number, worker, lease, rules=rules)
+        left = worker._replace(lease=None if rules.reported_once else lease, told=lease, is_returned=False)
+        yield Step(name="what is unspent is told", after=_worker(state, number, left))
+    if worker.told is not None:
+        yield from _returned(state, number, worker, worker.told, rules=rules)
 
 
 def _serves(lease: Lease, worker: Worker, state: State, rules: Rules) -> bool:
@@ -207,13 +216,12 @@ def _answers(state: State, number: int, worker: Worker, *, rules: Rules) -> Iter
         yield Step(name="a lease is granted", after=_worker(granted, number, nothing._replace(answer=lease)))
 
 
-def _reported(state: State, number: int, worker: Worker, lease: Lease, *, rules: Rules) -> Iterator[Step]:
-    """Yield that a worker tells what is unspent, as it asks again, and that the agent takes it back in its window."""
-    window = state.now // WINDOW
-    left = worker._replace(lease=None if rules.reported_once else lease)
-    if lease.window == window:
-        counted = max(state.counted - (lease.calls if rules.prepaid else 0), 0)
-        yield Step(name="unspent calls are given back", after=_worker(state._replace(counted=counted), number, left))
+def _returned(state: State, number: int, worker: Worker, told: Lease, *, rules: Rules) -> Iterator[Step]:
+    """Yield that an agent hears what is unspent, whichever it is, and gives it back in its window."""
+    if told.window == state.now // WINDOW and not (rules.returned_once and worker.is_returned):
+        counted = max(state.counted - (told.calls if rules.prepaid else 0), 0)
+        heard = worker._replace(is_returned=True)
+        yield Step(name="unspent calls are given back", after=_worker(state._replace(counted=counted), number, heard))
 
 
 def _agent(state: State, number: int, agent: Agent) -> State:
