@@ -30,6 +30,12 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LbEndpoint,
     LocalityLbEndpoints,
 )
+from envoy_data_plane.envoy.config.route.v3 import (
+    RetryPolicy,
+    RetryPolicyRetryBackOff,
+    RetryPolicyRetryHostPredicate,
+)
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
@@ -45,6 +51,8 @@ EXT_AUTHZ: Final = "ext_authz"
 _IDENTITY: Final = "spiffe://bulkhead/service/certificates"
 _PROTOCOL: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _WINDOW: Final = 1024 * 1024
+_TRY_TIMEOUT: Final = timedelta(milliseconds=120)
+_SHORTLY: Final = timedelta(milliseconds=5)
 
 
 def certificates(upstream: str, source: ConfigSource | None) -> Cluster:
@@ -98,7 +106,7 @@ def ext_authz(sockets: Sequence[Path]) -> Cluster:
         # At once: by itself Envoy tells its threads at most once a second who is left alone.
         common_lb_config=ClusterCommonLbConfig(update_merge_window=timedelta(0)),
         load_assignment=_endpoints(EXT_AUTHZ, [_pipe(path) for path in sockets]),
-        typed_extension_protocol_options={_PROTOCOL: _http2()},
+        typed_extension_protocol_options={_PROTOCOL: _http2(retry_policy=_another_worker())},
         circuit_breakers=_breakers(connections=1024, requests=8192, retries=8192),
         outlier_detection=OutlierDetection(
             # Not answering in time counts like not answering at all.
@@ -137,13 +145,33 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _http2() -> Any:
+def _http2(retry_policy: RetryPolicy | None = None) -> Any:
     """Return the settings of a cluster that speaks HTTP/2 and nothing else."""
     options = Http2ProtocolOptions(
         max_concurrent_streams=100, initial_stream_window_size=256 * 1024, initial_connection_window_size=_WINDOW
     )
     explicit = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=options)
-    return Any.pack(HttpProtocolOptions(explicit_http_config=explicit))
+    return Any.pack(HttpProtocolOptions(explicit_http_config=explicit, retry_policy=retry_policy))
+
+
+def _another_worker() -> RetryPolicy:
+    """Ask another worker where one is lost or hangs, within the same 250 ms.
+
+    It belongs to the cluster: Envoy compares what the filter says of its service for each request, also for one that
+    asks nobody, and this would be most of it, 10 µs.
+    """
+    elsewhere = RetryPolicyRetryHostPredicate(
+        name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
+    )
+    return RetryPolicy(
+        retry_on="connect-failure,refused-stream,reset,unavailable",
+        num_retries=1,
+        per_try_timeout=_TRY_TIMEOUT,
+        retry_back_off=RetryPolicyRetryBackOff(base_interval=_SHORTLY),
+        retry_host_predicate=[elsewhere],
+        # Workers are drawn by lot: of two, another one is all but surely drawn.
+        host_selection_retry_max_attempts=16,
+    )
 
 
 def _is_ip(host: str) -> bool:

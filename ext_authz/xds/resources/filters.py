@@ -13,15 +13,12 @@ from typing import Final
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import (
     ApiVersion,
-    BackoffStrategy,
     DataSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
     HeaderValue,
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
-    RetryPolicy,
-    RetryPolicyRetryHostPredicate,
     RuntimeFractionalPercent,
 )
 from envoy_data_plane.envoy.config.rbac.v3 import Permission, Policy, Principal, PrincipalSet, Rbac, RbacAction
@@ -47,7 +44,6 @@ from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac as RoleB
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
-from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import (
     FractionalPercent,
@@ -89,8 +85,6 @@ _CLASSES: Final = "local OF_GET, OF_GRPC = {}, {} -- written by `ext_authz/xds/r
 _PLAIN: Final = "local IS_TLS = false"
 _HEADER_MUTATION: Final = "envoy.filters.http.header_mutation"
 _CHECK_TIMEOUT: Final = timedelta(milliseconds=250)
-_TRY_TIMEOUT: Final = timedelta(milliseconds=120)
-_SHORTLY: Final = timedelta(milliseconds=5)
 _ANSWERS: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
@@ -171,7 +165,7 @@ def _ext_authz() -> ExtAuthz:
         grpc_service=GrpcService(
             envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=clusters.EXT_AUTHZ),
             timeout=_CHECK_TIMEOUT,
-            retry_policy=_another_worker(),
+            initial_metadata=[HeaderValue(key="x-envoy-upstream-rq-per-try-timeout-ms", value="120")],
         ),
         failure_mode_allow=False,
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
@@ -223,24 +217,6 @@ def _in_path(method: MethodDescriptor) -> Iterator[str]:
         for name in re.findall(r"\{(\w+)", template):
             yield name
             yield method.input_type.fields_by_name[name].json_name
-
-
-def _another_worker() -> RetryPolicy:
-    """Ask another worker where one is lost or hangs, within the same 250 ms.
-
-    Here Envoy takes `max_interval` for how long one try may last, too. Left to itself it would wait for a second.
-    """
-    elsewhere = RetryPolicyRetryHostPredicate(
-        name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
-    )
-    return RetryPolicy(
-        retry_on="connect-failure,refused-stream,reset,unavailable",
-        num_retries=1,
-        retry_back_off=BackoffStrategy(base_interval=_SHORTLY, max_interval=_TRY_TIMEOUT),
-        retry_host_predicate=[elsewhere],
-        # Workers are drawn by lot: of two, another one is all but surely drawn.
-        host_selection_retry_max_attempts=16,
-    )
 
 
 def _transcoder(limits: Limits) -> GrpcJsonTranscoder:
