@@ -30,6 +30,10 @@ local HELD = "^held:(%d+)$"
 local NONE = "0"
 -- Of how many grants a lease may be made, so that what is told of it stays short.
 local MOST_GRANTS = 16
+-- A lease of so many calls is renewed when an eighth of them is left, or of its time a tenth.
+local WORTH_RENEWING = 32
+local RENEWED_AT = 8
+local RENEWED_BEFORE_MS = 100
 
 local newer, older, count = {}, {}, 0
 
@@ -83,34 +87,77 @@ local function unspent(lease)
   return found
 end
 
--- Say what becomes of a lease that is spent no more: of how many calls it was, and what is left of them.
-local function told_of(lease)
-  local told = {lease.granted, lease.ticket}
+-- Note what is to be told of a lease up to now, of which so many calls are still to be spent. Return all that is to be
+-- told with it; of another epoch nothing is worth to be.
+local function note(known, class, lease, calls, now)
+  local aside = known.aside[class]
+  if aside == nil or aside.ticket ~= lease.ticket then
+    aside = {ticket = lease.ticket, granted = 0, lasted = 0, grants = {}}
+    known.aside[class] = aside
+  end
+  local up_to = math.min(now, lease.ends)
+  aside.granted = aside.granted + lease.granted - calls
+  aside.lasted = aside.lasted + math.max(up_to - lease.since, 0)
+  lease.granted, lease.since = calls, up_to
+  return aside
+end
+
+-- Spend no more of a lease, and remember what is left of it until it is told.
+local function put_aside(known, class, lease, now)
+  local aside = note(known, class, lease, 0, now)
   for _, grant in ipairs(unspent(lease)) do
+    if #aside.grants < MOST_GRANTS then
+      table.insert(aside.grants, grant)
+    end
+  end
+  known.leases[class] = nil
+end
+
+-- Say, once, what became of leases: of how many calls they were, for how many milliseconds, and what is left of those that
+-- are spent no more.
+local function tell(known, class)
+  local aside = known and known.aside[class]
+  if aside == nil then
+    return NONE
+  end
+  known.aside[class] = nil
+  local told = {aside.granted, aside.lasted, aside.ticket}
+  for _, grant in ipairs(aside.grants) do
     table.insert(told, grant.name .. ":" .. grant.calls)
   end
   return table.concat(told, " ")
+end
+
+-- Whether a lease is to be renewed before it is used up: by one request, so that not all that come meanwhile have to ask.
+local function is_for_renewal(lease, now)
+  return lease.carried and not lease.is_renewed and lease.granted >= WORTH_RENEWING
+    and (lease.calls * RENEWED_AT <= lease.granted or lease.ends - now <= RENEWED_BEFORE_MS)
 end
 
 -- Show the lease that is good for this request; where there is none, remember what it would be good for.
 local function show_lease(handle, headers, credential, class, key, named)
   local host, server = headers:get(":authority"), IS_TLS and handle:streamInfo():requestedServerName() or ""
   local known = remembered(credential)
-  local lease = known and known[class]
-  if lease ~= nil and is_for(lease, key, named, host, server) then
+  local lease = known and known.leases[class]
+  if lease ~= nil then
     local now = handle:timestamp()
-    if lease.ends > now and lease.calls > 0 then
-      lease.calls = lease.calls - 1
-      headers:add("x-bulkhead-lease", lease.ticket)
-      headers:add(lease.carrier, lease.carried or string.format("%d", math.ceil((lease.reset - now) / 1000)))
-      return
+    if is_for(lease, key, named, host, server) and lease.ends > now and lease.calls > 0 then
+      if not is_for_renewal(lease, now) then
+        lease.calls = lease.calls - 1
+        headers:add("x-bulkhead-lease", lease.ticket)
+        headers:add(lease.carrier, lease.carried or string.format("%d", math.ceil((lease.reset - now) / 1000)))
+        return
+      end
+      lease.is_renewed = true
+      note(known, class, lease, lease.calls, now)
+    elseif lease.carried then
+      -- What was granted to another request than this one makes room, too.
+      put_aside(known, class, lease, now)
+    else
+      known.leases[class] = nil
     end
   end
-  -- What was granted to another request than this one makes room, too: it is told, and no longer there.
-  headers:add("x-bulkhead-unspent", lease ~= nil and lease.carried and told_of(lease) or NONE)
-  if known ~= nil then
-    known[class] = nil
-  end
+  headers:add("x-bulkhead-unspent", tell(known, class))
   local asked = table.concat({class, key, named or "", host, server, credential}, "\n")
   handle:streamInfo():dynamicMetadata():set("bulkhead", "asked", asked)
 end
@@ -146,38 +193,36 @@ local function keep_lease(handle, grant)
     string.match(asked.asked, "^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$")
   local known = remembered(credential)
   if known == nil then
-    known = {}
+    known = {leases = {}, aside = {}}
     remember(credential, known)
   end
-  local reset = string.match(carried, HELD)
+  local now, reset = handle:timestamp(), string.match(carried, HELD)
   local lease = {
     grants = {{name = name, calls = tonumber(calls)}}, granted = tonumber(calls),
     calls = reset and math.huge or tonumber(calls), ends = tonumber(ends),
-    ticket = ticket,
+    since = now, ticket = ticket,
     carrier = reset and "x-bulkhead-retry-after" or "x-bulkhead-context", carried = not reset and carried or nil,
     reset = tonumber(reset or 0),
     key = key, named = named ~= "" and named or nil, host = host, server = server,
   }
-  local before = known[class]
-  -- Where several of its requests were asked about at once, all that was granted is kept, as long as all of it is good;
-  -- and where one of them was refused, what others were granted is spent before.
-  if before ~= nil and before.carried and before.calls > 0 and before.ends > handle:timestamp()
-    and is_for(before, key, lease.named, host, server) then
-    if reset then
+  local before = known.leases[class]
+  if before ~= nil and before.carried then
+    local is_good = before.calls > 0 and before.ends > now
+      and is_for(before, key, lease.named, host, server)
+    if is_good and reset then
+      -- Where one of several requests was refused, what others were granted is spent before.
       return
-    end
-    if before.ticket == ticket then
-      local grants = unspent(before)
-      if #grants >= MOST_GRANTS then
-        return
-      end
-      table.insert(grants, lease.grants[1])
-      lease.grants = grants
+    elseif is_good and before.ticket == ticket and not before.is_renewed and #before.grants < MOST_GRANTS then
+      -- Where several were asked about at once, all that was granted is kept, as long as all of it is good.
+      lease.grants = unspent(before)
+      table.insert(lease.grants, {name = name, calls = tonumber(calls)})
       lease.calls, lease.granted = lease.calls + before.calls, lease.granted + before.granted
-      lease.ends = math.min(lease.ends, before.ends)
+      lease.since, lease.ends = before.since, math.min(lease.ends, before.ends)
+    else
+      put_aside(known, class, before, now)
     end
   end
-  known[class] = lease
+  known.leases[class] = lease
 end
 
 function envoy_on_request(handle)

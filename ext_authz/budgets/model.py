@@ -164,9 +164,12 @@ class Account:
         self._recent = max(self._recent_at(now_ms) + calls, 0.0)
         self._recent_ms = now_ms
 
-    def wanted(self, now_ms: int) -> int:
-        """Say how many calls to reserve: what the present rate needs, but no more than the windows have to spare."""
-        target = self._recent_at(now_ms)
+    def wanted(self, now_ms: int, *, missed: int = 0) -> int:
+        """Say how many calls to reserve: what the present rate needs, but no more than the windows have to spare.
+
+        `missed` are those that were wanted now for later, and not held.
+        """
+        target = self._recent_at(now_ms) + missed
         if self.tightest is not None and now_ms < self.ends_ms:
             # What is not spent when the window ends is lost to whoever could have.
             target *= min(self.ends_ms - now_ms, _AHEAD_MS) / _AHEAD_MS
@@ -177,7 +180,7 @@ class Account:
     def receive(self, lot: Lot) -> Lot | None:
         """Spend from this lot too; return the one before where it is another's windows' and has calls left."""
         before = self.lot
-        if before is None or not before.is_open or _begins(before) != _begins(lot):
+        if before is None or not before.is_open or not is_of(before, lot.windows):
             self.lot = lot
             return self._closed(before)
         before.calls += lot.calls
@@ -242,5 +245,6 @@ class Account:
         return lot if lot.calls else None
 
 
-def _begins(lot: Lot) -> list[int]:
-    return [window.begin_ms for window in lot.windows]
+def is_of(lot: Lot, windows: Sequence[Window]) -> bool:
+    """Whether the lot was counted in these windows."""
+    return [window.begin_ms for window in lot.windows] == [window.begin_ms for window in windows]

@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from ext_authz.budgets.counter import BudgetUnavailableError, Counted, Counter
-from ext_authz.budgets.model import PARTS, Account, Lot, Standing, Taken, Unspent
+from ext_authz.budgets.model import PARTS, Account, Lot, Standing, Taken, Unspent, is_of
 from ext_authz.budgets.windows import Window, windows_of
 from ext_authz.policies.model import TenantPolicy
 
@@ -110,8 +110,9 @@ class Budgets:
     async def take(self, policy: TenantPolicy, *, cost: int, calls: int = 1, request_id: str = "") -> Taken:
         """Pay for a call of that cost, or say which window is used up; and for up to `calls - 1` more, as there are.
 
-        Touches memory only, most of the time. Where nothing is reserved, the first call is asked for on its own, and is
-        the only one: the others are never waited for. All of them are to be spent before `Taken.until`.
+        Touches memory only, most of the time. Where nothing is reserved, the first call is asked for on its own, and
+        others are reserved in the same breath: they are paid where that is answered in one, too. All of them are to be
+        spent before `Taken.until`.
 
         A request for which a call was asked, told by an id that nobody but Envoy can choose, does not pay again within
         a second: Envoy asks another worker when one does not answer in time.
@@ -125,13 +126,13 @@ class Budgets:
         account.used_ms = now_ms
         lot, paid = account.lot, account.spend(calls, now_ms)
         if lot is not None and account.tightest is not None and paid:
-            self._reserve(account, now_ms)
+            self._reserve(account, now_ms, missed=calls - paid)
             return _told(paid, account.tightest, until_ms=lot.ends_ms, moment=moment, lot=lot)
         used_up = account.refused(now_ms)
         if used_up is not None:
             return _told(0, used_up, until_ms=used_up.ends_ms, moment=moment)
-        self._reserve(account, now_ms)
-        return await self._take_one(account, request_id)
+        self._reserve(account, now_ms, missed=calls - 1)
+        return await self._take_first(account, calls, request_id)
 
     def give_back(self, taken: Taken, calls: int) -> None:
         """Give back calls that were paid and not spent, each once at most. Waits for nothing.
@@ -184,7 +185,7 @@ class Budgets:
             account = tenant.accounts[cost] = _Account(tenant=tenant, cost=cost)
         return account
 
-    async def _take_one(self, account: _Account, request_id: str) -> Taken:
+    async def _take_first(self, account: _Account, calls: int, request_id: str) -> Taken:
         answer, sent_ms = await self._ask(account, wanted=1, request_id=request_id)
         moment = self._moment()
         tightest = account.hear(_standings(answer, sent_ms=sent_ms, heard_ms=moment.clock_ms))
@@ -193,14 +194,22 @@ class Budgets:
             return _told(0, tightest, until_ms=tightest.ends_ms, moment=moment)
         account.admit()
         account.note_spent(1, moment.clock_ms)
-        return _told(1, tightest, until_ms=account.ends_ms, moment=moment)
+        ends_ms = account.ends_ms
+        if calls > 1:
+            # For what is reserved to be heard of, which was answered in the same breath.
+            await asyncio.sleep(0)
+        lot = account.lot
+        more = account.spend(calls - 1, moment.clock_ms) if lot is not None and is_of(lot, answer.windows) else 0
+        if lot is None or not more:
+            return _told(1, tightest, until_ms=ends_ms, moment=moment)
+        return _told(1 + more, account.tightest or tightest, until_ms=min(ends_ms, lot.ends_ms), moment=moment, lot=lot)
 
-    def _reserve(self, account: _Account, now_ms: int) -> None:
+    def _reserve(self, account: _Account, now_ms: int, *, missed: int) -> None:
         """Reserve what is wanted, if anything is, while others go on."""
         tenant = account.tenant
         if tenant.is_reserving or self._counter.memory is None:
             return
-        wanted = account.wanted(now_ms)
+        wanted = account.wanted(now_ms, missed=missed)
         if wanted:
             tenant.is_reserving = True
             self._run(self._reserve_ahead(account, wanted))

@@ -1,8 +1,8 @@
 """How many calls are granted at once, and until when. Pure.
 
-What a credential is granted follows what it uses: as many calls as it would make in the lifetime of a lease, and never
-many more than it has used of the one before, as the script tells it. A lease costs the tenant what is never spent of it
-and cannot be given back: so the first one is small, and whoever has spent none is granted none for a while.
+What a credential is granted follows what it uses: as many calls as it would make in the lifetime of a lease, at the
+rate at which it has spent the one before, as the script tells it, and at first few. What is granted and not spent is
+nobody else's until it is given back: so whoever has spent none of a lease is granted none with that request.
 """
 
 import re
@@ -30,12 +30,10 @@ HELD: Final = "held"
 
 _LEAST_CALLS: Final = 2
 _FIRST_CALLS: Final = 8
-_GROWTH: Final = 4
-# To whoever did not spend any of a lease.
-_NONE_FOR_MS: Final = 5_000
+_GROWTH: Final = 8
 _MOST_REMEMBERED: Final = 20_000
 _NAME: Final = r"[0-9]{1,19}\.[0-9]{1,9}\.[0-9]{1,15}\.(?:[0-9a-f]{16}|-)"
-_TOLD: Final = re.compile(rf"([0-9]{{1,9}})(?: (\S{{1,300}})((?: {_NAME}:[0-9]{{1,9}})*))?", re.ASCII)
+_TOLD: Final = re.compile(rf"([0-9]{{1,9}})(?: ([0-9]{{1,15}}) (\S{{1,300}})((?: {_NAME}:[0-9]{{1,9}})*))?", re.ASCII)
 # Of a memory that has no name.
 _NAMELESS: Final = "-"
 
@@ -55,6 +53,8 @@ class Told:
 
     granted: int = 0
     """Of how many calls it was; 0 where there was none."""
+    lasted_ms: int = 0
+    """For how long there was one."""
     ticket: str = ""
     """What it was shown as."""
     unspent: tuple[Unspent, ...] = ()
@@ -66,22 +66,18 @@ class Told:
         return max(self.granted - sum(unspent.calls for unspent in self.unspent), 0)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Seen:
-    """What is known of a credential's requests of one class."""
-
-    at_ms: int
-    most: int = _FIRST_CALLS
-    none_until_ms: int = 0
-
-
 def read_told(header: bytes) -> Told | None:
     """Read what the script tells; None where it says nothing, and so would not keep a lease."""
     read = _TOLD.fullmatch(header.decode("latin-1"))
     if read is None:
         return None
-    granted, ticket, grants = read.groups("")
-    return Told(granted=int(granted), ticket=ticket, unspent=tuple(_unspent(grant) for grant in grants.split()))
+    granted, lasted_ms, ticket, grants = read.groups("")
+    return Told(
+        granted=int(granted),
+        lasted_ms=int(lasted_ms or 0),
+        ticket=ticket,
+        unspent=tuple(_unspent(grant) for grant in grants.split()),
+    )
 
 
 def _unspent(grant: str) -> Unspent:
@@ -95,37 +91,30 @@ class Grants:
 
     def __init__(self, first_number: int) -> None:
         """Number leases from there on. It MUST be drawn by lot: a number is to be no other granter's."""
-        self._seen: OrderedDict[LeaseKey, _Seen] = OrderedDict()
+        # When each last asked.
+        self._seen: OrderedDict[LeaseKey, int] = OrderedDict()
         self._number = first_number
 
     def wanted(self, key: LeaseKey, told: Told, *, now_ms: int) -> int:
         """Say how many calls beyond this one are worth a lease; 0 where none are."""
-        seen = self._seen.get(key)
-        if seen is None:
-            self._seen[key] = _Seen(at_ms=now_ms)
-            if len(self._seen) > _MOST_REMEMBERED:
-                self._seen.popitem(last=False)
-            return 0
+        before_ms = self._seen.get(key)
+        self._seen[key] = now_ms
         self._seen.move_to_end(key)
+        if len(self._seen) > _MOST_REMEMBERED:
+            self._seen.popitem(last=False)
         if told.granted:
-            _learn(seen, told.used, told.granted, now_ms=now_ms)
-        calls = min((1 + told.used) * LONGEST_MS // max(now_ms - seen.at_ms, 1), seen.most)
-        seen.at_ms = now_ms
-        return calls if calls >= _LEAST_CALLS and now_ms >= seen.none_until_ms else 0
+            calls = told.used * LONGEST_MS // max(told.lasted_ms, 1)
+            calls = min(calls, told.granted * _GROWTH, MOST_CALLS)
+        elif before_ms is not None:
+            calls = min(LONGEST_MS // max(now_ms - before_ms, 1), _FIRST_CALLS)
+        else:
+            calls = 0
+        return calls if calls >= _LEAST_CALLS else 0
 
     def name(self, *, calls: int, lot: Lot) -> str:
         """Name a new lease of so many calls, so that whoever is told what is left of it can give that back."""
         self._number += 1
         return f"{self._number}.{calls}.{lot.since_ms}.{lot.memory or _NAMELESS}"
-
-
-def _learn(seen: _Seen, used: int, granted: int, *, now_ms: int) -> None:
-    if not used:
-        seen.most, seen.none_until_ms = _FIRST_CALLS, now_ms + _NONE_FOR_MS
-    elif used * 2 >= granted:
-        seen.most = min(max(seen.most, granted * _GROWTH), MOST_CALLS)
-    else:
-        seen.most = max(used * 2, _FIRST_CALLS)
 
 
 def ticket(epoch: int, lease_class: str, *, tenant_uid: UUID, session: UUID) -> str:

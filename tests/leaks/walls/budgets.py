@@ -141,7 +141,7 @@ WALLS: Final = (
     Mutation(
         name="lots of two windows are spent as one",
         file=MODEL,
-        before="or _begins(before) != _begins(lot):",
+        before="or not is_of(before, lot.windows):",
         after="or not lot.windows:",
         noticed_by=(f"{ACCOUNTS}::test_a_lot_of_other_windows_takes_the_place_of_the_one_before_which_goes_back",),
     ),

@@ -47,11 +47,27 @@ WALLS: Final = (
     Mutation(
         name="what was told to be unspent is spent",
         file=SCRIPT,
-        before="  if known ~= nil then\n    known[class] = nil\n  end\n",
+        before="  end\n  known.leases[class] = nil\nend\n",
+        after="  end\nend\n",
+        noticed_by=(
+            f"{HELD_INSIDE}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",
+        ),
+    ),
+    Mutation(
+        name="what is unspent is told again and again",
+        file=SCRIPT,
+        before="  known.aside[class] = nil\n",
         after="",
         noticed_by=(
             f"{HELD_INSIDE}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",
         ),
+    ),
+    Mutation(
+        name="what is left of a lease is spent after its renewal, and told",
+        file=SCRIPT,
+        before="and before.ticket == ticket and not before.is_renewed and",
+        after="and before.ticket == ticket and",
+        noticed_by=(f"{HELD_INSIDE}::test_a_large_lease_is_renewed_by_one_request_while_others_go_on_with_it",),
     ),
     Mutation(
         name="more is told to be unspent than is left",
@@ -157,7 +173,7 @@ WALLS: Final = (
         name="leases are granted where nobody keeps them",
         file=LEASES,
         before="if told is None or not decision",
-        after='told = told or read_told(b"0:0:0")\n        if told is None or not decision',
+        after='told = told or read_told(b"0")\n        if told is None or not decision',
         noticed_by=(f"{LEASE_TESTS}::test_nothing_is_granted_where_nobody_would_keep_it",),
     ),
     Mutation(
@@ -205,8 +221,8 @@ WALLS: Final = (
     Mutation(
         name="a lease is spent beyond its end",
         file=SCRIPT,
-        before="if lease.ends > now and lease.calls > 0 then",
-        after="if lease.calls > 0 then",
+        before=" and lease.ends > now and lease.calls > 0 then",
+        after=" and lease.calls > 0 then",
         noticed_by=(f"{HELD_INSIDE}::test_a_lease_ends_at_its_time_however_late_it_came",),
     ),
     Mutation(

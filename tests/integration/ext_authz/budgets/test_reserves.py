@@ -113,7 +113,8 @@ async def test_who_wants_more_calls_gets_those_that_are_here_and_gives_back_what
     leased = await budgets.take(policy, cost=1, calls=here + 50)
     budgets.give_back(leased, leased.calls - 1)
 
-    assert (first.calls, first.lot) == (1, None)
+    # What is asked for in the same breath is there with the first.
+    assert first.calls == 50
     assert leased.calls >= here
     assert held(budgets, policy) >= leased.calls - 1
     assert leased.until > wall_ms()

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from envoy_data_plane.envoy.service.auth.v3 import CheckResponse, OkHttpResponse
+from envoy_data_plane.envoy.service.auth.v3 import CheckRequest, CheckResponse, OkHttpResponse
 from envoy_data_plane.google.rpc import Status
 
 from tests.integration.ext_authz.envoy_edge.calls import Headers, call, grpc_headers, http2
@@ -53,6 +54,14 @@ def grant(edge: Edge, **what: Any) -> None:
     edge.workers.decide(granted(**what))
 
 
+def told(edge: Edge, asked: CheckRequest | None = None) -> tuple[int, str]:
+    """Return of how many calls a lease was said to be, and what is left of them."""
+    (text,) = edge.workers.header("x-bulkhead-unspent", asked)
+    read = re.fullmatch(rf"(\d+) \d+ {re.escape(TICKET)}(.*)", text.decode())
+    assert read is not None
+    return int(read[1]), read[2]
+
+
 def ask(credential: str, *more: tuple[str, str], path: str = ITEM, host: str = SHARED, method: str = "GET") -> bytes:
     return request(path, ("authorization", credential), *more, host=host, method=method)
 
@@ -77,7 +86,7 @@ async def test_a_lease_serves_the_same_request_until_it_is_spent(edge: Edge) -> 
     passed = [await passed_by(edge, ask(credential)) for _ in range(9)]
 
     assert passed == [False, True, True, True] * 2 + [False]
-    assert edge.workers.header("x-bulkhead-unspent") == [f"3 {TICKET}".encode()]
+    assert told(edge) == (3, "")
 
 
 OTHERS: Final[dict[str, Callable[[str], bytes]]] = {
@@ -144,9 +153,48 @@ async def test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_the
 
     assert asked == 2
     assert passed == [True] * spent
-    assert edge.workers.header("x-bulkhead-unspent", edge.workers.asked[-2]) == [f"6 {TICKET}{left}".encode()]
+    assert told(edge, edge.workers.asked[-2]) == (6, left)
     assert (other, again) == (False, False)
     assert edge.workers.header("x-bulkhead-unspent") == [b"0"]
+
+
+async def test_a_large_lease_is_renewed_by_one_request_while_others_go_on_with_it(edge: Edge) -> None:
+    credential = next(CREDENTIALS)
+    grant(edge, name="a", calls=32)
+    passed = [await passed_by(edge, ask(credential)) for _ in range(1 + 28)]
+    edge.workers.slow_s = 0.08
+    grant(edge, name="b", calls=20)
+    renewing = asyncio.create_task(send(edge.http_port, ask(credential)))
+    while len(edge.workers.raw) < 2:  # noqa: ASYNC110 nothing tells when
+        await asyncio.sleep(0.005)
+    meanwhile = [await passed_by(edge, ask(credential)) for _ in range(3)]
+    await renewing
+    edge.workers.slow_s = 0
+    spent = 3
+    while await passed_by(edge, ask(credential)):
+        spent += 1
+
+    assert passed == [False] + [True] * 28
+    assert meanwhile == [True] * 3
+    # Of the first one, at least the last call is left when the other one comes.
+    assert 20 <= spent < 24
+    # First what was used up to then; what was left of it, and was spent no more, afterwards.
+    left = 4 + 20 - spent
+    assert [told(edge, asked) for asked in edge.workers.asked[1:]] == [(28, ""), (4 + 20, f" a:{left}" if left else "")]
+
+
+async def test_a_large_lease_is_renewed_before_it_ends(edge: Edge) -> None:
+    credential = next(CREDENTIALS)
+    grant(edge, calls=100, lasts_ms=500)
+    passed = [await passed_by(edge, ask(credential)) for _ in range(2)]
+    await asyncio.sleep(0.42)
+    edge.workers.decide(admitted())
+    late = await passed_by(edge, ask(credential))
+
+    assert passed == [False, True]
+    assert not late
+    # On a busy machine it has ended by then.
+    assert told(edge) in {(1, ""), (100, " 7:99")}
 
 
 @pytest.mark.behaviour("I6")
@@ -258,10 +306,10 @@ async def test_over_tls_a_lease_is_for_the_name_that_was_asked_for_and_for_nobod
 @pytest.mark.behaviour("I6")
 async def test_a_lease_ends_at_its_time_however_late_it_came(edge: Edge) -> None:
     credential = next(CREDENTIALS)
-    grant(edge, lasts_ms=400)
+    grant(edge, calls=20, lasts_ms=400)
     first = [await passed_by(edge, ask(credential)) for _ in range(2)]
     await asyncio.sleep(0.5)
-    grant(edge, lasts_ms=-1)
+    grant(edge, calls=20, lasts_ms=-1)
     later = [await passed_by(edge, ask(credential)) for _ in range(3)]
 
     assert first == [False, True]

@@ -134,12 +134,12 @@ def test_what_is_left_of_a_lease_comes_back_with_the_next_request() -> None:
         *asked(Ask()), leases.wish(*asked(Ask()), now=LATER), taken=PAID, context=CONTEXT, as_of=NOW, now=LATER
     )
     name = lease.partition(" ")[0]
-    told = f"50 {TICKET} {name}:20".encode()
+    told = f"50 500 {TICKET} {name}:20".encode()
     last = leases.wish(*asked(Ask(), unspent=told), now=LATER + timedelta(milliseconds=500))
     elsewhere = Leases(7).wish(*asked(Ask(), unspent=told), now=LATER + timedelta(milliseconds=500))
 
     assert last.unspent == (Unspent(lease=name, memory=MEMORY, since_ms=LOT.since_ms, calls=20),)
-    assert last.calls == 62
+    assert last.calls == elsewhere.calls == 60
     # Whichever worker is told.
     assert elsewhere.unspent == last.unspent
 
@@ -155,7 +155,9 @@ def test_what_is_left_of_a_lease_comes_back_with_the_next_request() -> None:
     ],
 )
 def test_what_was_leased_to_another_or_for_something_else_or_before_is_not_taken_back(was: str, is_now: str) -> None:
-    mine, other = (f"50 {ticket} 1.50.5.{MEMORY}:20".encode() for ticket in (TICKET, TICKET.replace(was, is_now, 1)))
+    mine, other = (
+        f"50 500 {ticket} 1.50.5.{MEMORY}:20".encode() for ticket in (TICKET, TICKET.replace(was, is_now, 1))
+    )
 
     assert Leases(1).wish(*asked(Ask(), unspent=mine), now=NOW).unspent
     assert not Leases(1).wish(*asked(Ask(), unspent=other), now=NOW).unspent
@@ -165,7 +167,7 @@ def test_what_was_leased_to_another_or_for_something_else_or_before_is_not_taken
 @pytest.mark.parametrize("waited_s", [-2.1, 2.1])
 def test_what_a_request_tells_that_waited_for_long_is_not_believed(waited_s: float) -> None:
     """Another worker may have been told the same, so long ago that Valkey has forgotten it."""
-    told = f"50 {TICKET} 1.50.5.{MEMORY}:20".encode()
+    told = f"50 500 {TICKET} 1.50.5.{MEMORY}:20".encode()
     waited, came = (asked(Ask(), unspent=told, begun=NOW - timedelta(seconds=one)) for one in (waited_s, 1))
 
     assert Leases(1).wish(*came, now=NOW).unspent
@@ -185,10 +187,10 @@ def test_nothing_is_granted_where_nobody_would_keep_it() -> None:
 
 
 def test_what_the_script_tells_is_read_from_the_check() -> None:
-    check = Ask(more=(("x-bulkhead-unspent", b"7 ticket"),)).check()
+    check = Ask(more=(("x-bulkhead-unspent", b"7 5 ticket"),)).check()
     check.attributes.request.time.FromMilliseconds(NOW_MS)
     told = read_request(check, SHARED)
-    twice = read_request(Ask(more=(("x-bulkhead-unspent", b"7 ticket"),) * 2).check(), SHARED)
+    twice = read_request(Ask(more=(("x-bulkhead-unspent", b"7 5 ticket"),) * 2).check(), SHARED)
 
-    assert (told.unspent, told.begun_ms, told.fault) == (b"7 ticket", NOW_MS, "")
+    assert (told.unspent, told.begun_ms, told.fault) == (b"7 5 ticket", NOW_MS, "")
     assert (twice.unspent, twice.fault) == (b"", "DUPLICATE_HEADER")

@@ -62,6 +62,12 @@ def test_about_as_much_is_reserved_as_was_spent_in_the_last_second() -> None:
     assert account.wanted(NOW + 5_000) == 0
 
 
+def test_what_was_wanted_and_not_held_is_reserved_too() -> None:
+    account = busy(standing(6_000), calls=10)
+
+    assert [account.wanted(NOW, missed=missed) for missed in (0, 90, 1_000)] == [10, 100, 6_000 // PARTS]
+
+
 def test_who_asks_for_little_reserves_nothing() -> None:
     assert busy(standing(6_000), calls=3).wanted(NOW) == 0
 

@@ -175,8 +175,11 @@ def _of_worker(state: State, number: int, worker: Worker, *, rules: Rules) -> It
     if worker.answer is not None:
         answer = worker.answer
         ends = answer.ends if rules.absolute else state.now + LONGEST
-        kept = answer._replace(ends=ends)
-        yield Step(name="an answer comes", after=_worker(state, number, worker._replace(lease=kept, answer=None)))
+        kept = worker._replace(lease=answer._replace(ends=ends), answer=None)
+        if worker.lease is not None:
+            # What is left of the one that was renewed is spent no more, and told in its turn.
+            kept = kept._replace(told=worker.lease, is_returned=False)
+        yield Step(name="an answer comes", after=_worker(state, number, kept))
         yield Step(name="an answer is lost", after=_worker(state, number, worker._replace(answer=None)))
     elif worker.asked:
         yield from _answers(state, number, worker, rules=rules)
@@ -185,7 +188,8 @@ def _of_worker(state: State, number: int, worker: Worker, *, rules: Rules) -> It
         spent = worker._replace(lease=lease._replace(calls=lease.calls - 1) if lease.calls > 1 else None)
         admitted = state._replace(admitted=state.admitted + 1)
         yield Step(name="a lease is spent", after=_worker(admitted, number, spent), leased_by=worker)
-    elif not worker.asked and worker.answer is None and worker.epoch == ACTIVE:
+    # Also while there is a lease, to renew it.
+    if not worker.asked and worker.answer is None and worker.epoch == ACTIVE:
         yield Step(name="an agent is asked", after=_worker(state, number, worker._replace(asked=True)))
     if lease is not None and not worker.asked and worker.answer is None:
         left = worker._replace(lease=None if rules.reported_once else lease, told=lease, is_returned=False)

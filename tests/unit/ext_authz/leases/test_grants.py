@@ -33,9 +33,9 @@ DAY: Final = window(1_000, period=Period.DAY, begin_ms=NOON_MS - 43_200_000)
 LOT: Final = Lot(tenant_uid=UUID(int=1), windows=(window(600), DAY), ends_ms=99, calls=5, memory=MEMORY)
 
 
-def told(granted: int, *, left: int) -> Told:
+def told(granted: int, *, left: int = 0, lasted_ms: int = LONGEST_MS) -> Told:
     unspent = Unspent(lease="1", memory=MEMORY, since_ms=NOON_MS, calls=left)
-    return Told(granted=granted, ticket="ticket", unspent=(unspent,))
+    return Told(granted=granted, lasted_ms=lasted_ms, ticket="ticket", unspent=(unspent,))
 
 
 def test_whoever_comes_for_the_first_time_is_granted_nothing() -> None:
@@ -53,47 +53,44 @@ def test_who_comes_again_is_granted_what_it_would_use_in_the_time_of_a_lease_but
     assert [grants.wanted(other, NONE, now_ms=5000 + apart_ms) for other in OTHERS] == [0, 0]
 
 
-def test_who_spends_its_leases_is_granted_more_and_more() -> None:
-    grants, now_ms, found = Grants(1), 0, []
-    grants.wanted(KEY, NONE, now_ms=now_ms)
-    last = NONE
-    for _ in range(7):
-        now_ms += 1
-        calls = grants.wanted(KEY, last, now_ms=now_ms)
+def test_who_spends_its_leases_is_granted_more_and_more_by_whichever_worker_is_told() -> None:
+    found, calls = [], 8
+    for _ in range(5):
+        calls = Grants(1).wanted(KEY, told(calls, lasted_ms=1), now_ms=0)
         found.append(calls)
-        last = told(calls, left=0)
 
-    assert found == [8, 32, 128, 512, 2000, 2000, 2000]
+    assert found == [64, 512, 2000, 2000, 2000]
 
 
-def test_who_spends_little_of_a_lease_is_granted_little_more_than_that() -> None:
-    grants = Grants(1)
-    grants.wanted(KEY, NONE, now_ms=0)
-
-    assert grants.wanted(KEY, told(1000, left=970), now_ms=1) == 60
+@pytest.mark.parametrize(
+    ("granted", "left", "lasted_ms", "calls"),
+    [(1000, 970, 1000, 30), (1000, 0, 500, 2000), (100, 40, 600, 100), (100, 40, 10, 800), (1000, 999, 1000, 0)],
+)
+def test_who_has_spent_some_of_a_lease_is_granted_what_it_would_spend_at_that_rate(
+    granted: int, left: int, lasted_ms: int, calls: int
+) -> None:
+    assert Grants(1).wanted(KEY, told(granted, left=left, lasted_ms=lasted_ms), now_ms=0) == calls
 
 
 @pytest.mark.behaviour("S3.4")
-def test_who_spends_none_of_a_lease_is_granted_none_for_a_while() -> None:
-    """What is granted to nobody who keeps it costs the tenant calls."""
+def test_who_has_spent_none_of_a_lease_is_granted_none_with_that_request() -> None:
+    """What is granted to nobody who keeps it costs the tenant calls until it is given back."""
     grants = Grants(1)
     grants.wanted(KEY, NONE, now_ms=0)
 
     assert grants.wanted(KEY, told(8, left=8), now_ms=1) == 0
-    assert [grants.wanted(KEY, NONE, now_ms=now_ms) for now_ms in (2, 5000, 5002)] == [0, 0, 8]
+    assert grants.wanted(KEY, NONE, now_ms=2) == 8
 
 
 @given(calls=st.integers(1, MOST_CALLS), left=st.integers(0, MOST_CALLS), lasted_ms=st.integers(0, 10 * LONGEST_MS))
 def test_nobody_is_granted_more_than_it_could_spend(calls: int, left: int, lasted_ms: int) -> None:
-    grants = Grants(7)
-    grants.wanted(KEY, NONE, now_ms=1000)
     used = calls - min(left, calls)
-    wanted = grants.wanted(KEY, told(calls, left=left), now_ms=1000 + lasted_ms)
+    wanted = Grants(7).wanted(KEY, told(calls, left=left, lasted_ms=lasted_ms), now_ms=1000)
 
     assert 0 <= wanted <= MOST_CALLS
     assert wanted != 1
-    assert wanted <= (1 + used) * LONGEST_MS // max(lasted_ms, 1)
-    assert wanted <= max(8, 2 * used, 4 * calls)
+    assert wanted <= used * LONGEST_MS // max(lasted_ms, 1)
+    assert wanted <= 8 * calls
 
 
 NAME: Final = f"42.10.{NOON_MS}.{MEMORY}"
@@ -101,11 +98,12 @@ NAME: Final = f"42.10.{NOON_MS}.{MEMORY}"
 
 def test_a_lease_is_named_so_that_anybody_can_give_back_what_is_left_of_it() -> None:
     name = Grants(41).name(calls=10, lot=LOT)
-    read = read_told(f"50 ticket {name}:4 7.30.5.-:30".encode())
+    read = read_told(f"50 900 ticket {name}:4 7.30.5.-:30".encode())
 
     assert name == NAME
     assert read == Told(
         granted=50,
+        lasted_ms=900,
         ticket="ticket",
         unspent=(
             Unspent(lease=NAME, memory=MEMORY, since_ms=NOON_MS, calls=4),
@@ -127,7 +125,7 @@ def test_the_windows_of_a_lease_are_known_by_a_moment_that_lies_in_all_of_them()
 
 
 @pytest.mark.behaviour("S3.4")
-@given(text=st.binary(max_size=24) | st.integers(0, 10**10).map(lambda left: f"10 ticket {NAME}:{left}".encode()))
+@given(text=st.binary(max_size=24) | st.integers(0, 10**10).map(lambda left: f"10 1 ticket {NAME}:{left}".encode()))
 def test_whatever_is_said_to_be_unspent_no_more_comes_back_than_was_granted(text: bytes) -> None:
     read = read_told(text)
 
@@ -135,7 +133,7 @@ def test_whatever_is_said_to_be_unspent_no_more_comes_back_than_was_granted(text
     assert read is None or read.used >= 0
 
 
-@pytest.mark.parametrize("text", [b"0", b"50 ticket"])
+@pytest.mark.parametrize("text", [b"0", b"50 1 ticket"])
 def test_where_nothing_is_left_nothing_comes_back(text: bytes) -> None:
     read = read_told(text)
 
@@ -146,19 +144,9 @@ def test_where_nothing_is_left_nothing_comes_back(text: bytes) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "",
-            "a",
-            "-1",
-            "1 ",
-            "1  ticket",
-            "1 ticket ",
-            f"1 ticket {NAME}",
-            f"1 ticket {NAME}:",
-            f"1 ticket {NAME}:-1",
-        ),
-        *(f"1 ticket x{NAME}:1", f"1 ticket {NAME}:1 ", f"1 ticket {NAME}:1,1", f"1 ticket {NAME}:1\n"),
-        *(f"1 ticket 1.1.1.{MEMORY}0:1", f"1 ticket 1.1.{MEMORY}:1", "\u0661"),
+        *("", "a", "-1", "1 ", "1 1", "1 ticket", "1  1 ticket", "1 1 ticket ", f"1 1 ticket {NAME}"),
+        *(f"1 1 ticket {NAME}{end}" for end in (":", ":-1", ":1 ", ":1,1", ":1\n")),
+        *(f"1 1 ticket x{NAME}:1", f"1 1 ticket 1.1.1.{MEMORY}0:1", f"1 1 ticket 1.1.{MEMORY}:1", "\u0661"),
     ],
 )
 def test_what_the_script_does_not_say_is_nothing(text: str) -> None:
