@@ -130,8 +130,10 @@ end
 
 -- Whether a lease is to be renewed before it is used up: by one request, so that not all that come meanwhile have to ask.
 local function is_for_renewal(lease, now)
-  return lease.carried and not lease.is_renewed and lease.granted >= WORTH_RENEWING
-    and (lease.calls * RENEWED_AT <= lease.granted or lease.ends - now <= RENEWED_BEFORE_MS)
+  if not lease.carried or lease.is_renewed or lease.granted < WORTH_RENEWING then
+    return false
+  end
+  return lease.calls * RENEWED_AT <= lease.granted or lease.ends - now <= RENEWED_BEFORE_MS
 end
 
 -- Show the lease that is good for this request; where there is none, remember what it would be good for.
@@ -207,8 +209,7 @@ local function keep_lease(handle, grant)
   }
   local before = known.leases[class]
   if before ~= nil and before.carried then
-    local is_good = before.calls > 0 and before.ends > now
-      and is_for(before, key, lease.named, host, server)
+    local is_good = before.calls > 0 and before.ends > now and is_for(before, key, lease.named, host, server)
     if is_good and reset then
       -- Where one of several requests was refused, what others were granted is spent before.
       return
