@@ -87,8 +87,8 @@ local function unspent(lease)
   return found
 end
 
--- Note what is to be told of a lease up to now, of which so many calls are still to be spent. Return all that is to be
--- told with it; of another epoch nothing is worth to be.
+-- Note what is to be told of a lease up to now, of which so many calls are still to be spent. Return all that is told with
+-- it: what is left of a lease of another epoch is worth nothing.
 local function note(known, class, lease, calls, now)
   local aside = known.aside[class]
   if aside == nil or aside.ticket ~= lease.ticket then

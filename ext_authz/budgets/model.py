@@ -109,7 +109,9 @@ class Taken:
     """Milliseconds since 1970, on this machine's clock: before it, the calls are to be spent, or given back. Where none
     are paid, none will be before it, unless others give some back."""
     lot: Lot | None = field(default=None, repr=False)
-    """Where the calls come from; None for one that was counted on its own, which cannot be given back."""
+    """Where the calls come from; None for one that was counted on its own."""
+    alone: int = 0
+    """How many of them were counted on their own, and cannot be given back: another worker may have paid the same."""
 
     @property
     def allowed(self) -> bool:

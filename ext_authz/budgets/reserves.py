@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
@@ -141,7 +141,7 @@ class Budgets:
         Valkey, as far as its windows last. A call that was asked for on its own is gone.
         """
         lot = taken.lot
-        calls = min(calls, taken.calls)
+        calls = min(calls, taken.calls - taken.alone)
         if lot is None or calls <= 0:
             return
         if not lot.is_open:
@@ -202,7 +202,9 @@ class Budgets:
         more = account.spend(calls - 1, moment.clock_ms) if lot is not None and is_of(lot, answer.windows) else 0
         if lot is None or not more:
             return _told(1, tightest, until_ms=ends_ms, moment=moment)
-        return _told(1 + more, account.tightest or tightest, until_ms=min(ends_ms, lot.ends_ms), moment=moment, lot=lot)
+        ends_ms = min(ends_ms, lot.ends_ms)
+        told = _told(1 + more, account.tightest or tightest, until_ms=ends_ms, moment=moment, lot=lot)
+        return replace(told, alone=1)
 
     def _reserve(self, account: _Account, now_ms: int, *, missed: int) -> None:
         """Reserve what is wanted, if anything is, while others go on."""

@@ -165,7 +165,9 @@ def _ext_authz() -> ExtAuthz:
         grpc_service=GrpcService(
             envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=clusters.EXT_AUTHZ),
             timeout=_CHECK_TIMEOUT,
-            initial_metadata=[HeaderValue(key="x-envoy-upstream-rq-per-try-timeout-ms", value="120")],
+            initial_metadata=[
+                HeaderValue(key="x-envoy-upstream-rq-per-try-timeout-ms", value=str(clusters.TRY_TIMEOUT_MS))
+            ],
         ),
         failure_mode_allow=False,
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),

@@ -183,9 +183,16 @@ WALLS: Final = (
     Mutation(
         name="more is given back than was leased",
         file=RESERVES,
-        before="        calls = min(calls, taken.calls)\n",
+        before="        calls = min(calls, taken.calls - taken.alone)\n",
         after="",
         noticed_by=(f"{HELD}::test_no_more_is_given_back_than_was_taken",),
+    ),
+    Mutation(
+        name="a call that two workers may have paid is given back",
+        file=RESERVES,
+        before="taken.calls - taken.alone",
+        after="taken.calls",
+        noticed_by=(f"{HELD}::test_a_call_that_was_asked_for_on_its_own_is_not_given_back",),
     ),
     Mutation(
         name="what a Valkey forgot is given back to it",

@@ -124,10 +124,14 @@ async def test_a_call_that_was_asked_for_on_its_own_is_not_given_back(server: Se
     policy = plenty()
     taken = await budgets.take(policy, cost=1)
     budgets.give_back(taken, 1)
+    with_others = await budgets.take(policy, cost=1, calls=20)
+    before = held(budgets, policy)
+    budgets.give_back(with_others, 20)
     await asyncio.sleep(0.05)
 
-    assert await used(server, policy) == 1
-    assert held(budgets, policy) == 0
+    assert (with_others.calls, with_others.alone) == (20, 1)
+    assert held(budgets, policy) == before + 19
+    assert await used(server, policy) == 2 + before + 19
 
 
 async def test_no_more_is_given_back_than_was_taken(server: Server, budgets: Budgets) -> None:
