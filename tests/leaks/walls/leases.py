@@ -14,6 +14,7 @@ GRANT_TESTS: Final = "tests/unit/ext_authz/leases/test_grants.py"
 CLASS_TESTS: Final = "tests/unit/ext_authz/leases/test_classes.py"
 LEASE_TESTS: Final = "tests/unit/ext_authz/authz/test_leases.py"
 ROUTE_TESTS: Final = "tests/unit/ext_authz/xds/resources/test_routes.py"
+RENEWALS: Final = "tests/integration/ext_authz/envoy_edge/test_lease_renewals.py"
 HELD_INSIDE: Final = "tests/integration/ext_authz/envoy_edge/test_leases.py"
 OVER_TLS: Final = (
     f"{HELD_INSIDE}::test_over_tls_a_lease_is_for_the_name_that_was_asked_for_and_for_nobody_with_a_certificate"
@@ -49,34 +50,28 @@ WALLS: Final = (
         file=SCRIPT,
         before="  end\n  known.leases[class] = nil\nend\n",
         after="  end\nend\n",
-        noticed_by=(
-            f"{HELD_INSIDE}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",
-        ),
+        noticed_by=(f"{RENEWALS}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",),
     ),
     Mutation(
         name="what is unspent is told again and again",
         file=SCRIPT,
         before="  known.aside[class] = nil\n",
         after="",
-        noticed_by=(
-            f"{HELD_INSIDE}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",
-        ),
+        noticed_by=(f"{RENEWALS}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",),
     ),
     Mutation(
         name="what is left of a lease is spent after its renewal, and told",
         file=SCRIPT,
         before="and before.ticket == ticket and not before.is_renewed and",
         after="and before.ticket == ticket and",
-        noticed_by=(f"{HELD_INSIDE}::test_a_large_lease_is_renewed_by_one_request_while_others_go_on_with_it",),
+        noticed_by=(f"{RENEWALS}::test_a_large_lease_is_renewed_by_one_request_while_others_go_on_with_it",),
     ),
     Mutation(
         name="more is told to be unspent than is left",
         file=SCRIPT,
         before="    local calls = math.min(grant.calls, left)\n",
         after="    local calls = grant.calls\n",
-        noticed_by=(
-            f"{HELD_INSIDE}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",
-        ),
+        noticed_by=(f"{RENEWALS}::test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent",),
     ),
     Mutation(
         name="a lease of one RPC pays for a dearer one",

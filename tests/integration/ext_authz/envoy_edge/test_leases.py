@@ -1,82 +1,34 @@
 """A decision that is held inside Envoy serves the request that it was made for, and nothing that differs from it."""
 
 import asyncio
-import itertools
-import re
 import ssl
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from envoy_data_plane.envoy.service.auth.v3 import CheckRequest, CheckResponse, OkHttpResponse
+from envoy_data_plane.envoy.service.auth.v3 import CheckResponse, OkHttpResponse
 from envoy_data_plane.google.rpc import Status
 
 from tests.integration.ext_authz.envoy_edge.calls import Headers, call, grpc_headers, http2
-from tests.integration.ext_authz.envoy_edge.decisions import admitted, denied, headers
+from tests.integration.ext_authz.envoy_edge.decisions import admitted, denied
 from tests.integration.ext_authz.envoy_edge.edge import TENANTS, Edge, suspended
-from tests.integration.ext_authz.envoy_edge.http1 import Answer, request, send
+from tests.integration.ext_authz.envoy_edge.http1 import request, send
+from tests.integration.ext_authz.envoy_edge.leasing import (
+    CREDENTIALS,
+    GET,
+    ITEM,
+    LEASED,
+    LIST,
+    SHARED,
+    ask,
+    grant,
+    now_ms,
+    passed_by,
+    told,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-LEASED: Final = "1.leased.signature"
-GET: Final = "/bulkhead.v1.CertificateService/GetCertificate"
-ITEM: Final = "/api/v1/tenants/acme/certificates/0195a1"
-LIST: Final = "/api/v1/tenants/acme/certificates"
-SHARED: Final = "api.csm.example.com"
-TICKET: Final = f"{TENANTS[0].revision}.certificates.read.uid.session"
-# What a credential's leases are is remembered by the Envoy that all tests here share.
-CREDENTIALS: Final = (f"Bearer {number}" for number in itertools.count())
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-def granted(
-    *,
-    name: str = "7",
-    lease_class: str = "certificates.read",
-    calls: int = 1000,
-    lasts_ms: int = 60_000,
-    epoch: int = TENANTS[0].revision,
-) -> CheckResponse:
-    """Return the agent's answer that grants this."""
-    answer = admitted()
-    assert answer.ok_response is not None
-    text = f"{name} {calls} {now_ms() + lasts_ms} {epoch}.{lease_class}.uid.session {LEASED}"
-    answer.ok_response.response_headers_to_add += headers({"x-bulkhead-grant": text})
-    return answer
-
-
-def grant(edge: Edge, **what: Any) -> None:
-    """Let the agent grant this with all that it says from now on."""
-    edge.workers.decide(granted(**what))
-
-
-def told(edge: Edge, asked: CheckRequest | None = None) -> tuple[int, str]:
-    """Return of how many calls a lease was said to be, and what is left of them."""
-    (text,) = edge.workers.header("x-bulkhead-unspent", asked)
-    read = re.fullmatch(rf"(\d+) \d+ {re.escape(TICKET)}(.*)", text.decode())
-    assert read is not None
-    return int(read[1]), read[2]
-
-
-def ask(credential: str, *more: tuple[str, str], path: str = ITEM, host: str = SHARED, method: str = "GET") -> bytes:
-    return request(path, ("authorization", credential), *more, host=host, method=method)
-
-
-async def passed_by(edge: Edge, sent: bytes, **how: object) -> bool:
-    """Send it; tell whether it reached the service by a lease."""
-    asked, served = len(edge.workers.raw), len(edge.upstream.seen)
-    answer: Answer = await send(edge.http_port, sent, **how)  # type: ignore[arg-type]  # a test's own
-    contexts = [context for one in edge.upstream.seen[served:] for context in one.all("x-bulkhead-context")]
-    assert answer.status != 503
-    if contexts == [LEASED]:
-        assert len(edge.workers.raw) == asked
-        return True
-    assert LEASED not in contexts
-    return False
 
 
 @pytest.mark.behaviour("I6")
@@ -132,69 +84,6 @@ async def test_what_was_granted_to_requests_that_were_asked_about_at_once_is_kep
 
     assert asked == 3
     assert passed == [True] * 6 + [False] * 2
-
-
-@pytest.mark.behaviour("S3.4")
-@pytest.mark.parametrize(("spent", "left"), [(0, " a:3 b:3"), (2, " a:1 b:3"), (3, " b:3"), (4, " b:2"), (6, "")])
-async def test_what_is_left_is_told_once_of_each_grant_in_the_order_in_which_they_are_spent(
-    edge: Edge, spent: int, left: str
-) -> None:
-    credential = next(CREDENTIALS)
-    edge.workers.slow_s = 0.05
-    edge.workers.first = [bytes(granted(name=name, calls=3)) for name in ("a", "b")]
-    edge.workers.decide(admitted())
-    await asyncio.gather(*(send(edge.http_port, ask(credential)) for _ in range(2)))
-    edge.workers.slow_s = 0
-    asked = len(edge.workers.raw)
-    passed = [await passed_by(edge, ask(credential)) for _ in range(spent)]
-    # It is for another host than the one that they were granted for.
-    other = await passed_by(edge, ask(credential, host="acme.csm.example.com"))
-    again = await passed_by(edge, ask(credential))
-
-    assert asked == 2
-    assert passed == [True] * spent
-    assert told(edge, edge.workers.asked[-2]) == (6, left)
-    assert (other, again) == (False, False)
-    assert edge.workers.header("x-bulkhead-unspent") == [b"0"]
-
-
-async def test_a_large_lease_is_renewed_by_one_request_while_others_go_on_with_it(edge: Edge) -> None:
-    credential = next(CREDENTIALS)
-    grant(edge, name="a", calls=32)
-    passed = [await passed_by(edge, ask(credential)) for _ in range(1 + 28)]
-    edge.workers.slow_s = 0.08
-    grant(edge, name="b", calls=20)
-    renewing = asyncio.create_task(send(edge.http_port, ask(credential)))
-    while len(edge.workers.raw) < 2:  # noqa: ASYNC110 nothing tells when
-        await asyncio.sleep(0.005)
-    meanwhile = [await passed_by(edge, ask(credential)) for _ in range(3)]
-    await renewing
-    edge.workers.slow_s = 0
-    spent = 3
-    while await passed_by(edge, ask(credential)):
-        spent += 1
-
-    assert passed == [False] + [True] * 28
-    assert meanwhile == [True] * 3
-    # Of the first one, at least the last call is left when the other one comes.
-    assert 20 <= spent < 24
-    # First what was used up to then; what was left of it, and was spent no more, afterwards.
-    left = 4 + 20 - spent
-    assert [told(edge, asked) for asked in edge.workers.asked[1:]] == [(28, ""), (4 + 20, f" a:{left}" if left else "")]
-
-
-async def test_a_large_lease_is_renewed_before_it_ends(edge: Edge) -> None:
-    credential = next(CREDENTIALS)
-    grant(edge, calls=100, lasts_ms=500)
-    passed = [await passed_by(edge, ask(credential)) for _ in range(2)]
-    await asyncio.sleep(0.42)
-    edge.workers.decide(admitted())
-    late = await passed_by(edge, ask(credential))
-
-    assert passed == [False, True]
-    assert not late
-    # On a busy machine it has ended by then.
-    assert told(edge) in {(1, ""), (100, " 7:99")}
 
 
 @pytest.mark.behaviour("I6")

@@ -166,14 +166,14 @@ async def test_a_connection_that_valkey_does_not_let_in_is_not_used(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The function is brought on another connection; the one that counts has to show the password itself."""
-    monkeypatch.setattr(Counter, "_bring_functions", _brings_nothing)
+    monkeypatch.setattr(Counter, "_prepared", _prepares_nothing)
     async with Budgets.open(server.socket, server.secret) as limiter:
         with pytest.raises(BudgetUnavailableError, match="away"):
             await limiter.take(a_tenant(), cost=1)
 
 
-async def _brings_nothing(_: Counter) -> None:
-    return
+async def _prepares_nothing(_: Counter) -> str:
+    return "memory"
 
 
 async def test_it_ends_although_a_library_passes_a_cancellation_over(

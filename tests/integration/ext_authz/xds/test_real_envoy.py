@@ -193,8 +193,7 @@ async def test_an_envoy_that_goes_is_told_of_as_gone(edge: Edge) -> None:
 async def test_nothing_but_delta_discovery_is_served(edge: Edge, folder: Path, method: str) -> None:
     async with grpc.aio.insecure_channel(f"unix:{folder / 'xds.sock'}") as channel:
         stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
-        call = stream(iter([b""]))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call.read()
+        # Nothing is sent: whether that fails, or the answer comes first, is a matter of chance.
+        code = await stream().code()
 
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert code is grpc.StatusCode.UNIMPLEMENTED
