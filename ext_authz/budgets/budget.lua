@@ -9,6 +9,8 @@ local ASKED_TWICE_WITHIN_MS = 1000
 -- What is told of a lease is told in the first seconds of a request, or not at all (`ext_authz/leases/grants.py`).
 local TOLD_TWICE_WITHIN_MS = 10000
 local WORDS = 5
+-- Of those who reserve: fewer would only be out of the others' reach.
+local FEWEST_RESERVED = 4
 
 local function time_ms()
   local time = server.call('TIME')
@@ -58,8 +60,9 @@ local function current(key, words, at, now)
   return window
 end
 
--- Take `wanted` calls, or as many as all windows allow, and as leave each of them `parts` times as many in all. A
--- request that has taken its call does not take it again. Nothing is taken where the time is in none of the windows.
+-- Take `wanted` calls, or as many as all windows allow, and as leave each of them `parts` times as many in all; where
+-- that is several times as many, no fewer than a few. A request that has taken its call does not take it again. Nothing
+-- is taken where the time is in none of the windows.
 -- KEYS: the request's, then each window's. ARGV: the request's id, wanted, parts; then for each window its limit, the
 -- price of a call, its begin, its end, and the next one's end.
 -- Answers in one line: the calls, the time, and of each window its begin, its end, and what remains.
@@ -74,6 +77,9 @@ local function take_calls(keys, args)
     end
     windows[number - 1] = window
     calls = math.min(calls, math.floor(math.max(window.limit - window.used, 0) / (window.price * parts)))
+  end
+  if parts > 1 and calls < FEWEST_RESERVED then
+    calls = 0
   end
   local is_repeated = args[1] ~= '' and server.call('EXISTS', keys[1]) == 1
   if calls > 0 and not is_repeated then

@@ -105,6 +105,8 @@ class Counter:
     ) -> Counted | Elsewhen:
         """Take `wanted` calls out of all windows, or as many as they allow: `parts` times as many must be left in each.
 
+        Where `parts` is more than 1, fewer than four are none.
+
         A request that has taken its call, told by an id that nobody but Envoy can choose, does not take it again
         within a second: Envoy asks another worker when one does not answer in time.
 
