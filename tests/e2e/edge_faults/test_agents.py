@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from ext_authz.leases.grants import LONGEST_MS
 from tests.e2e.edge_faults.conftest import Broken, Tell, has_all_workers
 from tests.fixtures.edge_faults import wait_for
 
@@ -21,6 +22,8 @@ def test_nothing_reaches_the_service_while_nobody_decides(broken: Broken, how: s
     begun = time.monotonic()
     with getattr(broken.breaker, how)(part):
         readers.wait_told(CLOSED, begun)
+        # While one asks for more, others may go on with what was leased before.
+        time.sleep(LONGEST_MS / 1000)
         sent, closed = broken.world.upstream_requests(), time.monotonic()
         time.sleep(0.5)
         readers.wait_told(CLOSED, closed)
