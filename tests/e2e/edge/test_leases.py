@@ -4,6 +4,7 @@ import http.client
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import pytest
@@ -56,6 +57,11 @@ def is_decided(world: EdgeWorld, tenant: EdgeTenant, told: Counter[str]) -> bool
     return CHECKED in answer
 
 
+def has_another_agent(world: EdgeWorld, pid: int) -> bool:
+    """Tell whether there is an agent, and not the one of that pid."""
+    return world.stack.pids().get("agent", pid) != pid
+
+
 def used(world: EdgeWorld, tenant: EdgeTenant) -> tuple[int, int]:
     """Return how many reads of the tenant's certificates were counted, and what they cost."""
     with registry(Settings.from_dir(world.stack.dir)) as connection:
@@ -89,9 +95,10 @@ def test_an_agent_that_is_killed_forgets_no_request_that_a_lease_let_by(
     told: Counter[str] = Counter()
     for _ in range(3):
         told.update(ask(edge_world, tenant, SENT // 3))
-        # A lease may have let by while nobody was there yet to be killed.
-        wait_for(lambda: "agent" in edge_world.stack.pids())
+        killed = edge_world.stack.pids()["agent"]
         breaker.kill("agent")
+        # Its workers are gone by the time that there is another one.
+        wait_for(partial(has_another_agent, edge_world, killed))
         wait_for(lambda: is_decided(edge_world, tenant, told))
 
     assert told[LEASED] > SENT / 2 > told[CHECKED]
