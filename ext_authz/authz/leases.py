@@ -57,7 +57,8 @@ class Leases:
         if told is None or not decision.method.lease_class or asked.certificate:
             return _NO_WISH
         key = LeaseKey(credential=decision.credential.digest, lease_class=decision.method.lease_class)
-        unspent = told.unspent if _is_owner(told, asked, decision, now=now) else ()
+        # Most have nothing to tell: then no ticket is written to compare it with.
+        unspent = told.unspent if told.unspent and _is_owner(told, asked, decision, now=now) else ()
         return Wish(key=key, unspent=unspent, calls=self._grants.wanted(key, told, now_ms=_ms(now)))
 
     def grant(
@@ -72,19 +73,18 @@ class Leases:
         ends_ms = min(now_ms + LONGEST_MS, taken.until, _ms(claims.expire_time), _ms(as_of + policy.max_age))
         if wish.key is None or lot is None or calls < 1 or asked.epoch != policy.revision or ends_ms <= now_ms:
             return _NOTHING
-        name = self._grants.name(calls=calls, lot=lot)
-        return granted_header(name, calls=calls, ends_ms=ends_ms, ticket=_ticket(decision), context=context)
+        name, shown = self._grants.name(calls=calls, lot=lot), _ticket(decision, wish.key.lease_class)
+        return granted_header(name, calls=calls, ends_ms=ends_ms, ticket=shown, context=context)
 
     def hold(self, asked: Asked, decision: Proceed, wish: Wish, *, taken: Taken, now: datetime) -> str:
         """Return the header that has a refusal for the tenant's rate repeated; empty where it is not to be."""
         policy = decision.policy
         if wish.key is None or asked.epoch != policy.revision:
             return _NOTHING
-        session = decision.credential.claims.token_id
-        shown = ticket(asked.epoch, HELD, tenant_uid=policy.uid, session=session)
         now_ms = _ms(now)
         reset_ms = now_ms + int(taken.reset_s * 1000)
-        return held_header(ends_ms=min(now_ms + LONGEST_HELD_MS, taken.until), reset_ms=reset_ms, ticket=shown)
+        ends_ms = min(now_ms + LONGEST_HELD_MS, taken.until)
+        return held_header(ends_ms=ends_ms, reset_ms=reset_ms, ticket=_ticket(decision, HELD))
 
 
 def _is_owner(told: Told, asked: Asked, decision: Proceed, *, now: datetime) -> bool:
@@ -93,12 +93,13 @@ def _is_owner(told: Told, asked: Asked, decision: Proceed, *, now: datetime) -> 
     It was this credential's, for the same, and under the same policy: so its windows are known. A request that has
     waited for long may have been asked about elsewhere, so long ago that nobody remembers.
     """
-    return told.ticket == _ticket(decision) and abs(_ms(now) - asked.begun_ms) <= TOLD_WITHIN_MS
+    own = _ticket(decision, decision.method.lease_class)
+    return told.ticket == own and abs(_ms(now) - asked.begun_ms) <= TOLD_WITHIN_MS
 
 
-def _ticket(decision: Proceed) -> str:
+def _ticket(decision: Proceed, lease_class: str) -> str:
     policy, session = decision.policy, decision.credential.claims.token_id
-    return ticket(policy.revision, decision.method.lease_class, tenant_uid=policy.uid, session=session)
+    return ticket(policy.revision, lease_class, tenant_uid=policy.uid, session=session)
 
 
 def _ms(time: datetime) -> int:

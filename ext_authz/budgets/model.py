@@ -20,6 +20,8 @@ from ext_authz.budgets.windows import Window
 _AHEAD_MS: Final = 1_000
 # To reserve fewer is no better than to ask for each.
 _FEWEST: Final = 4
+GUESSED: Final = 8
+"""So many calls are wanted for later by whoever has not used any yet. They are not worth to be reserved for."""
 PARTS: Final = 16
 """A worker reserves at most so small a part of what remains of any window. Where little remains, calls are taken one by
 one, and the refusal comes with the request that is one too many."""
@@ -169,9 +171,9 @@ class Account:
     def wanted(self, now_ms: int, *, missed: int = 0) -> int:
         """Say how many calls to reserve: what the present rate needs, but no more than the windows have to spare.
 
-        `missed` are those that were wanted now for later, and not held.
+        `missed` are those that were wanted now for later, and not held; where they are more than a guess, for them too.
         """
-        target = self._recent_at(now_ms) + missed
+        target = self._recent_at(now_ms) + (missed if missed > GUESSED else 0)
         if self.tightest is not None and now_ms < self.ends_ms:
             # What is not spent when the window ends is lost to whoever could have.
             target *= min(self.ends_ms - now_ms, _AHEAD_MS) / _AHEAD_MS

@@ -24,12 +24,10 @@ from ext_authz.policies.model import TenantPolicy
 # One for the windows as they were thought to be, and one for those that Valkey's clock says; a window may end between.
 _MOST_TRIES: Final = 3
 _TENDED_EVERY_S: Final = 0.25
-# So many calls for later are wanted of a first guess.
-_GUESSED: Final = 8
 # Whoever asked for nothing in so long is forgotten, and with it what was refused.
 _FORGOTTEN_MS: Final = 60_000
 # A command that reaches Valkey later than this was held up on its way.
-_TOLD_WITHIN_MS: Final = 3_000
+_HELD_UP_MS: Final = 3_000
 
 _log: Final = structlog.get_logger("budgets")
 
@@ -128,12 +126,12 @@ class Budgets:
         account.used_ms = now_ms
         lot, paid = account.lot, account.spend(calls, now_ms)
         if lot is not None and account.tightest is not None and paid:
-            self._reserve(account, now_ms, missed=_many(calls - paid))
+            self._reserve(account, now_ms, missed=calls - paid)
             return _told(paid, account.tightest, until_ms=lot.ends_ms, moment=moment, lot=lot)
         used_up = account.refused(now_ms)
         if used_up is not None:
             return _told(0, used_up, until_ms=used_up.ends_ms, moment=moment)
-        self._reserve(account, now_ms, missed=_many(calls - 1))
+        self._reserve(account, now_ms, missed=calls - 1)
         return await self._take_first(account, calls, request_id)
 
     def give_back(self, taken: Taken, calls: int) -> None:
@@ -169,7 +167,7 @@ class Budgets:
         # What was used up before may not be any more.
         account.admit()
         windows = windows_of(policy, cost=account.cost, at_ms=unspent.since_ms)
-        until_ms = now_ms + self._ahead_ms + _TOLD_WITHIN_MS
+        until_ms = now_ms + self._ahead_ms + _HELD_UP_MS
         given = self._counter.give_back(policy.uid, windows, unspent.calls, lease=unspent.lease, until_ms=until_ms)
         self._run(given)
 
@@ -323,11 +321,6 @@ class Budgets:
             self._retire(tenant)
         while self._running:
             await asyncio.wait(self._running)
-
-
-def _many(missed: int) -> int:
-    """Return them where they are so many that somebody must have used as many before: a few are a guess."""
-    return missed if missed > _GUESSED else 0
 
 
 def _told(calls: int, standing: Standing, *, until_ms: int, moment: _Moment, lot: Lot | None = None) -> Taken:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from ext_authz.budgets.model import Lot, Unspent
+from ext_authz.budgets.model import GUESSED, Lot, Unspent
 
 LONGEST_MS: Final = 1000
 """How long a lease lasts at most, and so for how long a token may be accepted that was revoked."""
@@ -29,7 +29,6 @@ HELD: Final = "held"
 """What takes a lease's class where a refusal is held, and what the route is called that repeats it."""
 
 _LEAST_CALLS: Final = 2
-_FIRST_CALLS: Final = 8
 _GROWTH: Final = 8
 _MOST_REMEMBERED: Final = 20_000
 _NAME: Final = r"[0-9]{1,19}\.[0-9]{1,9}\.[0-9]{1,15}\.(?:[0-9a-f]{16}|-)"
@@ -106,7 +105,7 @@ class Grants:
             calls = told.used * LONGEST_MS // max(told.lasted_ms, 1)
             calls = min(calls, told.granted * _GROWTH, MOST_CALLS)
         elif before_ms is not None:
-            calls = min(LONGEST_MS // max(now_ms - before_ms, 1), _FIRST_CALLS)
+            calls = min(LONGEST_MS // max(now_ms - before_ms, 1), GUESSED)
         else:
             calls = 0
         return calls if calls >= _LEAST_CALLS else 0

@@ -64,7 +64,8 @@ async def lease(system: System) -> AsyncIterator[Figure]:
     requests = [http_request(path, host=host, token=token) for token in tokens[:CREDENTIALS]]
     async with running_chains(edge, policy(edge, tenant), system.folder) as chains:
         taken = await _by_turns(chains, KINDS, requests, many=lambda kind: MANY.get(kind, MOST))
-        asked = await _checks_asked(chains)
+        # All but those of the checked listener, which are as many as its requests.
+        asked = await chains.counter("cluster.ext_authz.upstream_rq_total") - taken.requests["checked"]
     for kind in KINDS:
         yield figure(f"edge.lease.{kind}_rps", statistics.median(taken.rates[kind]), "1/s", runs=ROUNDS)
     yield figure("edge.lease.throughput_ratio", taken.ratio("leased", "bare"), "", runs=ROUNDS)
@@ -152,7 +153,7 @@ class _Taken:
 async def _by_turns(chains: Chains, kinds: Sequence[str], requests: Sequence[bytes], *, many: Any) -> _Taken:
     envoy, taken = psutil.Process(chains.pid), _Taken()
     # The first round warms up. Each has another order: a machine is quicker at one time than at another.
-    for number, kind in ((number, kind) for number in range(ROUNDS + 1) for kind in _shuffled(kinds)):
+    for number, kind in ((number, kind) for number in range(ROUNDS + 1) for kind in random.sample(kinds, len(kinds))):
         address, count = getattr(chains, kind), many(kind)
         warming_up = int(count * WARMING_UP)
         await measured(partial(http_callers, address, CONNECTIONS), requests, warming_up)
@@ -166,16 +167,6 @@ async def _by_turns(chains: Chains, kinds: Sequence[str], requests: Sequence[byt
             taken.cpu.setdefault(kind, []).append(spent * 1e6)
             taken.alone.setdefault(kind, []).extend(alone)
     return taken
-
-
-def _shuffled(kinds: Sequence[str]) -> list[str]:
-    return random.sample(kinds, len(kinds))
-
-
-async def _checks_asked(chains: Chains) -> int:
-    """Count the Checks of the leased listener: all but those of the checked one, which are as many as its requests."""
-    asked = await chains.counter("cluster.ext_authz.upstream_rq_total")
-    return asked - (ROUNDS + 1) * (int(MANY["checked"] * (1 + WARMING_UP)) + REQUESTS_ALONE)
 
 
 async def _tenant(system: System, *, requests_per_minute: int, units_per_second: int = 0) -> tuple[str, list[str]]:

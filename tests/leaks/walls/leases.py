@@ -25,7 +25,7 @@ WALLS: Final = (
     Mutation(
         name="anybody takes back what another one was granted",
         file=LEASES,
-        before="return told.ticket == _ticket(decision) and abs(",
+        before="return told.ticket == own and abs(",
         after="return abs(",
         noticed_by=(
             f"{LEASE_TESTS}::test_what_was_leased_to_another_or_for_something_else_or_before_is_not_taken_back",

@@ -259,6 +259,16 @@ async def test_what_is_held_while_valkey_is_away_is_worth_nothing_when_its_windo
         await budgets.take(policy, cost=1)
 
 
+async def loses_its_memory(server: Server, budgets: Budgets, policy: TenantPolicy) -> None:
+    """Return when the next Valkey, which the worker has found, has counted three of another worker's calls."""
+    await server.kill()
+    await server.restart(empty=True)
+    await take_again(budgets, limited((Period.HOUR, 100_000)))
+    async with Budgets.open(server.socket, server.edge_key) as other:
+        spent = [(await other.take(policy, cost=1)).calls for _ in range(3)]
+    assert spent == [1, 1, 1]
+
+
 @pytest.mark.behaviour("T-V7")
 async def test_what_was_counted_by_a_valkey_that_lost_its_memory_is_not_given_back_to_the_next(
     server: Server, budgets: Budgets
@@ -266,16 +276,10 @@ async def test_what_was_counted_by_a_valkey_that_lost_its_memory_is_not_given_ba
     policy = plenty()
     await warm(budgets, policy)
     leased = await budgets.take(policy, cost=1, calls=3)
-    await server.kill()
-    await server.restart(empty=True)
-    others = limited((Period.HOUR, 100_000))
-    await take_again(budgets, others)
-    async with Budgets.open(server.socket, server.edge_key) as other:
-        spent = [(await other.take(policy, cost=1)).calls for _ in range(3)]
+    await loses_its_memory(server, budgets, policy)
     budgets.give_back(leased, 3)
     await budgets._close()
 
-    assert spent == [1, 1, 1]
     assert await used(server, policy) == 3
 
 
@@ -329,15 +333,10 @@ async def test_what_is_left_of_a_lease_is_not_given_back_to_a_valkey_that_lost_i
     policy = plenty()
     await warm(budgets, policy)
     leased = await budgets.take(policy, cost=1, calls=3)
-    await server.kill()
-    await server.restart(empty=True)
-    await take_again(budgets, limited((Period.HOUR, 100_000)))
-    async with Budgets.open(server.socket, server.edge_key) as other:
-        spent = [(await other.take(policy, cost=1)).calls for _ in range(3)]
+    await loses_its_memory(server, budgets, policy)
     budgets.give_back_lease(policy, left_of(leased, 2), cost=1)
     await budgets._close()
 
-    assert spent == [1, 1, 1]
     assert await used(server, policy) == 3
 
 

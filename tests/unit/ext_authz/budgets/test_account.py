@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_authz.budgets.model import PARTS, Account, Lot, Standing
+from ext_authz.budgets.model import GUESSED, PARTS, Account, Lot, Standing
 from ext_authz.budgets.windows import Window
 from ext_authz.policies.model import Period
 from tests.fixtures.edge_budgets import NOON_MS, window
@@ -66,6 +66,8 @@ def test_what_was_wanted_and_not_held_is_reserved_too() -> None:
     account = busy(standing(6_000), calls=10)
 
     assert [account.wanted(NOW, missed=missed) for missed in (0, 90, 1_000)] == [10, 100, 6_000 // PARTS]
+    # Not for a guess.
+    assert [account.wanted(NOW, missed=missed) for missed in (GUESSED, GUESSED + 1)] == [10, 10 + GUESSED + 1]
 
 
 def test_who_asks_for_little_reserves_nothing() -> None:
