@@ -68,10 +68,12 @@ from control_plane.serving.interception import Interceptor
 from control_plane.serving.interceptors.authentication import BearerAuthentication, ServiceAuthentication
 from control_plane.serving.interceptors.authorization import Authorization
 from control_plane.serving.interceptors.outgoing import OutgoingGuard
+from control_plane.serving.interceptors.queueing import Queueing
 from control_plane.serving.interceptors.reception import Reception
 from control_plane.serving.listeners import AddServicers, TlsFiles, open_listener
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.rules import load_rules
+from control_plane.serving.turns import Turns
 from control_plane.settings import ListenerSettings, Settings
 from control_plane.telemetry import configure_logging
 from control_plane.tenants.provisioning import TenantCreation
@@ -227,13 +229,13 @@ def _common(
     denials = Denials(database, directory, touched=sealer.touch)
     breaches = Breaches(database)
     recorder = partial(effects_recorder, touched=sealer.touch)
-    context_key = _context_key(settings)
+    reception = partial(Reception, recorder=recorder, denied=denials.note, breached=breaches.note_call)
+    # Of both listeners: a tenant's calls are one crowd.
+    turns = Turns()
 
     def interceptors(authentication: Interceptor) -> tuple[Interceptor, ...]:
-        reception = Reception(
-            load_rules(), database, recorder=recorder, denied=denials.note, breached=breaches.note_call
-        )
-        return reception, authentication, Authorization(directory), OutgoingGuard(database.canaries)
+        before = reception(load_rules(), database), authentication, Authorization(directory)
+        return *before, Queueing(turns), OutgoingGuard(database.canaries)
 
     return _Common(
         settings=settings,
@@ -247,7 +249,7 @@ def _common(
         sealer=sealer,
         breaches=breaches,
         interceptors=interceptors(BearerAuthentication(verifier.verify)),
-        internal_interceptors=interceptors(ServiceAuthentication(settings.services, context_key)),
+        internal_interceptors=interceptors(ServiceAuthentication(settings.services, _context_key(settings))),
         health=health.aio.HealthServicer(),
     )
 

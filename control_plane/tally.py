@@ -73,9 +73,9 @@ class Tallies:
         """Tell how many kinds are known at the moment."""
         return len(self._open)
 
-    def note(self, kind: Kind, *, request_id: str, now: datetime) -> None:
-        """Count one denial."""
-        self.add(Tally(kind=kind, count=1, first_time=now, last_time=now, request_id=request_id), now=now)
+    def note(self, kind: Kind, *, request_id: str, now: datetime, count: int = 1) -> None:
+        """Count a denial, or some that are alike."""
+        self.add(Tally(kind=kind, count=count, first_time=now, last_time=now, request_id=request_id), now=now)
 
     def add(self, tally: Tally, *, now: datetime) -> None:
         """Count what somebody else has counted until now."""

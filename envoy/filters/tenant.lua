@@ -26,6 +26,8 @@ local GRANT = "^(%S+) (%d+) (%d+) (%S+) (%S+)$"
 local MOST = 20000
 -- Stands in a context's place where what was granted is a refusal, for as long as it would be repeated.
 local HELD = "^held:(%d+)$"
+-- Stands there where it is the strangers' answer: that is Envoy's own to whoever asks for a tenant that is not there.
+local REFUSED, NOBODYS = "refused", "none:"
 -- What is told where there was no lease, so that the agent knows that one would be kept.
 local NONE = "0"
 -- Of how many grants a lease may be made, so that what is told of it stays short.
@@ -136,7 +138,8 @@ local function is_for_renewal(lease, now)
   return lease.calls * RENEWED_AT <= lease.granted or lease.ends - now <= RENEWED_BEFORE_MS
 end
 
--- Show the lease that is good for this request; where there is none, remember what it would be good for.
+-- Show the lease that is good for this request; where there is none, remember what it would be good for. Return whether a
+-- stranger is refused as a moment ago.
 local function show_lease(handle, headers, credential, class, key, named)
   local host, server = headers:get(":authority"), IS_TLS and handle:streamInfo():requestedServerName() or ""
   local known = remembered(credential)
@@ -144,7 +147,10 @@ local function show_lease(handle, headers, credential, class, key, named)
   if lease ~= nil then
     local now = handle:timestamp()
     if is_for(lease, key, named, host, server) and lease.ends > now and lease.calls > 0 then
-      if not is_for_renewal(lease, now) then
+      if lease.repeats then
+        lease.repeats = lease.repeats + 1
+        return true
+      elseif not is_for_renewal(lease, now) then
         lease.calls = lease.calls - 1
         headers:add("x-bulkhead-lease", lease.ticket)
         headers:add(lease.carrier, lease.carried or string.format("%d", math.ceil((lease.reset - now) / 1000)))
@@ -156,6 +162,9 @@ local function show_lease(handle, headers, credential, class, key, named)
       -- What was granted to another request than this one makes room, too.
       put_aside(known, class, lease, now)
     else
+      if is_for(lease, key, named, host, server) and (lease.repeats or 0) > 0 then
+        headers:add("x-bulkhead-repeated", string.format("%d", lease.repeats))
+      end
       known.leases[class] = nil
     end
   end
@@ -179,7 +188,9 @@ local function choose_routes(handle)
   local class = credential and class_of(headers, path, rest, query)
   -- What was sent twice is the agent's to refuse.
   if class and not string.find(credential, ",", 1, true) and not (named and string.find(named, ",", 1, true)) then
-    show_lease(handle, headers, credential, class, key, named)
+    if show_lease(handle, headers, credential, class, key, named) then
+      headers:replace(KEY, NOBODYS)
+    end
   end
   handle:clearRouteCache()
 end
@@ -199,18 +210,19 @@ local function keep_lease(handle, grant)
     remember(credential, known)
   end
   local now, reset = handle:timestamp(), string.match(carried, HELD)
+  local is_refusal = reset ~= nil or carried == REFUSED
   local lease = {
     grants = {{name = name, calls = tonumber(calls)}}, granted = tonumber(calls),
-    calls = reset and math.huge or tonumber(calls), ends = tonumber(ends),
-    since = now, ticket = ticket,
-    carrier = reset and "x-bulkhead-retry-after" or "x-bulkhead-context", carried = not reset and carried or nil,
+    calls = is_refusal and math.huge or tonumber(calls), ends = tonumber(ends),
+    since = now, ticket = ticket, repeats = carried == REFUSED and 0 or nil,
+    carrier = reset and "x-bulkhead-retry-after" or "x-bulkhead-context", carried = not is_refusal and carried or nil,
     reset = tonumber(reset or 0),
     key = key, named = named ~= "" and named or nil, host = host, server = server,
   }
   local before = known.leases[class]
   if before ~= nil and before.carried then
     local is_good = before.calls > 0 and before.ends > now and is_for(before, key, lease.named, host, server)
-    if is_good and reset then
+    if is_good and is_refusal then
       -- Where one of several requests was refused, what others were granted is spent before.
       return
     elseif is_good and before.ticket == ticket and not before.is_renewed and #before.grants < MOST_GRANTS then
@@ -222,6 +234,9 @@ local function keep_lease(handle, grant)
     else
       put_aside(known, class, before, now)
     end
+  elseif before ~= nil and before.repeats and is_for(before, key, lease.named, host, server) then
+    -- Of several that were asked about at once, each was refused.
+    lease.repeats = lease.repeats and before.repeats
   end
   known.leases[class] = lease
 end

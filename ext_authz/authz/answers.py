@@ -50,6 +50,13 @@ def admitted(signed_context: str, *, taken: Taken, lease: str = "") -> bytes:
     return response.SerializeToString()
 
 
+def stranger(repeated: str) -> bytes:
+    """Give strangers their one answer, and have that repeated."""
+    response = check_pb2.CheckResponse.FromString(STRANGER)
+    response.denied_response.headers.extend(_headers({GRANT: repeated}))
+    return response.SerializeToString()
+
+
 def limited(asked: Asked, *, taken: Taken, held: str = "") -> bytes:
     """Refuse the request for its tenant's rate, and say when another one would be admitted; have that repeated."""
     retry_after_s, window = _whole_seconds(taken), taken.window

@@ -22,9 +22,11 @@ from ext_authz.leases.grants import (
     Told,
     held_header,
     read_told,
+    refused_header,
     ticket,
 )
 from ext_authz.leases.grants import header as granted_header
+from ext_authz.leases.strangers import Strangers
 
 _NOTHING: Final = ""
 
@@ -50,6 +52,7 @@ class Leases:
     def __init__(self, first_number: int) -> None:
         """Number leases from there on: see `Grants`."""
         self._grants = Grants(first_number)
+        self._strangers = Strangers()
 
     def wish(self, asked: Asked, decision: Proceed, *, now: datetime) -> Wish:
         """Take back what is left of the lease before, and say what the next one is to be."""
@@ -85,6 +88,19 @@ class Leases:
         reset_ms = now_ms + int(taken.reset_s * 1000)
         ends_ms = min(now_ms + LONGEST_HELD_MS, taken.until)
         return held_header(ends_ms=ends_ms, reset_ms=reset_ms, ticket=_ticket(decision, HELD))
+
+    def repeat(self, asked: Asked, *, now: datetime) -> str:
+        """Return the header that has the strangers' answer repeated; empty where it is not to be.
+
+        It is to be where the same credential was refused again and again, for a second: whatever is wrong may have been
+        put right meanwhile.
+        """
+        if not asked.unspent:
+            return _NOTHING
+        now_ms = _ms(now)
+        if not self._strangers.is_flood(asked.token, repeated=asked.repeated, now_ms=now_ms):
+            return _NOTHING
+        return refused_header(ends_ms=now_ms + LONGEST_MS)
 
 
 def _is_owner(told: Told, asked: Asked, decision: Proceed, *, now: datetime) -> bool:

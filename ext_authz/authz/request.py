@@ -15,7 +15,7 @@ from urllib.parse import unquote_plus
 from bulkhead.envoy.v3 import check_pb2
 from control_plane.ids import tenant_id_violation
 from ext_authz.authz.methods import Wire
-from ext_authz.leases.grants import UNSPENT
+from ext_authz.leases.grants import REPEATED, UNSPENT
 
 _HOST: Final = ":authority"
 # Each means something to the decision or to its records. `host` is the same header in the words of HTTP/1.
@@ -26,6 +26,7 @@ _READ: Final = {
     "content-type": "content-type",
     "x-request-id": "x-request-id",
     UNSPENT: UNSPENT,
+    REPEATED: REPEATED,
     _HOST: _HOST,
     "host": _HOST,
 }
@@ -79,6 +80,8 @@ class Asked:
     """When it came to Envoy, in milliseconds since 1970."""
     unspent: bytes
     """What our own Lua filter says is left of a lease; empty where it says nothing."""
+    repeated: int
+    """How often the same filter has refused the same request since it was asked about last."""
     fault: str
     """Why it is not to be believed, in UPPER_SNAKE; empty where it has no fault."""
 
@@ -157,6 +160,7 @@ def read_request(request: check_pb2.CheckRequest, shared_hosts: Collection[str])
         request_id=_request_id(headers.get("x-request-id", b"")),
         begun_ms=attributes.request.time.seconds * 1000 + attributes.request.time.nanos // 1_000_000,
         unspent=headers.get(UNSPENT, b""),
+        repeated=int(headers.get(REPEATED, b"0")),
         fault=reading.fault,
     )
 

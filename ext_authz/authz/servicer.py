@@ -153,7 +153,8 @@ class CheckServicer:
     def _refuse(self, asked: Asked, method: Method | None, decision: Stranger | Refused) -> bytes:
         if isinstance(decision, Stranger):
             self._record(asked, method, decision)
-            return answers.STRANGER
+            repeated = self._leases.repeat(asked, now=self._now())
+            return answers.stranger(repeated) if repeated else answers.STRANGER
         if decision.holder is not None and decision.is_denial:
             holder = decision.holder
             told = Stranger(reason=decision.code, tenants=(holder.policy.tenant_id,), actor=holder.credential.actor)
@@ -171,6 +172,7 @@ class CheckServicer:
                     reason=refused.reason,
                     peer=asked.peer,
                     request_id=asked.request_id,
+                    count=1 + asked.repeated,
                 )
             )
 

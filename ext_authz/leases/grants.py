@@ -25,9 +25,12 @@ GRANT: Final = "x-bulkhead-grant"
 """In which header `tenant.lua` is told of a lease. It takes it out: no client ever sees it."""
 UNSPENT: Final = "x-bulkhead-unspent"
 """In which it tells what is left of one."""
+REPEATED: Final = "x-bulkhead-repeated"
+"""In which it tells how often it has repeated the strangers' answer."""
 HELD: Final = "held"
 """What takes a lease's class where a refusal is held, and what the route is called that repeats it."""
 
+_REFUSED: Final = "refused"
 _LEAST_CALLS: Final = 2
 _GROWTH: Final = 8
 _MOST_REMEMBERED: Final = 20_000
@@ -132,3 +135,8 @@ def header(name: str, *, calls: int, ends_ms: int, ticket: str, context: str) ->
 def held_header(*, ends_ms: int, reset_ms: int, ticket: str) -> str:
     """Write a refusal that is to be repeated until `ends_ms`, and says that there is more at `reset_ms`."""
     return f"{HELD} 0 {ends_ms} {ticket} {HELD}:{reset_ms}"
+
+
+def refused_header(*, ends_ms: int) -> str:
+    """Write the strangers' answer, which is to be repeated until `ends_ms`."""
+    return f"{_REFUSED} 0 {ends_ms} - {_REFUSED}"

@@ -6,7 +6,7 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denial:
-    """A request that was refused."""
+    """A request that was refused, and others like it."""
 
     # In whose audit log it is told; empty where no tenant's credential stands behind it.
     tenant_id: str
@@ -21,6 +21,8 @@ class Denial:
     # The caller's address.
     peer: str
     request_id: str
+    # How many: with those that were repeated without asking.
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

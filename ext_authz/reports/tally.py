@@ -86,7 +86,7 @@ class Tallies:
             reason=denial.reason,
             peer=denial.peer,
         )
-        self._denials.note(kind, request_id=denial.request_id, now=now)
+        self._denials.note(kind, request_id=denial.request_id, now=now, count=denial.count)
 
     def use(self, usage: Usage, now: datetime) -> None:
         """Count a request that was let through, or refused for the tenant's own rate."""

@@ -41,7 +41,7 @@ from envoy_data_plane.google.protobuf import Any
 from bulkhead.envoy.v3 import routes_pb2
 from control_plane.ids import tenant_id_violation
 from ext_authz.leases.classes import LeasedRpc
-from ext_authz.leases.grants import HELD, UNSPENT
+from ext_authz.leases.grants import HELD, REPEATED, UNSPENT
 from ext_authz.leases.lines import LEASED, SERVED
 from ext_authz.policies.model import State, TenantPolicy
 from ext_authz.xds.resources import clusters
@@ -61,7 +61,7 @@ EPOCH: Final = "epoch"
 REST: Final = "/api/v1/tenants"
 
 # What the agent has read and what only it may say again, in another form. It removes them too.
-_NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY, UNSPENT, "x-envoy-internal"]
+_NOT_FOR_SERVICES: Final = ["authorization", "x-tenant-id", TENANT_KEY, UNSPENT, REPEATED, "x-envoy-internal"]
 _PER_ROUTE: Final = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
 _TIMEOUT: Final = timedelta(seconds=15)
 _LONGEST_STREAM: Final = timedelta(seconds=60)

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ from control_plane.serving.interception import Context
 from control_plane.serving.interceptors.authentication import BearerAuthentication, ServiceAuthentication, VerifyToken
 from control_plane.serving.interceptors.authorization import Authorization
 from control_plane.serving.interceptors.outgoing import OutgoingGuard
+from control_plane.serving.interceptors.queueing import Queueing
 from control_plane.serving.interceptors.reception import Reception
 from control_plane.serving.listeners import open_listener
 from control_plane.serving.principal import Principal
 from control_plane.serving.rules import load_rules
+from control_plane.serving.turns import Turns
 from tests.fixtures.authority import Identity, new_authority, tls_files
 
 CONTEXT_KEY = b"c" * 32
@@ -35,6 +38,8 @@ class ProbeServicer(certificates_pb2_grpc.CertificateServiceServicer):
     def __init__(self) -> None:
         self.failure: Exception | None = None
         self.served = 0
+        self.at_once: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()
         self.takes_s = 0.0
         self.says = ""
 
@@ -43,7 +48,10 @@ class ProbeServicer(certificates_pb2_grpc.CertificateServiceServicer):
         self, request: certificates_pb2.GetCertificateRequest, context: Context
     ) -> certificates_pb2.Certificate:
         self.served += 1
+        self.at_once[request.name] += 1
+        self.most_at_once |= self.at_once
         await asyncio.sleep(self.takes_s)
+        self.at_once[request.name] -= 1
         if self.failure is not None:
             raise self.failure
         call = current_call()
@@ -113,6 +121,8 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
     authorization = Authorization(Directory(database))
     services = {"billing": frozenset({"certificates.read"})}
     servicer = ProbeServicer()  # type: ignore[abstract]  # the other methods answer UNIMPLEMENTED
+    # As long as a call, however slow the machine is.
+    queueing = Queueing(Turns(longest_s=60))
     ports, servers = [], []
     for authentication, client_certificates in (
         (BearerAuthentication(_verifying(principals)), False),
@@ -121,7 +131,7 @@ async def rig(database: Database, tmp_path: Path) -> AsyncIterator[Rig]:
         server, port = open_listener(
             "127.0.0.1:0",
             tls,
-            interceptors=(reception, authentication, authorization, OutgoingGuard(database.canaries)),
+            interceptors=(reception, authentication, authorization, queueing, OutgoingGuard(database.canaries)),
             add_servicers=lambda server: certificates_pb2_grpc.add_CertificateServiceServicer_to_server(
                 servicer, server
             ),

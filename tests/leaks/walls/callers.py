@@ -14,6 +14,7 @@ CALL: Final = "control_plane/serving/call.py"
 RULES: Final = "control_plane/serving/rules.py"
 INTERCEPTORS: Final = "tests/integration/serving/test_interceptors.py"
 RULE_TESTS: Final = "tests/unit/serving/test_authorization.py"
+QUEUEING: Final = "tests/integration/serving/test_queueing.py"
 EDGES: Final = "tests/integration/policies/test_edges.py"
 
 WALLS: Final = (
@@ -232,5 +233,12 @@ WALLS: Final = (
         before="    if rule.unauthenticated == bool(rule.roles):\n",
         after="    if rule.unauthenticated and rule.roles:\n",
         noticed_by=("tests/architecture/test_rules.py::test_nothing_starts_with_an_rpc_that_was_added_with",),
+    ),
+    Mutation(
+        name="a tenant's calls are all worked on at once",
+        file="control_plane/serving/turns.py",
+        before="        if not caller.turns or (not caller.waiting and self._is_alone(tenant)):\n",
+        after="        if True:\n",
+        noticed_by=(f"{QUEUEING}::test_a_tenants_calls_are_worked_on_one_by_one_while_others_call",),
     ),
 )

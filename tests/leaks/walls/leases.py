@@ -10,6 +10,10 @@ LEASES: Final = "ext_authz/authz/leases.py"
 ROUTES: Final = "ext_authz/xds/resources/routes.py"
 FILTERS: Final = "ext_authz/xds/resources/filters.py"
 SCRIPT: Final = "envoy/filters/tenant.lua"
+STRANGERS: Final = "ext_authz/leases/strangers.py"
+STRANGER_TESTS: Final = "tests/unit/ext_authz/leases/test_strangers.py"
+CHECKS: Final = "tests/integration/ext_authz/check/test_check.py"
+REFUSALS: Final = "tests/integration/ext_authz/envoy_edge/test_refusals.py"
 GRANT_TESTS: Final = "tests/unit/ext_authz/leases/test_grants.py"
 CLASS_TESTS: Final = "tests/unit/ext_authz/leases/test_classes.py"
 LEASE_TESTS: Final = "tests/unit/ext_authz/authz/test_leases.py"
@@ -226,5 +230,26 @@ WALLS: Final = (
         before='if class and not string.find(credential, ",", 1, true) and not (named and',
         after="if class and not (named and not named and",
         noticed_by=(f"{HELD_INSIDE}::test_a_header_that_names_somebody_and_is_there_twice_never_finds_a_lease",),
+    ),
+    Mutation(
+        name="a stranger is refused for good at the first time",
+        file=STRANGERS,
+        before="return times >= OFTEN or",
+        after="return times >= 1 or",
+        noticed_by=(f"{STRANGER_TESTS}::test_what_is_refused_seldom_is_none",),
+    ),
+    Mutation(
+        name="a stranger's refusal never ends",
+        file=LEASES,
+        before="refused_header(ends_ms=now_ms + LONGEST_MS)",
+        after="refused_header(ends_ms=now_ms + LONGEST_MS * 3600)",
+        noticed_by=(f"{CHECKS}::test_whoever_is_refused_again_and_again_is_told_so_without_being_asked_about",),
+    ),
+    Mutation(
+        name="strangers flood the agent",
+        file=SCRIPT,
+        before="      headers:replace(KEY, NOBODYS)\n",
+        after="",
+        noticed_by=(f"{REFUSALS}::test_strangers_are_refused_without_asking_and_cannot_tell",),
     ),
 )

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from control_plane.serving.context import decode
 from ext_authz.authz import answers, servicer
 from ext_authz.authz.methods import Wire
 from ext_authz.budgets.reserves import Budgets
+from ext_authz.leases.strangers import OFTEN
 from ext_authz.policies.model import Index, Period, RateLimit
 from ext_authz.reports.model import Denial, Usage
 from tests.integration.ext_authz.check.servers import KEY, Edge, HeldLimiter, edge, refusal
@@ -161,7 +163,7 @@ async def test_a_denial_says_whose_caller_asked_for_what(served: Edge) -> None:
     await served.check(grpc_ask(host=b"org-2.csm.example.com", tenant=None).check())
     await served.check(Ask(token=None).check())
     await served.check(Ask(path="/api/v1/tenants/org_1/nothing").check())
-    common = {"peer": "192.0.2.7", "request_id": "request-1", "method": GET}
+    common: dict[str, Any] = {"peer": "192.0.2.7", "request_id": "request-1", "method": GET}
 
     assert served.denials == [
         Denial(
@@ -188,6 +190,24 @@ async def test_a_denial_says_whose_caller_asked_for_what(served: Edge) -> None:
             **{**common, "method": ""},
         ),
     ]
+
+
+@pytest.mark.behaviour("T-E16")
+async def test_whoever_is_refused_again_and_again_is_told_so_without_being_asked_about(
+    served: Edge,
+) -> None:
+    kept = ("x-bulkhead-unspent", b"0")
+    ask = Ask(token=B.token(), more=(kept,))
+    told = [await served.send(ask.check().SerializeToString()) for _ in range(OFTEN)]
+    (repeated,) = check_pb2.CheckResponse.FromString(told.pop()).denied_response.headers
+    other = await served.send(Ask(token=None, more=(kept,)).check().SerializeToString())
+    unkept = await served.send(replace(ask, more=()).check().SerializeToString())
+    await served.send(replace(ask, more=(kept, ("x-bulkhead-repeated", b"41"))).check().SerializeToString())
+
+    assert {*told, other, unkept} == {answers.STRANGER}
+    ends_ms = int(NOW.timestamp() * 1000) + 1000
+    assert (repeated.header.key, repeated.header.value) == ("x-bulkhead-grant", f"refused 0 {ends_ms} - refused")
+    assert [denial.count for denial in served.denials[-3:]] == [1, 1, 42]
 
 
 @pytest.mark.behaviour("T-E10")

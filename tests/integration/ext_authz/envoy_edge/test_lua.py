@@ -43,6 +43,9 @@ RENEWED = [
     request("/api/v1/tenants/acme/certificates", ("authorization", "Bearer c"), host=host)
     for host in ("localhost", "localhost", "acme.csm.example.com", "localhost")
 ]
+# Two are refused at once, the third without asking, and the fourth once that has ended.
+REFUSED = request("/api/v1/tenants/acme/certificates", ("authorization", "Bearer d"))
+REFUSED_FOR_MS = 400
 KEYS = {b"id:acme", b"host:acme.csm.example.com"}
 
 
@@ -56,6 +59,11 @@ async def test_a_script_that_raises_at_any_line_closes(place: int) -> None:
         answers = [*together, *[await send(edge.http_port, one) for one in (*ASKED, BY_HOST)]]
         edge.workers.first = [bytes(one) for one in (_granted(2), _granted(2), _held())]
         answers += [await send(edge.http_port, one) for one in RENEWED]
+        edge.workers.first = [bytes(_refused()) for _ in range(2)]
+        answers += await asyncio.gather(*(send(edge.http_port, REFUSED) for _ in range(2)))
+        answers.append(await send(edge.http_port, REFUSED))
+        await asyncio.sleep(REFUSED_FOR_MS / 1000)
+        answers.append(await send(edge.http_port, REFUSED))
         contexts = [context for one in edge.upstream.seen for context in one.all("x-bulkhead-context")]
 
         assert {answer.status for answer in answers} <= ({503} if place in ALWAYS else {503, 403, 200, 429})
@@ -100,6 +108,11 @@ def _granted(calls: int) -> CheckResponse:
 def _held() -> CheckResponse:
     ends_ms = int(time.time() * 1000) + 60_000
     return denied(429, "{}", {"x-bulkhead-grant": f"held 0 {ends_ms} 1.held.uid.session held:{ends_ms}"})
+
+
+def _refused() -> CheckResponse:
+    ends_ms = int(time.time() * 1000) + REFUSED_FOR_MS
+    return denied(404, "", {"x-bulkhead-grant": f"refused 0 {ends_ms} - refused"})
 
 
 def _raising(place: int) -> str:

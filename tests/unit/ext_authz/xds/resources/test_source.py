@@ -63,7 +63,12 @@ def test_the_script_sets_and_reads_these_headers_alone() -> None:
         *("x-tenant-id", "authorization"),
     }
     assert set(re.findall(r'get\("([^"]+)"\)', answered)) == {"bulkhead", "x-bulkhead-grant"}
-    assert re.findall(r"replace\((\w+),", code) == ["KEY"]
+    assert re.findall(r"replace\((\w+),", code) == ["KEY", "KEY"]
     assert 'KEY = "x-bulkhead-tenant"' in code
-    assert set(re.findall(r'add\("?([\w.-]+)"?,', code)) == {"x-bulkhead-lease", "x-bulkhead-unspent", "lease.carrier"}
+    assert set(re.findall(r'add\("?([\w.-]+)"?,', code)) == {
+        "x-bulkhead-lease",
+        "x-bulkhead-unspent",
+        "x-bulkhead-repeated",
+        "lease.carrier",
+    }
     assert 'carrier = reset and "x-bulkhead-retry-after" or "x-bulkhead-context",' in code
