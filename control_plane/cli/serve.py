@@ -22,7 +22,7 @@ Directory = Annotated[
 @app.command("control-plane")
 def serve_control_plane(context: typer.Context, *, directory: Directory = None) -> None:
     """Serve tenants, tokens, operations and the audit log, until SIGTERM."""
-    from control_plane.app import run_control_plane  # noqa: PLC0415 a client's command needs no server
+    from control_plane.app.control_plane import run_control_plane  # noqa: PLC0415 a client's command needs no server
 
     _serve(directory or context.obj, run_control_plane)
 
@@ -30,7 +30,7 @@ def serve_control_plane(context: typer.Context, *, directory: Directory = None) 
 @app.command("certificates")
 def serve_certificates(context: typer.Context, *, directory: Directory = None) -> None:
     """Serve certificates, until SIGTERM."""
-    from control_plane.app import run_certificates  # noqa: PLC0415 a client's command needs no server
+    from control_plane.app.certificates import run_certificates  # noqa: PLC0415 a client's command needs no server
 
     _serve(directory or context.obj, run_certificates)
 
