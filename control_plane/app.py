@@ -42,10 +42,10 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
+from control_plane.keys.opening import open_vault
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import KeyVault
-from control_plane.keys.vault_software import SoftwareVault
 from control_plane.objects.store import ObjectStore, bucket_of
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
@@ -124,7 +124,7 @@ async def run_control_plane(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         issuer = await asyncio.to_thread(PlatformIssuer.load_or_create, _platform_key(settings))
         postgres = _postgres(settings, "csm_control", tenant_connections=settings.control_plane_connections)
-        vault = await SoftwareVault.open(settings.vault_dir)
+        vault = await open_vault(settings)
         database, keys = await _open_database(stack, vault, postgres)
         upgrades = SchemaUpgrades(
             database, passwords=keys.login_password, notified=partial(notified, postgres, UPGRADE_CHANNEL)
@@ -175,7 +175,7 @@ async def run_certificates(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         platform_key = await _await_platform_key(settings)
         postgres = _postgres(settings, "csm_directory", tenant_connections=settings.certificates_connections)
-        database, keys = await _open_database(stack, await SoftwareVault.open(settings.vault_dir), postgres)
+        database, keys = await _open_database(stack, await open_vault(settings), postgres)
         # This process has no right to change a table: the control plane does it.
         directory = Directory(database, version=TENANT_VERSION, upgrade=Elsewhere(database).ensure)
         common = _common(settings, directory, database=database, keys=keys, platform_key=platform_key)

@@ -1,0 +1,97 @@
+"""What another process does with a vault in SoftHSM. Run as a program, it prints one line at the end.
+
+`stress` compares every byte that comes back, since that is how a library without mutexes shows: it returns another
+thread's, and no error. Threads make and destroy keys meanwhile, which moves what the library shares.
+"""
+
+import asyncio
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from control_plane.keys.model import KekRef, WrappedKey
+from control_plane.keys.pkcs11 import cryptoki
+from control_plane.keys.vault_pkcs11 import Pkcs11Vault
+from control_plane.settings import HsmSettings
+
+SETTINGS: Final = HsmSettings(shards=2)
+KEKS: Final = 16
+AT_ONCE: Final = 32
+
+
+def kek(number: int) -> KekRef:
+    return KekRef(tenant_uid=UUID(int=number), version=1)
+
+
+async def stress(directory: Path, seconds: float) -> str:
+    """Use one vault from all its threads for some time; count what was done and what was wrong."""
+    vault = await Pkcs11Vault.open(directory, SETTINGS)
+    await asyncio.gather(*(vault.create_kek(kek(number)) for number in range(1, KEKS)))
+    until, done, wrong = time.monotonic() + seconds, 0, 0
+
+    async def use(number: int) -> None:
+        nonlocal done, wrong
+        while time.monotonic() < until:
+            key, aad = secrets.token_bytes(32), secrets.token_bytes(24)
+            wrapped = await vault.wrap(kek(number), key, aad=aad)
+            wrong += await vault.unwrap(kek(number), wrapped, aad=aad) != key
+            done += 1
+
+    async def churn(number: int) -> None:
+        nonlocal done
+        # Of this process alone: nobody else makes or destroys them.
+        own = KekRef(tenant_uid=UUID(int=os.getpid() * 1000 + number), version=1)
+        while time.monotonic() < until:
+            await vault.create_kek(own)
+            await vault.destroy_kek(own)
+            done += 1
+
+    await asyncio.gather(*(use(1 + n % (KEKS - 1)) for n in range(AT_ONCE)), *(churn(n) for n in range(2)))
+    return f"{done} {wrong}"
+
+
+async def create(directory: Path, number: int) -> str:
+    """Make a KEK, wrap a key with it, and print that."""
+    vault = await Pkcs11Vault.open(directory, SETTINGS)
+    await vault.create_kek(kek(number))
+    return (await vault.wrap(kek(number), b"of a process", aad=b"")).hex()
+
+
+async def unwrap(directory: Path, number: int, wrapped: str) -> str:
+    """Open what another process has wrapped."""
+    vault = await Pkcs11Vault.open(directory, SETTINGS)
+    return (await vault.unwrap(kek(number), WrappedKey(bytes.fromhex(wrapped)), aad=b"")).hex()
+
+
+async def destroy(directory: Path, number: int) -> str:
+    """Destroy a KEK."""
+    vault = await Pkcs11Vault.open(directory, SETTINGS)
+    await vault.destroy_kek(kek(number))
+    return "destroyed"
+
+
+def main() -> None:
+    what, directory, *more = sys.argv[1:]
+    match what:
+        case "stress":
+            print(asyncio.run(stress(Path(directory), float(more[0]))))  # noqa: T201 the result
+        case "stress-without-mutexes":
+            # Not to be done: how the test knows that it would notice.
+            cryptoki.OS_LOCKING_OK = 0  # type: ignore[misc]  # a constant, otherwise
+            print(asyncio.run(stress(Path(directory), float(more[0]))))  # noqa: T201 the result
+        case "create":
+            print(asyncio.run(create(Path(directory), int(more[0]))))  # noqa: T201 the result
+        case "unwrap":
+            print(asyncio.run(unwrap(Path(directory), int(more[0]), more[1])))  # noqa: T201 the result
+        case "destroy":
+            print(asyncio.run(destroy(Path(directory), int(more[0]))))  # noqa: T201 the result
+        case _:
+            raise AssertionError(what)
+
+
+if __name__ == "__main__":
+    main()
