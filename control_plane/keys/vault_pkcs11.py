@@ -30,6 +30,7 @@ from control_plane.keys.pkcs11.library import AWAY, Library
 from control_plane.keys.pkcs11.tokens import ForeignTokenError, Pins
 from control_plane.keys.vault import ROOT_FILE, TOKENS_FILE, RootOfTrust, UnusableVaultError, check_directory
 from control_plane.settings import HsmSettings
+from control_plane.threads import run_to_end
 
 T = TypeVar("T")
 
@@ -89,14 +90,13 @@ class Pkcs11Vault:
             UnavailableError: the vault is new, and the device does not work.
         """
         try:
-            place = await asyncio.to_thread(_prepare, directory, settings)
-            library = await asyncio.to_thread(Library.shared, place.module, place.environment)
+            place = await run_to_end(lambda: _prepare(directory, settings))
+            return cls(*await run_to_end(lambda: _made(place)))
         except (OSError, ValueError, CryptokiError) as error:
             raise UnusableVaultError(
                 f"the vault in {directory} cannot be opened ({error}): it must belong to the user who runs us, and its "
                 "library must be one of PKCS#11"
             ) from error
-        return cls(library, place, await library.run_to_end(lambda: _made(library, place)))
 
     @property
     def root_of_trust(self) -> RootOfTrust:
@@ -189,9 +189,11 @@ def _prepare(directory: Path, settings: HsmSettings) -> _Place:
     )
 
 
-def _made(library: Library, place: _Place) -> Layout:
+def _made(place: _Place) -> tuple[Library, _Place, Layout]:
     """Return the layout of a vault that is made, or make it."""
     with tokens.locked(place.lock):
+        # Not before: a library that is opened while another process makes a token knows it unfinished.
+        library = Library.shared(place.module, place.environment)
         try:
             written = layout.read(place.layout_file)
         except UnknownLayoutError:
@@ -199,15 +201,18 @@ def _made(library: Library, place: _Place) -> Layout:
         _check_layout(place, written)
         library.look()
         if written is not None and written.is_made:
-            return written
+            return library, place, written
         wanted = written or Layout(tokens=place.tokens, is_made=False)
         pin = partial(tokens.read_pin, place.pin_file)
         try:
-            return tokens.complete(library, place.layout_file, wanted, pin=pin, made_by_us=place.made_by_us)
+            whole = library.run(
+                lambda: tokens.complete(library, place.layout_file, wanted, pin=pin, made_by_us=place.made_by_us)
+            )
         except CryptokiError as error:
             raise UnavailableError("the key vault's device is away", reason=AWAY) from error
         except ForeignTokenError as error:
             raise UnusableVaultError(f"{error}: name the tokens as they were, in the same order") from error
+        return library, place, whole
 
 
 def _check_layout(place: _Place, written: Layout | None) -> None:

@@ -124,6 +124,10 @@ class Library:
         with self._gate.alone(), suppress(CryptokiError):
             self.cryptoki.finalize()
 
+    def run(self, work: Callable[[], T]) -> T:
+        """Run `work` in one of the threads, and wait for it in our own."""
+        return self._submit(work).result()
+
     async def run_to_end(self, work: Callable[[], T]) -> T:
         """Run `work` in one of the threads; whoever is cancelled is let go once it is over."""
         return await wait_to_end(asyncio.wrap_future(self._submit(work)))
@@ -135,7 +139,8 @@ class Library:
             UnavailableError: it takes longer, as with a device that hangs.
         """
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._submit(work)), time_limit.total_seconds())
+            async with asyncio.timeout(time_limit.total_seconds()):
+                return await asyncio.wrap_future(self._submit(work))
         except TimeoutError:
             _log.error("vault_hangs", seconds=time_limit.total_seconds())
             raise UnavailableError("the key vault does not answer", reason=AWAY) from None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from control_plane.errors import UnavailableError
 from control_plane.keys.model import KekRef, WrappedKey
 from control_plane.keys.pkcs11 import cryptoki
 from control_plane.keys.vault_pkcs11 import Pkcs11Vault
@@ -54,6 +55,43 @@ async def stress(directory: Path, seconds: float) -> str:
     return f"{done} {wrong}"
 
 
+async def fork(directory: Path, forks: int) -> str:
+    """Fork again and again while all threads are at work; each child opens the vault anew and reads what it wrapped."""
+    vault = await Pkcs11Vault.open(directory, SETTINGS)
+    await vault.create_kek(kek(1))
+    wrapped = await vault.wrap(kek(1), b"of the parent", aad=b"")
+    busy = [asyncio.create_task(_use_for_ever(vault)) for _ in range(AT_ONCE)]
+    codes = []
+    for _ in range(forks):
+        await asyncio.sleep(0.01)
+        child = os.fork()
+        if not child:
+            os._exit(_be_child(directory, vault, wrapped))
+        codes.append(os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]))
+    for task in busy:
+        task.cancel()
+    await asyncio.gather(*busy, return_exceptions=True)
+    still = await vault.unwrap(kek(1), wrapped, aad=b"") == b"of the parent"
+    return f"{codes} {still}"
+
+
+async def _use_for_ever(vault: Pkcs11Vault) -> None:
+    while True:
+        await vault.unwrap(kek(1), await vault.wrap(kek(1), b"busy", aad=b""), aad=b"")
+
+
+def _be_child(directory: Path, inherited: Pkcs11Vault, wrapped: WrappedKey) -> int:
+    async def child() -> int:
+        try:
+            await inherited.unwrap(kek(1), wrapped, aad=b"")
+        except UnavailableError:
+            own = await Pkcs11Vault.open(directory, SETTINGS)
+            return 0 if await own.unwrap(kek(1), wrapped, aad=b"") == b"of the parent" else 3
+        return 2
+
+    return asyncio.run(child())
+
+
 async def create(directory: Path, number: int) -> str:
     """Make a KEK, wrap a key with it, and print that."""
     vault = await Pkcs11Vault.open(directory, SETTINGS)
@@ -75,22 +113,25 @@ async def destroy(directory: Path, number: int) -> str:
 
 
 def main() -> None:
-    what, directory, *more = sys.argv[1:]
+    what, folder, *more = sys.argv[1:]
+    directory = Path(folder)
     match what:
-        case "stress":
-            print(asyncio.run(stress(Path(directory), float(more[0]))))  # noqa: T201 the result
-        case "stress-without-mutexes":
-            # Not to be done: how the test knows that it would notice.
-            cryptoki.OS_LOCKING_OK = 0  # type: ignore[misc]  # a constant, otherwise
-            print(asyncio.run(stress(Path(directory), float(more[0]))))  # noqa: T201 the result
+        case "stress" | "stress-without-mutexes":
+            if what != "stress":
+                # Not to be done: it shows that the test would notice.
+                cryptoki.OS_LOCKING_OK = 0  # type: ignore[misc]  # a constant, otherwise
+            work = stress(directory, float(more[0]))
+        case "fork":
+            work = fork(directory, int(more[0]))
         case "create":
-            print(asyncio.run(create(Path(directory), int(more[0]))))  # noqa: T201 the result
+            work = create(directory, int(more[0]))
         case "unwrap":
-            print(asyncio.run(unwrap(Path(directory), int(more[0]), more[1])))  # noqa: T201 the result
+            work = unwrap(directory, int(more[0]), more[1])
         case "destroy":
-            print(asyncio.run(destroy(Path(directory), int(more[0]))))  # noqa: T201 the result
+            work = destroy(directory, int(more[0]))
         case _:
             raise AssertionError(what)
+    print(asyncio.run(work))  # noqa: T201 the result
 
 
 if __name__ == "__main__":
