@@ -25,6 +25,8 @@ _INTERRUPTED: Final = 130
 _UNSAFE_TENANTS: Final = "BULKHEAD_UNSAFE_TENANTS"
 _RESTRICT: Final = "restrict"
 _REPORT: Final = "report"
+_VAULT: Final = "BULKHEAD_VAULT"
+_VAULTS: Final = ("software", "pkcs11")
 _VALKEY_MEGABYTES: Final = "BULKHEAD_VALKEY_MEGABYTES"
 _LEAST_MEGABYTES: Final = 16
 
@@ -63,6 +65,7 @@ def up(
             check_workers=check_workers,
             tenant_connections=tenant_connections,
             restricts_unsafe=_restricts_unsafe(),
+            vault=_vault(),
             valkey_megabytes=megabytes_from_environment(VALKEY_MEGABYTES),
         )
         asked = _Asked(demo=demo, as_json=as_json)
@@ -80,6 +83,14 @@ def _restricts_unsafe() -> bool:
     if given not in {_RESTRICT, _REPORT}:
         raise typer.BadParameter(f"{_UNSAFE_TENANTS} must be {_RESTRICT} or {_REPORT}")
     return given == _RESTRICT
+
+
+def _vault() -> str:
+    """Return which kind of vault a new state directory is to have; empty where nothing is said."""
+    given = os.environ.get(_VAULT, "")
+    if given not in {"", *_VAULTS}:
+        raise typer.BadParameter(f"{_VAULT} must be {' or '.join(_VAULTS)}")
+    return given
 
 
 def megabytes_from_environment(default: int) -> int:

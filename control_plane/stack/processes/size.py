@@ -28,6 +28,9 @@ class StackSize:
     restricts_unsafe: bool = True
     """Whether a tenant whose isolation does not hold becomes read-only."""
 
+    vault: str = ""
+    """Which kind of vault a new state directory gets; one that is not new keeps its own."""
+
     @property
     def connections_by_process(self) -> dict[str, int]:
         """Divide the tenants' connections among the processes that serve tenants."""
