@@ -3,18 +3,21 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Final, cast
 from uuid import UUID
 
 import pytest
 
 from control_plane.keys.model import KekRef
+from control_plane.keys.opening import open_vault as open_any
 from control_plane.keys.pkcs11 import library as libraries
 from control_plane.keys.pkcs11.cryptoki import Cryptoki, CryptokiError
 from control_plane.keys.pkcs11.library import Library
 from control_plane.keys.vault import UnusableVaultError
+from control_plane.keys.vault_pkcs11 import Pkcs11Vault
 from control_plane.private_file import ExposedKeyError
-from control_plane.settings import DeviceSettings, HsmSettings
+from control_plane.settings import DeviceSettings, HsmSettings, Settings
 from tests.fixtures.softhsm import library_of, open_vault, softhsm_module
 
 KEKS: Final = [KekRef(tenant_uid=UUID(int=n), version=1) for n in range(1, 9)]
@@ -175,6 +178,17 @@ async def test_without_softhsm_nothing_else_is_opened_and_the_remedy_is_told(
 
     with pytest.raises(UnusableVaultError, match="apt-get install softhsm2"):
         await open_vault(tmp_path / "vault")
+
+
+async def test_a_cell_with_a_device_has_no_software_vault_whatever_becomes_of_the_device(
+    softhsm: HsmSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = cast("Settings", SimpleNamespace(hsm=softhsm, vault_dir=tmp_path / "vault"))
+
+    assert isinstance(await open_any(settings), Pkcs11Vault)
+    monkeypatch.setattr("control_plane.keys.pkcs11.softhsm.find_module", lambda _environment: None)
+    with pytest.raises(UnusableVaultError):
+        await open_any(settings)
 
 
 async def test_a_process_has_one_owner_of_a_library(softhsm: HsmSettings, tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def _be_child(directory: Path, inherited: Pkcs11Vault, wrapped: WrappedKey) -> i
     async def child() -> int:
         try:
             await inherited.unwrap(kek(1), wrapped, aad=b"")
-        except UnavailableError:
+        except UnavailableError as error:
+            if "forked" not in error.message:
+                return 4
             own = await Pkcs11Vault.open(directory, SETTINGS)
             return 0 if await own.unwrap(kek(1), wrapped, aad=b"") == b"of the parent" else 3
         return 2
