@@ -1,10 +1,12 @@
 """`bulkhead up`, `down` and `status`: the embedded stack of the state directory."""
 
+import json
 import os
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
@@ -85,12 +87,18 @@ def _restricts_unsafe() -> bool:
     return given == _RESTRICT
 
 
-def _vault() -> str:
-    """Return which kind of vault a new state directory is to have; empty where nothing is said."""
+def _vault() -> str | dict[str, Any]:
+    """Return what kind of vault a new state directory is to have, or what a file says of it; empty for either."""
     given = os.environ.get(_VAULT, "")
-    if given not in {"", *_VAULTS}:
-        raise typer.BadParameter(f"{_VAULT} must be {' or '.join(_VAULTS)}")
-    return given
+    if given in {"", *_VAULTS}:
+        return given
+    try:
+        said = json.loads(Path(given).read_text())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{_VAULT} must be {', '.join(_VAULTS)}, or a file in JSON") from error
+    if not isinstance(said, dict) or said.get("kind") not in _VAULTS:
+        raise typer.BadParameter(f"the file that {_VAULT} names must have an object, with a `kind`")
+    return said
 
 
 def megabytes_from_environment(default: int) -> int:

@@ -159,19 +159,23 @@ def endpoints(state_dir: StateDir, addresses: Addresses) -> dict[str, str]:
     }
 
 
-def _vault(last: Mapping[str, Any], asked: str) -> object:
-    """Return what is said of the vault. It is settled by the first `up`: keys do not move from one to another."""
+def _vault(last: Mapping[str, Any], asked: str | Mapping[str, Any]) -> object:
+    """Return what is said of the vault. Its kind is settled by the first `up`: keys do not move to another."""
     if not last:
         return asked or SOFTWARE
     # The operator's, who may have named a device there.
     there = last.get("vault", SOFTWARE)
-    kind = there["kind"] if isinstance(there, dict) else there
-    if asked not in {"", kind}:
+    kind, wanted = _kind(there), _kind(asked)
+    if wanted not in {"", kind}:
         raise StateDirectoryError(
-            f"this state directory was made with the vault `{kind}`, and `{asked}` has none of its keys",
+            f"this state directory was made with the vault `{kind}`, and `{wanted}` has none of its keys",
             remedy=f"start it with the vault `{kind}`, or name another directory with --dir",
         )
-    return there
+    return there if isinstance(asked, str) else asked
+
+
+def _kind(vault: str | Mapping[str, Any]) -> str:
+    return vault if isinstance(vault, str) else str(vault["kind"])
 
 
 def _port_of(config: Mapping[str, Any], process: str, *, listener: str) -> int | None:

@@ -6,11 +6,13 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from control_plane.keys.model import KekRef
+from control_plane.keys.model import KekRef, WrappedKey
 from control_plane.keys.pkcs11.layout import object_id, object_label
 from control_plane.keys.pkcs11.tokens import make_key
 from control_plane.keys.vault import KeyVault
@@ -25,6 +27,7 @@ CALLS: Final = 2_000
 CHANGES: Final = 100
 AT_ONCE: Final = 32
 MANY: Final = 10_000
+FOUND: Final = 300
 SHARDS: Final = 64
 AAD: Final = b"bench"
 OPENING: Final = """
@@ -80,7 +83,7 @@ async def cold_start(_: System) -> AsyncIterator[Figure]:
             yield Figure(case=f"vault.{name}_of_10000", value=round(sorted(taken)[2], 3), unit="ms", baseline=0, runs=5)
         with library_of_its_own():
             vault = await Pkcs11Vault.open(directory, HsmSettings())
-            found = [await timed(lambda n=number: vault.wrap(_kek(n), b"key", aad=AAD)) for number in range(1, 301)]
+            found = [await timed(partial(vault.wrap, _kek(number), b"key", aad=AAD)) for number in range(1, FOUND + 1)]
             for figure in figures("vault.find_of_10000", found, [0.0], tail=0.99):
                 yield figure
             yield _once("vault.list_10000", await timed(vault.keks), "ms")
@@ -97,35 +100,46 @@ def _fill(vault: Pkcs11Vault, directory: Path) -> None:
 
 
 async def _compare(device: KeyVault, software: KeyVault) -> AsyncIterator[Figure]:
-    for vault in (device, software):
+    subject, baseline = await _Worked.on(device), await _Worked.on(software)
+    for name in ("wrap", "unwrap", "create", "destroy"):
+        runs = CALLS if name.endswith("wrap") else CHANGES
+        taken = await by_turns(getattr(subject, name), getattr(baseline, name), runs=runs)
+        for figure in figures(f"vault.{name}", *taken, tail=0.99):
+            yield figure
+        if runs == CALLS:
+            rates = [await _rate(getattr(each, name)) for each in (subject, baseline)]
+            yield Figure(case=f"vault.{name}_rate", value=rates[0], unit="1/s", baseline=rates[1], runs=CALLS)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worked:
+    """A vault with a KEK, and what is done with it again and again."""
+
+    vault: KeyVault
+    key: bytes
+    wrapped: WrappedKey
+    made: int = 1
+    destroyed: int = 1
+
+    @classmethod
+    async def on(cls, vault: KeyVault) -> "_Worked":
+        key = secrets.token_bytes(32)
         await vault.create_kek(_kek(1))
-    key = secrets.token_bytes(32)
-    wrapped = {vault: await vault.wrap(_kek(1), key, aad=AAD) for vault in (device, software)}
-    work: dict[str, tuple[Callable[[KeyVault], Awaitable[object]], int]] = {
-        "wrap": (lambda vault: vault.wrap(_kek(1), key, aad=AAD), CALLS),
-        "unwrap": (lambda vault: vault.unwrap(_kek(1), wrapped[vault], aad=AAD), CALLS),
-    }
-    for name, (one, runs) in work.items():
-        taken = await by_turns(lambda one=one: one(device), lambda one=one: one(software), runs=runs)
-        for figure in figures(f"vault.{name}", *taken, tail=0.99):
-            yield figure
-        rates = [await _rate(lambda one=one, vault=vault: one(vault)) for vault in (device, software)]
-        yield Figure(case=f"vault.{name}_rate", value=rates[0], unit="1/s", baseline=rates[1], runs=CALLS)
-    numbers = {vault: iter(range(2, CHANGES + 3)) for vault in (device, software)}
-    create = await by_turns(
-        lambda: device.create_kek(_kek(next(numbers[device]))),
-        lambda: software.create_kek(_kek(next(numbers[software]))),
-        runs=CHANGES,
-    )
-    numbers = {vault: iter(range(2, CHANGES + 3)) for vault in (device, software)}
-    destroy = await by_turns(
-        lambda: device.destroy_kek(_kek(next(numbers[device]))),
-        lambda: software.destroy_kek(_kek(next(numbers[software]))),
-        runs=CHANGES,
-    )
-    for name, taken in (("create", create), ("destroy", destroy)):
-        for figure in figures(f"vault.{name}", *taken, tail=0.99):
-            yield figure
+        return cls(vault=vault, key=key, wrapped=await vault.wrap(_kek(1), key, aad=AAD))
+
+    async def wrap(self) -> None:
+        await self.vault.wrap(_kek(1), self.key, aad=AAD)
+
+    async def unwrap(self) -> None:
+        await self.vault.unwrap(_kek(1), self.wrapped, aad=AAD)
+
+    async def create(self) -> None:
+        self.made += 1
+        await self.vault.create_kek(_kek(self.made))
+
+    async def destroy(self) -> None:
+        self.destroyed += 1
+        await self.vault.destroy_kek(_kek(self.destroyed))
 
 
 async def _rate(one: Callable[[], Awaitable[object]]) -> float:

@@ -77,7 +77,7 @@ def test_the_vault_is_software_or_a_device(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "vault",
     [
-        "sofware",
+        "pkcs12",
         {"kind": "software", "module": "x"},
         {"kind": "pkcs11", "shards": 0},
         {"kind": "pkcs11", "module": "/opt/hsm.so"},

@@ -2,9 +2,10 @@
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from control_plane.stack.processes.size import StackSize
 from ext_authz.settings import EdgeSettings
 
 
-def write(state_dir: StateDir, addresses: Addresses, *, vault: str = "") -> Settings:
+def write(state_dir: StateDir, addresses: Addresses, *, vault: str | Mapping[str, Any] = "") -> Settings:
     postgres = Postgres(data_dir=state_dir.postgres, socket_dir=state_dir.run, log=state_dir.log("postgres"))
     size, valkey = StackSize(vault=vault), state_dir.run / "valkey.sock"
     write_config(state_dir, addresses, postgres=postgres, valkey_socket=valkey, size=size)
@@ -143,10 +144,8 @@ def test_a_directory_of_an_older_version_has_a_software_vault(tmp_path: Path, ch
 
 def test_a_device_that_the_operator_has_named_stays(tmp_path: Path, choose: Choose) -> None:
     state_dir, addresses = StateDir(tmp_path), choose()
-    write(state_dir, addresses, vault="pkcs11")
-    config = json.loads((tmp_path / "config.json").read_text())
     device = {"kind": "pkcs11", "module": "/opt/hsm.so", "tokens": ["b", "a"], "pin_file": "secrets/hsm.pin"}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"vault": device}))
+    write(state_dir, addresses, vault=device)
     settings = write(state_dir, addresses, vault="pkcs11")
 
     assert settings.hsm is not None

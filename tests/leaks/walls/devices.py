@@ -183,7 +183,7 @@ WALLS: Final = (
     Mutation(
         name="a state directory changes its kind of vault",
         file="control_plane/stack/addresses.py",
-        before='if asked not in {"", kind}:',
+        before='if wanted not in {"", kind}:',
         after="if not kind:",
         noticed_by=("tests/integration/stack/test_addresses.py::test_the_kind_of_vault_is_settled_by_the_first_start",),
     ),

@@ -102,7 +102,12 @@ async def test_a_second_token_of_a_name_is_not_shown_the_pin(softhsm: HsmSetting
             library.cryptoki.init_token(free.slot, b"a stranger", label)
         library.reopen(library.epoch)
         shown = []
-        with pytest.raises(CryptokiError) as refused, library.session(label, lambda: shown.append(1) or b""):  # type: ignore[func-returns-value]  # notes that it is called
+
+        def pin() -> bytes:
+            shown.append(label)
+            return b""
+
+        with pytest.raises(CryptokiError) as refused, library.session(label, pin):
             pass
         assert shown == []
         return str(refused.value)
