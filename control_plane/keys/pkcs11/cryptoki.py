@@ -137,7 +137,10 @@ class Cryptoki:
         """Load the library; raise OSError where it cannot be."""
         self._library = ctypes.CDLL(str(module))
         functions = POINTER(_FunctionList)()
-        code = int(self._library.C_GetFunctionList(byref(functions)))
+        try:
+            code = int(self._library.C_GetFunctionList(byref(functions)))
+        except AttributeError:
+            raise OSError(f"{module} is no library of PKCS#11") from None
         if code != Rv.OK:
             raise CryptokiError("GetFunctionList", code)
         prototype = ctypes.CFUNCTYPE(c_ulong)

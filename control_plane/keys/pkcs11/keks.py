@@ -8,6 +8,7 @@ in to, or whose storage is away, shows nothing and reports no error. What is sai
 * *It does not open*: not under any key of that name found just now, by a device that at the same moment opens what it
   has itself sealed under that key. SoftHSM has one error for a wrong tag and for a disk that is away.
 * *It is wrapped*: the handle had the KEK's name after its use.
+* *It is this KEK's*: the tag covers the KEK's name, too, whatever a handle names by now.
 """
 
 import secrets
@@ -135,7 +136,7 @@ class TokenKeks:
         head = Envelope.head_of(kek.version)
         for handles, is_guess in self._candidates(session, kek):
             try:
-                sealed = self._cryptoki.encrypt_gcm(session, handles[0], key, nonce=nonce, aad=head + aad)
+                sealed = self._cryptoki.encrypt_gcm(session, handles[0], key, nonce=nonce, aad=_bound(head, kek, aad))
                 # After its use: a device may have given a destroyed object's handle to another one meanwhile.
                 (named,) = self._cryptoki.attributes(session, handles[0], [Attribute.ID])
             except CryptokiError as error:
@@ -150,18 +151,18 @@ class TokenKeks:
         for handles, is_guess in self._candidates(session, kek):
             envelope = Envelope.parse(wrapped, version=kek.version)
             for handle in handles:
-                opened = self._opened(session, handle, envelope=envelope, aad=aad, is_guess=is_guess)
+                bound = _bound(envelope.head, kek, aad)
+                opened = self._opened(session, handle, envelope=envelope, bound=bound, is_guess=is_guess)
                 if opened is not None:
                     return opened
         raise IntegrityError
 
     def _opened(
-        self, session: Session, handle: Handle, *, envelope: Envelope, aad: bytes, is_guess: bool
+        self, session: Session, handle: Handle, *, envelope: Envelope, bound: bytes, is_guess: bool
     ) -> bytes | None:
         """Return what is in the envelope, or None where the device is sure that this key does not open it."""
 
         def decrypt() -> bytes:
-            bound = envelope.head + aad
             return self._cryptoki.decrypt_gcm(session, handle, envelope.sealed, nonce=envelope.nonce, aad=bound)
 
         for is_proven in (False, True):
@@ -226,3 +227,8 @@ class TokenKeks:
         if WITNESS not in {identity for identity, _ in named}:
             raise CryptokiError("FindObjects", Rv.TOKEN_NOT_RECOGNIZED)
         return [kek for identity, label in named if (kek := kek_of(identity, label))]
+
+
+def _bound(head: bytes, kek: KekRef, aad: bytes) -> bytes:
+    """Return what the tag covers. The first two parts are of one length each, so nothing else gives the same bytes."""
+    return head + object_id(kek) + aad

@@ -206,17 +206,18 @@ class Library:
             lately = now < self._not_before + _LONGEST_PAUSE_S
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) if lately else _FIRST_PAUSE_S
             self._not_before = now + self._pause_s
-            self._epoch += 1
-            self._slots = {}
-            with suppress(CryptokiError):
-                self.cryptoki.finalize()
             try:
-                self.open()
+                self._renew()
             except CryptokiError as error:
                 _log.error("vault_library_failed", error=str(error))
                 return False
             _log.info("vault_library_opened_anew")
             return True
+
+    def renew(self) -> None:
+        """Open it anew at once, for whoever has to see all that there is; raise CryptokiError where that fails."""
+        with self._gate.alone():
+            self._renew()
 
     def shut(self) -> None:
         """Let nobody in before a fork."""
@@ -225,6 +226,13 @@ class Library:
     def unlock(self) -> None:
         """Let them in again after it."""
         self._gate.open()
+
+    def _renew(self) -> None:
+        self._epoch += 1
+        self._slots = {}
+        with suppress(CryptokiError):
+            self.cryptoki.finalize()
+        self.open()
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         if os.getpid() != self._pid:

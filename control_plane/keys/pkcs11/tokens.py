@@ -69,8 +69,8 @@ def complete(library: Library, file: Path, wanted: Layout, *, pin: ReadPin, made
     if made_by_us is not None:
         made_by_us.make()
     layout.write(file, wanted)
-    # A token that another process has made meanwhile is seen by a library that is opened now.
-    library.reopen(library.epoch)
+    # What another process has made meanwhile is seen by a library that is opened now, and must not be made twice.
+    library.renew()
     for label in wanted.tokens:
         if made_by_us is not None:
             _keep_token(library, label, made_by_us)

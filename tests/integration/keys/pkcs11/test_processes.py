@@ -20,7 +20,7 @@ ROOT: Final = Path(__file__).parents[4]
 # As the standard has it.
 CKF_OS_LOCKING_OK: Final = 2
 BATTERY: Final = bool(os.environ.get("BATTERY"))
-SECONDS: Final = 600 if BATTERY else 4
+SECONDS: Final = 600 if BATTERY else 3
 PROCESSES: Final = 4
 
 
@@ -61,8 +61,9 @@ async def test_the_library_is_told_to_use_mutexes_before_anything_else(
 
 @pytest.mark.behaviour("S2.18")
 @pytest.mark.timeout(SECONDS + 120)
-def test_no_wrong_byte_comes_out_of_many_threads_of_several_processes(directory: Path) -> None:
-    processes = [_start("stress", directory, str(SECONDS)) for _ in range(PROCESSES if BATTERY else 2)]
+@pytest.mark.parametrize("kind", ["software", "pkcs11"])
+def test_no_wrong_byte_comes_out_of_many_threads_of_several_processes(directory: Path, kind: str) -> None:
+    processes = [_start("stress", directory, str(SECONDS), kind) for _ in range(PROCESSES if BATTERY else 2)]
     figures = [[int(figure) for figure in _said(process).split()] for process in processes]
 
     assert [wrong for _, wrong in figures] == [0] * len(processes)
@@ -70,7 +71,7 @@ def test_no_wrong_byte_comes_out_of_many_threads_of_several_processes(directory:
 
 
 def test_threads_in_a_library_without_mutexes_would_be_noticed(directory: Path) -> None:
-    process = _start("stress-without-mutexes", directory, "20")
+    process = _start("stress-without-mutexes", directory, "20", "pkcs11")
     out, _ = process.communicate()
 
     # It crashes, or says that the device failed, or returned what another thread had asked for.
@@ -82,6 +83,11 @@ def test_a_fork_at_any_moment_leaves_parent_and_child_a_vault_that_works(directo
     forks = 100 if BATTERY else 10
 
     assert _said(_start("fork", directory, str(forks))) == f"{[0] * forks} True"
+
+
+@pytest.mark.parametrize("kind", ["software", "pkcs11"])
+def test_a_forks_child_keeps_the_whole_contract(directory: Path, kind: str) -> None:
+    assert _said(_start("keep-contract", directory, kind)) == "0"
 
 
 def test_of_many_processes_that_make_a_vault_and_a_kek_at_once_all_have_the_same(directory: Path) -> None:

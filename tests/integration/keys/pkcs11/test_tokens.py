@@ -1,5 +1,7 @@
 """What is in the tokens, as an implementation that is not ours reads it, and what is not on the disk."""
 
+import _ctypes
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from uuid import UUID
 
 import pytest
 
+from control_plane import private_file
+from control_plane.errors import UnavailableError
 from control_plane.keys.model import KekRef
 from control_plane.keys.opening import open_vault as open_any
 from control_plane.keys.pkcs11 import library as libraries
@@ -91,6 +95,35 @@ async def test_everything_that_we_make_is_its_owners_only(softhsm: HsmSettings, 
     ] == []
 
 
+async def test_a_vault_that_was_moved_is_where_it_is(softhsm: HsmSettings, tmp_path: Path) -> None:
+    vault = await open_vault(tmp_path / "vault", softhsm)
+    await vault.create_kek(KEKS[0])
+    wrapped = await vault.wrap(KEKS[0], b"key", aad=b"")
+    library_of(vault).close()
+    (tmp_path / "vault").rename(tmp_path / "moved")
+    moved = await open_vault(tmp_path / "moved", softhsm)
+
+    assert await moved.unwrap(KEKS[0], wrapped, aad=b"") == b"key"
+    assert not (tmp_path / "vault").exists()
+
+
+@pytest.mark.behaviour("S2.1")
+async def test_a_copy_of_the_tokens_opens_nothing_without_the_pin(softhsm: HsmSettings, tmp_path: Path) -> None:
+    vault = await open_vault(tmp_path / "vault", softhsm)
+    await vault.create_kek(KEKS[0])
+    wrapped = await vault.wrap(KEKS[0], b"key", aad=b"")
+    library_of(vault).close()
+    shutil.copytree(tmp_path / "vault", tmp_path / "thief", ignore=shutil.ignore_patterns("*.pin"))
+    private_file.create(tmp_path / "thief" / "user.pin", b"guessed")
+    thief = await open_vault(tmp_path / "thief", softhsm)
+
+    with pytest.raises(UnavailableError) as refused:
+        await thief.unwrap(KEKS[0], wrapped, aad=b"")
+    assert refused.value.code == "VAULT_PIN_REFUSED"
+    with pytest.raises(UnavailableError):
+        await thief.keks()
+
+
 async def test_a_second_token_of_a_name_is_not_shown_the_pin(softhsm: HsmSettings, tmp_path: Path) -> None:
     vault = await open_vault(tmp_path / "vault", softhsm)
     await vault.create_kek(KEKS[0])
@@ -170,10 +203,10 @@ async def test_a_pin_that_is_open_to_others_is_refused_with_what_to_do(made_by_s
 async def test_what_is_no_library_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "pin").write_text("1234")
     (tmp_path / "pin").chmod(0o600)
-    nothing = DeviceSettings(module=tmp_path / "nothing.so", tokens=("a",), pin_file=tmp_path / "pin")
-
-    with pytest.raises(UnusableVaultError, match="must be one of PKCS#11"):
-        await open_vault(tmp_path / "vault", HsmSettings(device=nothing))
+    for module in (tmp_path / "nothing.so", tmp_path / "pin", Path(_ctypes.__file__)):
+        other = DeviceSettings(module=module, tokens=("a",), pin_file=tmp_path / "pin")
+        with pytest.raises(UnusableVaultError, match="must be one of PKCS#11"):
+            await open_vault(tmp_path / "vault", HsmSettings(device=other))
 
 
 async def test_without_softhsm_nothing_else_is_opened_and_the_remedy_is_told(

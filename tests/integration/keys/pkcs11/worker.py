@@ -13,24 +13,29 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+import pytest
+
 from control_plane.errors import UnavailableError
 from control_plane.keys.model import KekRef, WrappedKey
 from control_plane.keys.pkcs11 import cryptoki
+from control_plane.keys.vault import KeyVault
 from control_plane.keys.vault_pkcs11 import Pkcs11Vault
+from control_plane.keys.vault_software import SoftwareVault
 from control_plane.settings import HsmSettings
 
 SETTINGS: Final = HsmSettings(shards=2)
 KEKS: Final = 16
 AT_ONCE: Final = 32
+CONTRACT: Final = "tests/contracts/test_key_vault.py"
 
 
 def kek(number: int) -> KekRef:
     return KekRef(tenant_uid=UUID(int=number), version=1)
 
 
-async def stress(directory: Path, seconds: float) -> str:
+async def stress(directory: Path, seconds: float, kind: str) -> str:
     """Use one vault from all its threads for some time; count what was done and what was wrong."""
-    vault = await Pkcs11Vault.open(directory, SETTINGS)
+    vault = await _open(directory, kind)
     await asyncio.gather(*(vault.create_kek(kek(number)) for number in range(1, KEKS)))
     until, done, wrong = time.monotonic() + seconds, 0, 0
 
@@ -55,6 +60,30 @@ async def stress(directory: Path, seconds: float) -> str:
     return f"{done} {wrong}"
 
 
+async def _open(directory: Path, kind: str) -> KeyVault:
+    if kind == "software":
+        return await SoftwareVault.open(directory)
+    return await Pkcs11Vault.open(directory, SETTINGS)
+
+
+async def keep_contract(directory: Path, kind: str) -> str:
+    """Fork while the vault is in use; the child runs the contract's whole suite, on vaults of its own."""
+    vault = await _open(directory, kind)
+    await vault.create_kek(kek(1))
+    busy = [asyncio.create_task(_use_for_ever(vault)) for _ in range(AT_ONCE)]
+    await asyncio.sleep(0.05)
+    child = os.fork()
+    if not child:
+        # The loop that runs here is the parent's.
+        asyncio.set_event_loop(None)
+        os._exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", kind, CONTRACT]))
+    code = os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1])
+    for task in busy:
+        task.cancel()
+    await asyncio.gather(*busy, return_exceptions=True)
+    return f"{code}"
+
+
 async def fork(directory: Path, forks: int) -> str:
     """Fork again and again while all threads are at work; each child opens the vault anew and reads what it wrapped."""
     vault = await Pkcs11Vault.open(directory, SETTINGS)
@@ -75,7 +104,7 @@ async def fork(directory: Path, forks: int) -> str:
     return f"{codes} {still}"
 
 
-async def _use_for_ever(vault: Pkcs11Vault) -> None:
+async def _use_for_ever(vault: KeyVault) -> None:
     while True:
         await vault.unwrap(kek(1), await vault.wrap(kek(1), b"busy", aad=b""), aad=b"")
 
@@ -122,7 +151,9 @@ def main() -> None:
             if what != "stress":
                 # Not to be done: it shows that the test would notice.
                 setattr(cryptoki, "OS_LOCKING_OK", 0)  # noqa: B010 a constant, otherwise
-            work = stress(directory, float(more[0]))
+            work = stress(directory, float(more[0]), more[1])
+        case "keep-contract":
+            work = keep_contract(directory, more[0])
         case "fork":
             work = fork(directory, int(more[0]))
         case "create":
