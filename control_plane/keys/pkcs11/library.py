@@ -59,7 +59,7 @@ class Library:
     """A library that is in use. Those methods that are not async block, and are for its own threads."""
 
     def __init__(self, cryptoki: Cryptoki, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take a library that nobody else uses: `shared` is the way in. It is opened by the first who needs it."""
+        """Take a library that nobody else uses, and that is yet to be opened: `shared` is the way in."""
         self.cryptoki = cryptoki
         self._clock = clock
         self._pid = os.getpid()
@@ -106,7 +106,7 @@ class Library:
         return self._epoch
 
     def open(self) -> None:
-        """Initialize it. What a parent process has left open in us is closed first."""
+        """Initialize it. What a parent process has left open in us is closed first, and so is what has no mutexes."""
         try:
             self.cryptoki.initialize()
         except CryptokiError as error:

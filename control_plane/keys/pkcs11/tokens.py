@@ -16,7 +16,7 @@ from typing import Final
 
 from control_plane import private_file
 from control_plane.keys.pkcs11 import layout
-from control_plane.keys.pkcs11.codes import AES, SECRET_KEY, SO, Attribute
+from control_plane.keys.pkcs11.codes import AES, SECRET_KEY, SO, Attribute, Rv
 from control_plane.keys.pkcs11.cryptoki import Cryptoki, CryptokiError, Handle, Session, Template, TokenInfo
 from control_plane.keys.pkcs11.layout import WITNESS, Layout
 from control_plane.keys.pkcs11.library import Library, ReadPin
@@ -125,7 +125,9 @@ def _keep_token(library: Library, label: str, pins: Pins) -> None:
         so_pin = read_pin(pins.security_officer)
         found = next((token for token in tokens if token.is_initialized and token.label == label), None)
         if found is None:
-            free = next(token for token in tokens if not token.is_initialized)
+            free = next((token for token in tokens if not token.is_initialized), None)
+            if free is None:
+                raise CryptokiError("GetSlotList", Rv.TOKEN_NOT_PRESENT)
             cryptoki.init_token(free.slot, so_pin, label)
             found = free
         if not found.has_user_pin:

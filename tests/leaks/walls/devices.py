@@ -102,13 +102,6 @@ WALLS: Final = (
         noticed_by=("tests/contracts/test_key_vault.py::test_a_key_opens_with_its_own_aad_only",),
     ),
     Mutation(
-        name="the head of an envelope from a device may be changed",
-        file=KEKS,
-        before="return head + object_id(kek) + aad",
-        after="return head[:0] + object_id(kek) + aad",
-        noticed_by=("tests/contracts/test_key_vault.py::test_a_wrapped_key_that_was_changed_anywhere_does_not_open",),
-    ),
-    Mutation(
         name="handles outlive the library that gave them",
         file=KEKS,
         before="if known is None or known[0] != epoch:",

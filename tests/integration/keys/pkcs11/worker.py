@@ -97,6 +97,8 @@ async def fork(directory: Path, forks: int) -> str:
         if not child:
             os._exit(_be_child(directory, vault, wrapped))
         codes.append(os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]))
+        if codes[-1]:
+            break
     for task in busy:
         task.cancel()
     await asyncio.gather(*busy, return_exceptions=True)
