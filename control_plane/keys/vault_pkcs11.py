@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
 from control_plane import private_file
@@ -31,8 +31,6 @@ from control_plane.keys.pkcs11.tokens import ForeignTokenError, Pins
 from control_plane.keys.vault import ROOT_FILE, TOKENS_FILE, RootOfTrust, UnusableVaultError, check_directory
 from control_plane.settings import HsmSettings
 from control_plane.threads import run_to_end
-
-T = TypeVar("T")
 
 USE_WITHIN: Final = timedelta(seconds=2)
 """How long a wrap or an unwrap may take, its time in the queue with it."""
@@ -75,8 +73,8 @@ class Pkcs11Vault:
         self._place = place
         self._layout = whole
         self._keks = TokenKeks(library, whole, partial(tokens.read_pin, place.pin_file))
-        # At most one thread waits for the lock of all processes, so that the others go on.
-        self._making = asyncio.Lock()
+        # What lasts is done one by one: at most one thread waits for other processes or for the disk.
+        self._changing = asyncio.Lock()
 
     @classmethod
     async def open(cls, directory: Path, settings: HsmSettings) -> "Pkcs11Vault":
@@ -116,8 +114,7 @@ class Pkcs11Vault:
                 self._keks.create(kek)
             self._make_durable()
 
-        async with self._making:
-            await self._to_end(create)
+        await self._changed(create)
 
     async def wrap(self, kek: KekRef, key: bytes, *, aad: bytes) -> WrappedKey:
         """See `KeyVault`. Two calls of the device, and a search the first time."""
@@ -134,15 +131,16 @@ class Pkcs11Vault:
             self._keks.destroy(kek)
             self._make_durable()
 
-        await self._to_end(destroy)
+        await self._changed(destroy)
 
     async def keks(self) -> list[KekRef]:
         """See `KeyVault`. Reads two attributes of every object of every token."""
         return await self._library.run_within(LIST_WITHIN, self._keks.all)
 
-    async def _to_end(self, work: Callable[[], T]) -> T:
+    async def _changed(self, work: Callable[[], None]) -> None:
         try:
-            return await self._library.run_to_end(work)
+            async with self._changing:
+                await self._library.run_to_end(work)
         except OSError as error:
             raise UnavailableError("the key vault's directory is away", reason=AWAY) from error
 
