@@ -26,7 +26,7 @@ from control_plane.keys.pkcs11 import layout, softhsm, tokens
 from control_plane.keys.pkcs11.cryptoki import CryptokiError, TokenInfo
 from control_plane.keys.pkcs11.keks import TokenKeks
 from control_plane.keys.pkcs11.layout import Layout, UnknownLayoutError
-from control_plane.keys.pkcs11.library import AWAY, Library
+from control_plane.keys.pkcs11.library import Library
 from control_plane.keys.pkcs11.tokens import ForeignTokenError, Pins
 from control_plane.keys.vault import ROOT_FILE, TOKENS_FILE, RootOfTrust, UnusableVaultError, check_directory
 from control_plane.settings import HsmSettings
@@ -142,7 +142,7 @@ class Pkcs11Vault:
             async with self._changing:
                 await self._library.run_to_end(work)
         except OSError as error:
-            raise UnavailableError("the key vault's directory is away", reason=AWAY) from error
+            raise UnavailableError("the key vault's directory is away", reason="VAULT_UNAVAILABLE") from error
 
     def _make_durable(self) -> None:
         if self._place.made_by_us is not None:
@@ -207,7 +207,7 @@ def _made(place: _Place) -> tuple[Library, _Place, Layout]:
                 lambda: tokens.complete(library, place.layout_file, wanted, pin=pin, made_by_us=place.made_by_us)
             )
         except CryptokiError as error:
-            raise UnavailableError("the key vault's device is away", reason=AWAY) from error
+            raise UnavailableError("the key vault's device is away", reason="VAULT_UNAVAILABLE") from error
         except ForeignTokenError as error:
             raise UnusableVaultError(f"{error}: name the tokens as they were, in the same order") from error
         return library, place, whole

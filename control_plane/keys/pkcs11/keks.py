@@ -25,7 +25,7 @@ from control_plane.keys.pkcs11 import tokens
 from control_plane.keys.pkcs11.codes import AMBIGUOUS, NOT_AUTHENTIC, OBJECT_GONE, SECRET_KEY, Attribute, Rv
 from control_plane.keys.pkcs11.cryptoki import TAG_BYTES, CryptokiError, Handle, Session
 from control_plane.keys.pkcs11.layout import WITNESS, Layout, kek_of, object_id, object_label
-from control_plane.keys.pkcs11.library import AWAY, Library, ReadPin
+from control_plane.keys.pkcs11.library import Library, ReadPin
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ class TokenKeks:
             except CryptokiError as error:
                 if attempt == _ATTEMPTS or not self._library.mend(error, label, epoch=epoch):
                     _log.error("vault_unavailable", token=label, error=str(error))
-                    raise UnavailableError("the key vault's device is away", reason=AWAY) from error
+                    raise UnavailableError("the key vault's device is away", reason="VAULT_UNAVAILABLE") from error
         raise AssertionError
 
     def _seal(self, session: Session, kek: KekRef, key: bytes, aad: bytes) -> bytes:

@@ -44,9 +44,6 @@ T = TypeVar("T")
 ReadPin = Callable[[], bytes]
 """Reads the PIN as it is now; raises OSError or ExposedKeyError."""
 
-AWAY: Final = "VAULT_UNAVAILABLE"
-PIN: Final = "VAULT_PIN_REFUSED"
-
 _THREADS: Final = 4
 # Opening the library anew costs everybody's sessions, so a token that stays away makes it ever rarer.
 _FIRST_PAUSE_S: Final = 1.0
@@ -143,7 +140,7 @@ class Library:
                 return await asyncio.wrap_future(self._submit(work))
         except TimeoutError:
             _log.error("vault_hangs", seconds=time_limit.total_seconds())
-            raise UnavailableError("the key vault does not answer", reason=AWAY) from None
+            raise UnavailableError("the key vault does not answer", reason="VAULT_UNAVAILABLE") from None
 
     @contextmanager
     def session(self, label: str, pin: ReadPin) -> Iterator[Session]:
@@ -236,7 +233,9 @@ class Library:
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         if os.getpid() != self._pid:
-            raise UnavailableError("this process was forked: it has to open a key vault of its own", reason=AWAY)
+            raise UnavailableError(
+                "this process was forked: it has to open a key vault of its own", reason="VAULT_UNAVAILABLE"
+            )
         return self._threads.submit(work)
 
     def _session(self, label: str, pin: ReadPin) -> Session:
@@ -288,16 +287,18 @@ class Library:
                 shown = pin()
             except Exception as error:
                 _log.error("vault_pin_unreadable", token=label, error=type(error).__name__)
-                raise UnavailableError("the key vault's PIN cannot be read", reason=PIN) from error
+                raise UnavailableError("the key vault's PIN cannot be read", reason="VAULT_PIN_REFUSED") from error
             if self._refused.get(label) == shown:
-                raise UnavailableError("the key vault refuses the PIN that it was shown", reason=PIN)
+                raise UnavailableError("the key vault refuses the PIN that it was shown", reason="VAULT_PIN_REFUSED")
             try:
                 self.cryptoki.login(session, USER, shown)
             except CryptokiError as error:
                 if error.code in PIN_REFUSED:
                     self._refused[label] = shown
                     _log.error("vault_pin_refused", token=label, error=str(error))
-                    raise UnavailableError("the key vault refuses the PIN that it was shown", reason=PIN) from error
+                    raise UnavailableError(
+                        "the key vault refuses the PIN that it was shown", reason="VAULT_PIN_REFUSED"
+                    ) from error
                 if error.code != Rv.USER_ALREADY_LOGGED_IN:
                     raise
             self._refused.pop(label, None)
