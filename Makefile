@@ -56,7 +56,7 @@ leaks: setup ## take each wall away in turn: a test has to notice; ONLY='words' 
 
 battery: setup ## attacks and trials at scale, as many as the specification demands; SEED=n draws the same ones again
 	@BATTERY=1 pytest tests/e2e/edge tests/e2e/edge_scale tests/isolation/test_database_crowd.py \
-	    tests/integration/ext_authz/leases $(TESTS)
+	    tests/integration/ext_authz/leases tests/integration/keys/pkcs11 $(TESTS)
 
 lint: setup ## every static check
 	@mkdir -p build

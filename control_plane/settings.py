@@ -6,9 +6,14 @@ Relative paths are relative to the state directory.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from control_plane.config_file import read_config
+
+SOFTWARE: Final = "software"
+PKCS11: Final = "pkcs11"
+# Each costs a process 1 ms at its start, and a search takes 20 µs for each key of its shard.
+DEFAULT_SHARDS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,28 @@ class ObjectsSettings:
     """How the bucket's service is reached. No credentials: they are in a file or in the environment."""
     credentials_file: Path | None
     """The file, for S3."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSettings:
+    """A device that holds the tenants' keys, where somebody has configured one. `docs/vault.md` has the whole of it."""
+
+    module: Path
+    """Its PKCS#11 library."""
+    tokens: tuple[str, ...]
+    """The labels of its tokens that are ours. With the first tenant they are settled, and their order with them."""
+    pin_file: Path
+    """The PIN of these tokens, mode 0600. Another one is tried as soon as it is in the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HsmSettings:
+    """How the vault speaks PKCS#11."""
+
+    device: DeviceSettings | None = None
+    """None for SoftHSM, which is software: its tokens are made by us, in `vault_dir`."""
+    shards: int = DEFAULT_SHARDS
+    """How many tokens are made for SoftHSM; what a vault was made with stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +95,9 @@ class Settings:
     secrets_dir: Path
     """Keys that the cell's processes share, each file mode 0600."""
     vault_dir: Path
-    """The software vault."""
+    """The software vault, or what is to be remembered of a device."""
+    hsm: HsmSettings | None
+    """How the vault speaks PKCS#11; None for the software vault."""
     objects: ObjectsSettings
     """Where tenants' objects are."""
     restricts_unsafe: bool
@@ -102,10 +131,30 @@ def _settings(state_dir: Path, config: Mapping[str, Any]) -> Settings:
         admin_token_file=state_dir / config["admin_token_file"],
         secrets_dir=state_dir / config["secrets_dir"],
         vault_dir=state_dir / config["vault_dir"],
+        hsm=_hsm(state_dir, config.get("vault", SOFTWARE)),
         objects=_objects(state_dir, config["objects"]),
         restricts_unsafe=bool(config["restricts_unsafe"]),
         services={name: frozenset(scopes) for name, scopes in config["services"].items()},
     )
+
+
+def _hsm(state_dir: Path, config: str | Mapping[str, Any]) -> HsmSettings | None:
+    """Read `software`, `pkcs11`, or an object that says more of the latter."""
+    if config == SOFTWARE:
+        return None
+    given: dict[str, Any] = {"kind": config} if isinstance(config, str) else dict(config)
+    kind, shards = given.pop("kind"), int(given.pop("shards", DEFAULT_SHARDS))
+    device = None
+    if "module" in given:
+        device = DeviceSettings(
+            module=state_dir / given.pop("module"),
+            tokens=tuple(map(str, given.pop("tokens"))),
+            pin_file=state_dir / given.pop("pin_file"),
+        )
+    if kind != PKCS11 or given or shards < 1 or (device and not device.tokens):
+        message = f"vault: {kind} {sorted(given)}"
+        raise ValueError(message)
+    return HsmSettings(device=device, shards=shards)
 
 
 def _objects(state_dir: Path, config: str | Mapping[str, Any]) -> ObjectsSettings:

@@ -1,9 +1,10 @@
-"""Make the virtual environment: the machine's python3, the locked packages, and this project on top.
+"""Make the virtual environment: the machine's python3, the locked packages, SoftHSM, and this project on top.
 
 Run by `make setup` before anything is installed, so it needs nothing but python3. Debian ships that without pip; then
-pip comes out of Debian's own package, which is unpacked and not installed.
+pip comes out of Debian's own package, which is unpacked and not installed. So does SoftHSM, which has no wheel.
 """  # noqa: INP001 deploy/ holds no package
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,9 @@ LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
 DEBIAN_WHEELS = Path("/usr/share/python-wheels")
 BUILDERS = ("setuptools==",)
+# What the vault's tests run on. `control_plane/keys/pkcs11/softhsm.py` looks for it in the same places.
+SOFTHSM = "SOFTHSM2_MODULE"
+SOFTHSM_PLACES = ("usr/lib/softhsm/libsofthsm2.so", "usr/lib/*/softhsm/libsofthsm2.so", "usr/lib64/libsofthsm2.so")
 
 
 def main() -> None:
@@ -39,6 +43,7 @@ def main() -> None:
     count = len(locked_entries())
     with step(f"install {count} locked packages"):
         install_locked(python, count)
+    install_softhsm(target, python)
     with step("install this project, as it stands in its sources"):
         pip(python, "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
 
@@ -53,23 +58,46 @@ def install_pip(python: Path) -> None:
         stop(f"{sys.executable} has no pip and no ensurepip: install them, or name another: make setup PYTHON=…")
     else:
         with tempfile.TemporaryDirectory(prefix="bulkhead-pip-") as folder:
-            install_wheel(python, unpacked_wheel(Path(folder)))
+            unpacked = unpack("python3-pip-whl", Path(folder))
+            install_wheel(python, pip_wheel(unpacked / DEBIAN_WHEELS.relative_to("/")))
 
 
-def unpacked_wheel(folder: Path) -> Path | None:
-    """Fetch Debian's package of pip and unpack it into `folder`: nothing is installed, so that nobody need be root."""
+def install_softhsm(target: Path, python: Path) -> None:
+    """Bring SoftHSM's library into the environment, unless the system has it, or one is named."""
+    module = softhsm(target)
+    if module is None and shutil.which("apt-get") is None:
+        stop(f"SoftHSM is missing: install it (its package is softhsm2, or softhsm), or name its library in {SOFTHSM}")
+    if module is None:
+        with step("unpack SoftHSM into it"), tempfile.TemporaryDirectory(prefix="bulkhead-softhsm-") as folder:
+            unpacked = unpack("libsofthsm2", Path(folder))
+            shutil.copytree(unpacked / "usr/lib", target / "softhsm/usr/lib", dirs_exist_ok=True)
+        module = softhsm(target)
+    if module is None or not works(python, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", module):
+        stop(f"{module or 'SoftHSM'} cannot be loaded: `apt-get install softhsm2`, or name its library in {SOFTHSM}")
+
+
+def softhsm(target: Path) -> Path | None:
+    """Find SoftHSM's library."""
+    if named := os.environ.get(SOFTHSM):
+        return Path(named)
+    roots = (target / "softhsm", Path("/"))
+    return next((found for root in roots for place in SOFTHSM_PLACES for found in sorted(root.glob(place))), None)
+
+
+def unpack(package: str, folder: Path) -> Path:
+    """Fetch a package of Debian's and unpack it below `folder`: nothing is installed, so that nobody need be root."""
     apt = ["apt-get", "-q"]
-    if not works(*apt, "download", "python3-pip-whl", cwd=folder):
+    if not works(*apt, "download", package, cwd=folder):
         # No list of packages here, or an old one: fetch one of our own.
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
         apt += ["-o", f"Dir::State={folder}/state", "-o", f"Dir::Cache={folder}/cache"]
         apt += ["-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "APT::Sandbox::User=root"]
         run(*apt, "update", cwd=folder)
-        run(*apt, "download", "python3-pip-whl", cwd=folder)
-    for package in folder.glob("*.deb"):
-        run("dpkg-deb", "-x", str(package), str(folder / "unpacked"))
-    return pip_wheel(folder / "unpacked" / DEBIAN_WHEELS.relative_to("/"))
+        run(*apt, "download", package, cwd=folder)
+    for file in folder.glob("*.deb"):
+        run("dpkg-deb", "-x", str(file), str(folder / "unpacked"))
+    return folder / "unpacked"
 
 
 def pip_wheel(folder: Path) -> Path | None:

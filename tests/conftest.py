@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.edge",
     "tests.fixtures.edge_mirror",
     "tests.fixtures.s3",
+    "tests.fixtures.softhsm",
 ]
 
 # No example has a time limit: how busy the machine is says nothing about the code. A failure prints how to repeat it.

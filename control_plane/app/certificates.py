@@ -22,7 +22,7 @@ from control_plane.app.process import (
 )
 from control_plane.cache.handles import Caches
 from control_plane.certificates.servicer import CertificateServicer
-from control_plane.keys.vault_software import SoftwareVault
+from control_plane.keys.opening import open_vault
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import Elsewhere
@@ -40,7 +40,7 @@ async def run_certificates(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         platform_key = await _awaitplatform_key_file(settings)
         postgres = postgres_settings(settings, "csm_directory", tenant_connections=settings.certificates_connections)
-        database, keys = await open_database(stack, await SoftwareVault.open(settings.vault_dir), postgres)
+        database, keys = await open_database(stack, await open_vault(settings), postgres)
         # This process has no right to change a table: the control plane does it.
         directory = Directory(database, version=TENANT_VERSION, upgrade=Elsewhere(database).ensure)
         process = open_process(settings, directory, database=database, keys=keys, platform_key=platform_key)

@@ -37,8 +37,8 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
+from control_plane.keys.opening import open_vault
 from control_plane.keys.platform import PlatformKeys
-from control_plane.keys.vault_software import SoftwareVault
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
 from control_plane.operations.service import OperationRunner
@@ -77,7 +77,7 @@ async def run_control_plane(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         issuer = await asyncio.to_thread(PlatformIssuer.load_or_create, platform_key_file(settings))
         postgres = postgres_settings(settings, "csm_control", tenant_connections=settings.control_plane_connections)
-        vault = await SoftwareVault.open(settings.vault_dir)
+        vault = await open_vault(settings)
         database, keys = await open_database(stack, vault, postgres)
         upgrades = SchemaUpgrades(
             database, passwords=keys.login_password, notified=partial(notified, postgres, UPGRADE_CHANNEL)

@@ -1,10 +1,12 @@
 """`bulkhead up`, `down` and `status`: the embedded stack of the state directory."""
 
+import json
 import os
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
@@ -25,6 +27,8 @@ _INTERRUPTED: Final = 130
 _UNSAFE_TENANTS: Final = "BULKHEAD_UNSAFE_TENANTS"
 _RESTRICT: Final = "restrict"
 _REPORT: Final = "report"
+_VAULT: Final = "BULKHEAD_VAULT"
+_VAULTS: Final = ("software", "pkcs11")
 _VALKEY_MEGABYTES: Final = "BULKHEAD_VALKEY_MEGABYTES"
 _LEAST_MEGABYTES: Final = 16
 
@@ -63,6 +67,7 @@ def up(
             check_workers=check_workers,
             tenant_connections=tenant_connections,
             restricts_unsafe=_restricts_unsafe(),
+            vault=_vault(),
             valkey_megabytes=megabytes_from_environment(VALKEY_MEGABYTES),
         )
         asked = _Asked(demo=demo, as_json=as_json)
@@ -80,6 +85,20 @@ def _restricts_unsafe() -> bool:
     if given not in {_RESTRICT, _REPORT}:
         raise typer.BadParameter(f"{_UNSAFE_TENANTS} must be {_RESTRICT} or {_REPORT}")
     return given == _RESTRICT
+
+
+def _vault() -> str | dict[str, Any]:
+    """Return what kind of vault a new state directory is to have, or what a file says of it; empty for either."""
+    given = os.environ.get(_VAULT, "")
+    if given in {"", *_VAULTS}:
+        return given
+    try:
+        said = json.loads(Path(given).read_text())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{_VAULT} must be {', '.join(_VAULTS)}, or a file in JSON") from error
+    if not isinstance(said, dict) or said.get("kind") not in _VAULTS:
+        raise typer.BadParameter(f"the file that {_VAULT} names must have an object, with a `kind`")
+    return said
 
 
 def megabytes_from_environment(default: int) -> int:

@@ -17,9 +17,9 @@ A reader refuses whatever it does not know: formats and algorithms are added, ne
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NewType
+from typing import Final, NewType, Self
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
@@ -121,24 +121,48 @@ class Binding:
         return label + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """The parts of an envelope, for whoever has a device open it."""
+
+    head: bytes
+    """What the tag also covers, before what the data is bound to."""
+    nonce: bytes
+    sealed: bytes = field(repr=False)
+    """Ciphertext and tag."""
+
+    @staticmethod
+    def head_of(version: int) -> bytes:
+        """Return how an envelope begins that is sealed under this version of a key."""
+        if not 0 < version <= _LAST_VERSION:
+            raise ValueError("versions count from 1")
+        return _HEADER.pack(_MAGIC, _FORMAT, _AES_256_GCM, version)
+
+    @classmethod
+    def parse(cls, envelope: bytes, *, version: int) -> Self:
+        """Take it apart; raise IntegrityError where it asks for another version of the key, or is none."""
+        if sealed_version(envelope) != version:
+            raise IntegrityError
+        body = _HEADER.size + NONCE_BYTES
+        return cls(head=envelope[: _HEADER.size], nonce=envelope[_HEADER.size : body], sealed=envelope[body:])
+
+
 def seal(key: bytes, plaintext: bytes, *, version: int, nonce: bytes, aad: bytes) -> bytes:
     """Seal `plaintext` in an envelope. `nonce` MUST be fresh and random; `key` is of 32 bytes.
 
     Costs about a millisecond for each MiB, on the caller's thread.
     """
-    if len(key) != KEY_BYTES or len(nonce) != NONCE_BYTES or not 0 < version <= _LAST_VERSION:
-        raise ValueError("a key has 32 bytes, a nonce 12, and versions count from 1")
-    header = _HEADER.pack(_MAGIC, _FORMAT, _AES_256_GCM, version)
-    return header + nonce + AESGCM(key).encrypt(nonce, plaintext, header + aad)
+    if len(key) != KEY_BYTES or len(nonce) != NONCE_BYTES:
+        raise ValueError("a key has 32 bytes, and a nonce 12")
+    head = Envelope.head_of(version)
+    return head + nonce + AESGCM(key).encrypt(nonce, plaintext, head + aad)
 
 
 def unseal(key: bytes, envelope: bytes, *, version: int, aad: bytes) -> bytes:
     """Return what was sealed under this very key, version and binding; raise IntegrityError for all else."""
-    if sealed_version(envelope) != version:
-        raise IntegrityError
-    header, nonce = envelope[: _HEADER.size], envelope[_HEADER.size : _HEADER.size + NONCE_BYTES]
+    parts = Envelope.parse(envelope, version=version)
     try:
-        return AESGCM(key).decrypt(nonce, envelope[_HEADER.size + NONCE_BYTES :], header + aad)
+        return AESGCM(key).decrypt(parts.nonce, parts.sealed, parts.head + aad)
     except InvalidTag:
         raise IntegrityError from None
 

@@ -4,10 +4,39 @@
 run over each. All methods are async because an HSM blocks: an implementation owns the threads that wait for it.
 """
 
+import stat
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
+from uuid import UUID
 
 from control_plane.keys.model import KekRef, WrappedKey
+
+ROOT_FILE: Final = "root.key"
+"""Makes a directory a software vault's."""
+TOKENS_FILE: Final = "tokens.json"
+"""Makes a directory a device's."""
+
+
+class UnusableVaultError(Exception):
+    """The vault must not be opened as it is. Says what to do; the caller is an operator."""
+
+
+def check_directory(directory: Path, *, others: str) -> None:
+    """Raise UnusableVaultError where strangers may write to a directory, or where it is the other kind of vault's.
+
+    A cell has the kind of vault that it was made with. With another its keys would not be there: new ones would be made
+    beside, and what the old ones sealed would look altered.
+    """
+    if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UnusableVaultError(
+            f"others may write to {directory} and so replace its keys: run `chmod 700 {directory}`"
+        )
+    if (directory / others).exists():
+        raise UnusableVaultError(
+            f"{directory} has {others}, so it is the other kind of vault, and its keys are nowhere else: open it as "
+            "what it is, or begin another cell"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,21 +46,30 @@ class RootOfTrust:
     hsm_backed: bool
     """Whether the root and the KEKs are held by a device that does not give them out."""
     label: str
-    """For people, such as `software` or the name of an HSM's token. No path, no secret."""
+    """For people, such as `software` or the model of an HSM. No path, no secret."""
+    firmware: str = ""
+    """The version of what runs in the HSM; empty where there is none."""
+    token: str = ""
+    """The label of the token that has a tenant's KEKs; empty where there is none."""
 
 
 class KeyVault(Protocol):
     """Holds one KEK for each tenant and version.
 
     Every method MAY be called from any task of one event loop at once, and MUST NOT block the loop. Every method raises
-    UnavailableError when the device or the disk behind it is away; nothing was done then, or (for `create_kek` and
-    `destroy_kek`) calling again completes it. A call that is cancelled MUST NOT have an effect after it has ended. No
-    method MAY put key bytes into an error, a log or a repr.
+    UnavailableError when the device or the disk behind it is away (`VAULT_UNAVAILABLE`), or when the device refuses us
+    (`VAULT_PIN_REFUSED`); nothing was done then, or (for `create_kek` and `destroy_kek`) calling again completes it. A
+    call that is cancelled MUST NOT have an effect after it has ended. No method MAY put key bytes into an error, a log
+    or a repr. A process that was forked MUST open the vault itself: what it inherits is the parent's.
     """
 
     @property
     def root_of_trust(self) -> RootOfTrust:
         """Say what holds the keys. MUST be true for every KEK in the vault: never a silent fallback to software."""
+        ...
+
+    def root_of_trust_of(self, tenant_uid: UUID) -> RootOfTrust:
+        """Say what holds a tenant's keys, whether or not it has any yet, down to the token."""
         ...
 
     async def create_kek(self, kek: KekRef) -> None:

@@ -13,7 +13,6 @@ read everything. On a device that keeps old blocks, a removed KEK is as secret a
 import hashlib
 import re
 import secrets
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -32,7 +31,7 @@ from control_plane.keys.model import (
     seal,
     unseal,
 )
-from control_plane.keys.vault import RootOfTrust
+from control_plane.keys.vault import ROOT_FILE, TOKENS_FILE, RootOfTrust, UnusableVaultError, check_directory
 from control_plane.threads import run_to_end
 
 T = TypeVar("T")
@@ -41,10 +40,6 @@ _ROOT_MAGIC: Final = b"BHR1"
 _ROOT_VERSION: Final = 1
 _CHECK_BYTES: Final = 8
 _KEK_FILE: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([1-9][0-9]{0,9})", re.ASCII)
-
-
-class UnusableVaultError(Exception):
-    """The vault must not be opened as it is. Says what to do; the caller is an operator."""
 
 
 class SoftwareVault:
@@ -77,6 +72,10 @@ class SoftwareVault:
     def root_of_trust(self) -> RootOfTrust:
         """Say that it is software."""
         return RootOfTrust(hsm_backed=False, label="software")
+
+    def root_of_trust_of(self, tenant_uid: UUID) -> RootOfTrust:  # noqa: ARG002 all tenants have the same
+        """See `KeyVault`."""
+        return self.root_of_trust
 
     async def create_kek(self, kek: KekRef) -> None:
         """See `KeyVault`. Two syncs of the disk."""
@@ -152,9 +151,8 @@ def _open_root(directory: Path) -> bytes:
     for folder in (directory, directory.parent):
         private_file.sync_directory(folder)
     for folder in (directory, keks):
-        if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise UnusableVaultError(f"others may write to {folder} and so replace its keys: run `chmod 700 {folder}`")
-    path = directory / "root.key"
+        check_directory(folder, others=TOKENS_FILE)
+    path = directory / ROOT_FILE
     # Looked at before the root: a root always comes into being before the first KEK.
     has_keks = any(_KEK_FILE.fullmatch(entry.name) for entry in keks.iterdir())
     if not has_keks:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from control_plane.config_file import CONFIG_FILE
+from control_plane.settings import SOFTWARE
 from control_plane.stack.authority import CERTIFICATE
 from control_plane.stack.edge import settings as edge
 from control_plane.stack.edge.identities import PLATFORM_HOST
-from control_plane.stack.failures import StackError
+from control_plane.stack.failures import StackError, StateDirectoryError
 from control_plane.stack.layout import StateDir, read_json, write_json
 from control_plane.stack.postgres import DATABASE, Postgres
 from control_plane.stack.processes.size import StackSize
@@ -95,7 +96,11 @@ def write_config(
     """Write what the stack's processes read at their start.
 
     `control_plane.settings` says what each part means, and `ext_authz.settings` what the edge's does.
+
+    Raises:
+        StateDirectoryError: another kind of vault is asked for than there is.
     """
+    last = read_json(state_dir.root / CONFIG_FILE)
     config = {
         "postgres": {
             "socket_dir": str(postgres.socket_dir),
@@ -120,8 +125,9 @@ def write_config(
         "admin_token_file": state_dir.admin_token.name,
         "secrets_dir": "secrets",
         "vault_dir": "vault",
+        "vault": _vault(last, size.vault),
         # The operator's, who may have put a bucket there.
-        "objects": read_json(state_dir.root / CONFIG_FILE).get("objects", "objects"),
+        "objects": last.get("objects", "objects"),
         "restricts_unsafe": size.restricts_unsafe,
         "services": _SERVICES,
         "edge": edge.edge_settings(
@@ -151,6 +157,25 @@ def endpoints(state_dir: StateDir, addresses: Addresses) -> dict[str, str]:
         "edge_ca_file": str(state_dir.authority / CERTIFICATE),
         "envoy_admin": addresses.envoy_admin,
     }
+
+
+def _vault(last: Mapping[str, Any], asked: str | Mapping[str, Any]) -> object:
+    """Return what is said of the vault. Its kind is settled by the first `up`: keys do not move to another."""
+    if not last:
+        return asked or SOFTWARE
+    # The operator's, who may have named a device there.
+    there = last.get("vault", SOFTWARE)
+    kind, wanted = _kind(there), _kind(asked)
+    if wanted not in {"", kind}:
+        raise StateDirectoryError(
+            f"this state directory was made with the vault `{kind}`, and `{wanted}` has none of its keys",
+            remedy=f"start it with the vault `{kind}`, or name another directory with --dir",
+        )
+    return there if isinstance(asked, str) else asked
+
+
+def _kind(vault: str | Mapping[str, Any]) -> str:
+    return vault if isinstance(vault, str) else str(vault["kind"])
 
 
 def _port_of(config: Mapping[str, Any], process: str, *, listener: str) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import cache, calls, crowd, edge, leases, starting, switching
+from tests.bench import cache, calls, crowd, edge, leases, starting, switching, vaults
 from tests.bench.measure import Figure, table, write
 from tests.bench.system import System
 
@@ -31,10 +31,12 @@ CASES: Final[dict[str, Callable[[System], AsyncIterator[Figure]]]] = {
     "edge_real_rpc": leases.real_rpc,
     "edge_neighbours": leases.neighbours,
     "edge_apply": edge.apply,
+    "vault": vaults.operations,
+    "vault_cold": vaults.cold_start,
     "crowd": crowd.crowd,
 }
 # Only when named: they take many minutes.
-LONG: Final = {"crowd"}
+LONG: Final = {"crowd", "vault_cold"}
 
 
 async def measure(names: list[str]) -> list[Figure]:

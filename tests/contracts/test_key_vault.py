@@ -9,7 +9,9 @@ import pytest
 
 from control_plane.keys.model import IntegrityError, KekRef, MissingKeyError, WrappedKey
 from control_plane.keys.vault import KeyVault
+from control_plane.keys.vault_pkcs11 import Pkcs11Vault
 from control_plane.keys.vault_software import SoftwareVault
+from control_plane.settings import HsmSettings
 
 KEK = KekRef(tenant_uid=UUID(int=1), version=1)
 NEXT_VERSION = KekRef(tenant_uid=UUID(int=1), version=2)
@@ -21,12 +23,15 @@ OpenVault = Callable[[], Awaitable[KeyVault]]
 """Opens the same vault once more, as another process does, or the same one after a restart."""
 
 
-@pytest.fixture(params=["software"])
-def open_vault(request: pytest.FixtureRequest, tmp_path: Path) -> OpenVault:
+@pytest.fixture(params=["software", "pkcs11"])
+def open_vault(request: pytest.FixtureRequest, tmp_path: Path, softhsm: HsmSettings) -> OpenVault:
     async def software() -> KeyVault:
         return await SoftwareVault.open(tmp_path / "vault")
 
-    return {"software": software}[request.param]
+    async def pkcs11() -> KeyVault:
+        return await Pkcs11Vault.open(tmp_path / "vault", softhsm)
+
+    return {"software": software, "pkcs11": pkcs11}[request.param]
 
 
 @pytest.fixture
@@ -182,6 +187,7 @@ async def test_a_vault_says_what_its_keys_rest_on_and_not_where(vault: KeyVault,
 
     assert root.label
     assert str(tmp_path) not in root.label
+    assert vault.root_of_trust_of(KEK.tenant_uid).hsm_backed is root.hsm_backed
 
 
 async def test_no_error_and_no_repr_shows_a_key(vault: KeyVault) -> None:

@@ -145,6 +145,8 @@ class Copy:
         for program in (environment / "bin").iterdir():
             if program.name not in scripts and not program.name.startswith(("python", "activate")):
                 (programs / program.name).symlink_to(program)
+        if (environment / "softhsm").exists():
+            (programs.parent / "softhsm").symlink_to(environment / "softhsm")
         self._site_packages.mkdir(parents=True)
         for name, file in ours.items():
             shutil.copy2(file, self._site_packages / f"{name}.py")

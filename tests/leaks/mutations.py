@@ -37,6 +37,7 @@ from tests.leaks.walls import (
     connections,
     contexts,
     decisions,
+    devices,
     keys,
     leases,
     markers,
@@ -56,6 +57,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *tables.WALLS,
     # What is sealed.
     *keys.WALLS,
+    *devices.WALLS,
     *objects.WALLS,
     *caches.WALLS,
     # The platform's own doors.

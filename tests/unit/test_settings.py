@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.config_file import SettingsError
-from control_plane.settings import ObjectsSettings, Settings
+from control_plane.settings import HsmSettings, ObjectsSettings, Settings
 
 
 def test_a_missing_file_says_who_writes_it(tmp_path: Path) -> None:
@@ -58,4 +58,35 @@ def test_objects_are_in_a_directory_or_in_a_bucket_with_options(tmp_path: Path) 
 def test_what_is_no_place_of_objects_is_named_and_not_repeated(tmp_path: Path, objects: object) -> None:
     with pytest.raises(SettingsError, match=r"config\.json") as refused:
         _with_objects(tmp_path, objects)
+    assert "very secret" not in str(refused.value)
+
+
+def _with_vault(state_dir: Path, vault: object) -> HsmSettings | None:
+    _with_objects(state_dir, "objects")
+    path = state_dir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vault": vault}))
+    return Settings.from_dir(state_dir).hsm
+
+
+def test_the_vault_is_software_or_a_device(tmp_path: Path) -> None:
+    assert _with_vault(tmp_path, "software") is None
+    assert _with_vault(tmp_path, "pkcs11") == HsmSettings()
+    assert _with_vault(tmp_path, {"kind": "pkcs11", "shards": 3}) == HsmSettings(shards=3)
+
+
+@pytest.mark.parametrize(
+    "vault",
+    [
+        "pkcs12",
+        {"kind": "software", "module": "x"},
+        {"kind": "pkcs11", "shards": 0},
+        {"kind": "pkcs11", "module": "/opt/hsm.so"},
+        {"kind": "pkcs11", "module": "/opt/hsm.so", "tokens": [], "pin_file": "pin"},
+        {"kind": "pkcs11", "pin": "very secret"},
+        7,
+    ],
+)
+def test_what_is_no_vault_is_named_and_opens_no_other_one(tmp_path: Path, vault: object) -> None:
+    with pytest.raises(SettingsError, match=r"config\.json") as refused:
+        _with_vault(tmp_path, vault)
     assert "very secret" not in str(refused.value)

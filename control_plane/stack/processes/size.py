@@ -1,7 +1,8 @@
 """How much of the machine the stack may use."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 # Of its connections for tenants a cell keeps a fifth for the control plane's own calls: tokens, users, audit logs.
 _CONTROL_PLANES_PART: Final = 5
@@ -27,6 +28,9 @@ class StackSize:
 
     restricts_unsafe: bool = True
     """Whether a tenant whose isolation does not hold becomes read-only."""
+
+    vault: str | Mapping[str, Any] = ""
+    """Which kind of vault a new state directory gets, or what its settings are to say of it; no other one changes."""
 
     @property
     def connections_by_process(self) -> dict[str, int]:

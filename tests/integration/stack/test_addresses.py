@@ -2,23 +2,26 @@
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from control_plane.settings import Settings
+from control_plane.settings import DeviceSettings, Settings
 from control_plane.stack.addresses import Addresses, endpoints, write_config
+from control_plane.stack.failures import StateDirectoryError
 from control_plane.stack.layout import StateDir
 from control_plane.stack.postgres import Postgres
 from control_plane.stack.processes.size import StackSize
 from ext_authz.settings import EdgeSettings
 
 
-def write(state_dir: StateDir, addresses: Addresses) -> Settings:
+def write(state_dir: StateDir, addresses: Addresses, *, vault: str | Mapping[str, Any] = "") -> Settings:
     postgres = Postgres(data_dir=state_dir.postgres, socket_dir=state_dir.run, log=state_dir.log("postgres"))
-    write_config(state_dir, addresses, postgres=postgres, valkey_socket=state_dir.run / "valkey.sock", size=StackSize())
+    size, valkey = StackSize(vault=vault), state_dir.run / "valkey.sock"
+    write_config(state_dir, addresses, postgres=postgres, valkey_socket=valkey, size=size)
     return Settings.from_dir(state_dir.root)
 
 
@@ -112,3 +115,40 @@ def test_endpoints_have_absolute_paths_and_the_names_that_scripts_rely_on(tmp_pa
     assert list(told)[-5:] == ["edge_http", "edge_https", "edge_authority", "edge_ca_file", "envoy_admin"]
     assert told["edge_authority"] == "api.csm.example.com"
     assert all(Path(told[name]).is_absolute() for name in ("ca_file", "admin_token_file", "state_dir", "edge_ca_file"))
+
+
+@pytest.mark.parametrize("first", ["", "software", "pkcs11"])
+def test_the_kind_of_vault_is_settled_by_the_first_start(tmp_path: Path, choose: Choose, first: str) -> None:
+    state_dir, addresses = StateDir(tmp_path), choose()
+    made = write(state_dir, addresses, vault=first)
+    other = {"pkcs11": "software"}.get(first, "pkcs11")
+
+    assert (made.hsm is not None) == (first == "pkcs11")
+    assert write(state_dir, addresses).hsm == made.hsm
+    with pytest.raises(StateDirectoryError, match="none of its keys"):
+        write(state_dir, addresses, vault=other)
+    assert write(state_dir, addresses, vault=first).hsm == made.hsm
+
+
+def test_a_directory_of_an_older_version_has_a_software_vault(tmp_path: Path, choose: Choose) -> None:
+    state_dir, addresses = StateDir(tmp_path), choose()
+    write(state_dir, addresses)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["vault"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(StateDirectoryError):
+        write(state_dir, addresses, vault="pkcs11")
+    assert write(state_dir, addresses).hsm is None
+
+
+def test_a_device_that_the_operator_has_named_stays(tmp_path: Path, choose: Choose) -> None:
+    state_dir, addresses = StateDir(tmp_path), choose()
+    device = {"kind": "pkcs11", "module": "/opt/hsm.so", "tokens": ["b", "a"], "pin_file": "secrets/hsm.pin"}
+    write(state_dir, addresses, vault=device)
+    settings = write(state_dir, addresses, vault="pkcs11")
+
+    assert settings.hsm is not None
+    assert settings.hsm.device == DeviceSettings(
+        module=Path("/opt/hsm.so"), tokens=("b", "a"), pin_file=tmp_path / "secrets" / "hsm.pin"
+    )

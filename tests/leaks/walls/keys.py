@@ -207,9 +207,9 @@ WALLS: Final = (
     ),
     Mutation(
         name="others may replace the vault's keys",
-        file=VAULT,
-        before="if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):",
-        after="if not folder:",
+        file="control_plane/keys/vault.py",
+        before="if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):",
+        after="if not directory:",
         noticed_by=(f"{VAULT_TESTS}::test_a_vault_that_others_may_write_to_is_refused_with_what_to_do",),
     ),
     Mutation(

@@ -142,7 +142,7 @@ def test_a_format_or_an_algorithm_that_is_not_known_is_refused_before_any_key_is
     ("key", "nonce", "version"), [(KEY[:16], NONCE, 1), (KEY, NONCE[:8], 1), (KEY, NONCE, 0), (KEY, NONCE, 2**32)]
 )
 def test_nothing_is_sealed_with_less_than_the_format_says(key: bytes, nonce: bytes, version: int) -> None:
-    with pytest.raises(ValueError, match="32 bytes"):
+    with pytest.raises(ValueError, match=r"32 bytes|count from 1"):
         seal(key, b"plain", version=version, nonce=nonce, aad=b"")
 
 

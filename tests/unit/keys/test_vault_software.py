@@ -9,7 +9,8 @@ import pytest
 
 from control_plane.errors import UnavailableError
 from control_plane.keys.model import IntegrityError, KekRef, MissingKeyError
-from control_plane.keys.vault_software import SoftwareVault, UnusableVaultError
+from control_plane.keys.vault import UnusableVaultError
+from control_plane.keys.vault_software import SoftwareVault
 from control_plane.private_file import ExposedKeyError
 
 KEK = KekRef(tenant_uid=UUID(int=1), version=1)
