@@ -13,6 +13,7 @@ from bulkhead.edge.v1 import policies_pb2_grpc
 from bulkhead.v1 import (
     audit_pb2_grpc,
     edges_pb2_grpc,
+    encryption_pb2_grpc,
     isolation_pb2_grpc,
     tenants_pb2_grpc,
     tokens_pb2_grpc,
@@ -33,6 +34,7 @@ from control_plane.app.vaults import open_vault
 from control_plane.audit.servicer import AuditServicer
 from control_plane.cache.probing import Prober
 from control_plane.cache.reconciler import Reconciler
+from control_plane.encryption.servicer import EncryptionServicer
 from control_plane.isolation.probes.api import CertificatesApi
 from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
@@ -66,6 +68,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.AuditService",
     "bulkhead.v1.EdgeService",
     "bulkhead.v1.IsolationService",
+    "bulkhead.v1.EncryptionService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -102,6 +105,7 @@ async def run_control_plane(settings: Settings) -> None:
         def add(server: grpc.aio.Server) -> None:
             _add_control_plane(server, process=process, plans=plans, queue=queue)
             _add_edges(server, publisher=publisher, edges=edges, reports=reports)
+            encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(process.keys), server)
             isolation = IsolationServicer(verifier, platform_keys, process.page_tokens)
             isolation_pb2_grpc.add_IsolationServiceServicer_to_server(isolation, server)
 

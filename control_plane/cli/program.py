@@ -11,6 +11,7 @@ from control_plane.cli import audit, certificates, operations, output, serve, st
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.command import command
 from control_plane.cli.edge import demo, edges, proxy, top, xds
+from control_plane.cli.encryption import commands as encryption
 from control_plane.cli.isolation import commands as isolation
 from control_plane.cli.session import DEFAULT_DIRECTORY
 
@@ -35,6 +36,7 @@ app.add_typer(certificates.app, name="certificates")
 app.add_typer(operations.app, name="operations")
 app.add_typer(audit.app, name="audit")
 app.add_typer(isolation.app, name="isolation")
+app.add_typer(encryption.app, name="encryption")
 app.add_typer(edges.app, name="edges")
 app.add_typer(proxy.app, name="proxy")
 app.add_typer(xds.app, name="xds")

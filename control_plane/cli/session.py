@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,8 +46,10 @@ class Session:
         if self._client:
             self._client.close()
 
-    def call(self, method: str, request: Message, *, timeout_s: float = _TIMEOUT_S) -> Message:
-        """Call `package.Service/Method`; blank fields of the request are not sent.
+    def call(
+        self, method: str, request: Message, *, timeout_s: float = _TIMEOUT_S, secret: Secret | None = None
+    ) -> Message:
+        """Call `package.Service/Method`; blank fields of the request are not sent. `secret` is a field more.
 
         With --print-grpcurl it prints the call instead, and ends the command.
 
@@ -57,7 +60,11 @@ class Session:
         token_file = self._token_file or endpoints.admin_token_file
         fields = without_blanks(request)
         if self.print_grpcurl:
-            self._end_with(grpcurl(method, fields, endpoints=endpoints, token_file=token_file, timeout_s=timeout_s))
+            self._end_with(
+                grpcurl(method, fields, endpoints=endpoints, token_file=token_file, timeout_s=timeout_s, secret=secret)
+            )
+        if secret is not None:
+            fields[secret.field] = secret.read()
         return self._connected(endpoints).call(
             method, fields, token=lambda: read_token(token_file), timeout_s=timeout_s
         )
@@ -69,7 +76,7 @@ class Session:
             self._end_with(
                 grpcurl(method, request, endpoints=endpoints, token_file=None, timeout_s=_TIMEOUT_S, secret=secret)
             )
-        fields = {**request, secret.field: read_token(secret.file)}
+        fields = {**request, secret.field: secret.read()}
         return self._connected(endpoints).call(method, fields, token=None, timeout_s=_TIMEOUT_S)
 
     def pages(self, method: str, request: Message, *, follow: Callable[[Message], bool] = bool) -> Iterator[Message]:
@@ -128,11 +135,22 @@ class Session:
         if out is None or str(out) == "-":
             output.put(text.removesuffix("\n"))
             return
+        self._write((text.removesuffix("\n") + "\n").encode(), out, mode=mode)
+
+    def deliver_bytes(self, data: bytes, out: Path | None, *, mode: int) -> None:
+        """Do what `deliver` does with what need not be text, and add nothing to it."""
+        if out is None or str(out) == "-":
+            sys.stdout.buffer.write(data)
+            return
+        self._write(data, out, mode=mode)
+
+    @staticmethod
+    def _write(data: bytes, out: Path, *, mode: int) -> None:
         try:
             descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-            with os.fdopen(descriptor, "w") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)
-                file.write(text.removesuffix("\n") + "\n")
+                file.write(data)
         except OSError as error:
             message = f"{out} cannot be written: {error.strerror}"
             raise failed("FAILED_PRECONDITION", message, hint="name another file with --out") from error

@@ -77,6 +77,8 @@ class Purpose(StrEnum):
     """Signs the tenant's access tokens."""
     AUTHORITY = "authority"
     """Signs certificates: the key of the tenant's own certificate authority."""
+    SERVICES = "services"
+    """Seals what internal services keep for the tenant."""
     ENROLMENT = "enrolment"
     """Derives secrets that are stored nowhere: enrolment tokens, the password of the tenant's own database role."""
 

@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 import hmac
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -21,11 +22,16 @@ from control_plane.keys.cache import KeyCache
 from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
     FIRST_OBJECT_VERSION,
+    NONCE_BYTES,
+    Binding,
     IntegrityError,
     KekRef,
     MissingKeyError,
     Purpose,
     WrappedKey,
+    seal,
+    sealed_version,
+    unseal,
 )
 from control_plane.keys.sealing import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
@@ -73,6 +79,10 @@ class _OpenKey:
     id: UUID
     version: int
     material: Material = field(repr=False)
+
+
+def _services_binding(placement: Placement, bound_to: str, version: int) -> Binding:
+    return Binding(tenant_uid=placement.uid, purpose="services", version=version, object_name=bound_to)
 
 
 class TenantKeys:
@@ -184,6 +194,33 @@ class TenantKeys:
         """
         return self._seal(placement, object_name, object_version).open_stream(ciphertext)
 
+    async def seal_for_services(self, placement: Placement, plaintext: bytes, *, bound_to: str) -> tuple[bytes, int]:
+        """Seal up to some 64 KiB for this tenant and `bound_to`; return the envelope, and the version that sealed it.
+
+        A tenant from before there were keys for services is given one. Needs the rights that `create` does.
+        """
+        try:
+            key = await self._opened(placement.uid, Purpose.SERVICES)
+        except MissingKeyError:
+            await self._add(placement, Purpose.SERVICES)
+            key = await self._opened(placement.uid, Purpose.SERVICES)
+        binding = _services_binding(placement, bound_to, key.version)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        sealed = seal(key.material.private, plaintext, version=key.version, nonce=nonce, aad=binding.aad())
+        return sealed, key.version
+
+    async def open_for_services(self, placement: Placement, sealed: bytes, *, bound_to: str) -> tuple[bytes, int]:
+        """Open what was sealed for this tenant and `bound_to`; return it, and the version that had sealed it.
+
+        Raises:
+            IntegrityError: for anything else.
+            MissingKeyError: no such version is used.
+        """
+        version = sealed_version(sealed)
+        key = await self._opened(placement.uid, Purpose.SERVICES, version=version)
+        binding = _services_binding(placement, bound_to, version)
+        return unseal(key.material.private, sealed, version=version, aad=binding.aad()), version
+
     async def token_signer(self, placement: Placement) -> TokenSigner:
         """Return the newest key for the tenant's tokens."""
         key = await self._opened(placement.uid, Purpose.TOKENS)
@@ -223,6 +260,17 @@ class TenantKeys:
         if anew:
             self.forget(placement.uid)
         return (await self.derive(placement, _LOGIN_LABEL)).hex()
+
+    async def _add(self, placement: Placement, purpose: Purpose) -> None:
+        """Give a tenant the first key of a purpose, under the KEK that its newest keys are under."""
+        stored = await self._stored(placement.uid)
+        if not stored:
+            raise MissingKeyError(f"any key of tenant {placement.uid}")
+        kek = KekRef(tenant_uid=placement.uid, version=max(key.kek_version for key in stored))
+        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
+        material = new_material(purpose, holder=holder, now=datetime.now(UTC))
+        added = await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek)
+        await self._system.run(lambda tx: store.insert_missing(tx, [added]))
 
     def _seal(self, placement: Placement, object_name: str, object_version: int) -> ObjectSeal:
         return ObjectSeal(

@@ -126,6 +126,16 @@ def signing_request(common_name: str) -> str:
 
 
 CSR: Final = signing_request("matrix.example.org")
+
+
+def _plaintext(message: Any) -> None:
+    message.plaintext = b"matrix"
+
+
+def _ciphertext(message: Any) -> None:
+    message.ciphertext = b"none"
+
+
 ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "CreateTenant": _new_tenant,
     "UpdateTenant": _update,
@@ -135,6 +145,9 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "RedeemEnrolmentToken": _wrong_enrolment_token,
     "IssueCertificate": _signing_request,
     "VerifyCell": _cell,
+    "Encrypt": _plaintext,
+    "Decrypt": _ciphertext,
+    "Rewrap": _ciphertext,
     "AcknowledgePolicies": _impossible_revision,
     "ReportDecisions": _empty_report,
 }

@@ -21,8 +21,9 @@ PLATFORM: Final = {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_PROVIDER_OPERAT
 SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2.ROLE_SERVICE}
 # What is sent is valid but for an etag of yesterday, so that the tenants stay as they are.
 STALE: Final = {"SuspendTenant", "ReactivateTenant"}
-# What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for.
-IMPOSSIBLE: Final = {"AcknowledgePolicies"}
+# What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for; or it is no
+# ciphertext, which each tenant would need one of its own of.
+IMPOSSIBLE: Final = {"AcknowledgePolicies", "Decrypt", "Rewrap"}
 
 
 def _served(method: MethodDescriptor) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The same call as a grpcurl command that can be pasted into a shell. Pure, but for where the descriptors are."""
 
+import base64
 import json
 import shlex
 from dataclasses import dataclass
@@ -7,7 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from control_plane.cli.calls.endpoints import Endpoints
+from control_plane.cli.calls.endpoints import Endpoints, read_token
+from control_plane.cli.calls.failures import failed
 from control_plane.cli.calls.message import Message
 
 _VARIABLE: Final = "BULKHEAD_TOKEN"
@@ -20,6 +22,21 @@ class Secret:
 
     field: str
     file: Path
+    is_binary: bool = False
+    """Whether it is bytes, which a request has in base64."""
+
+    def read(self) -> str:
+        """Return the value as the request has it.
+
+        Raises:
+            CallFailedError: the file cannot be read.
+        """
+        if not self.is_binary:
+            return read_token(self.file)
+        try:
+            return base64.b64encode(self.file.read_bytes()).decode()
+        except OSError as error:
+            raise failed("INVALID_ARGUMENT", f"{self.file} cannot be read: {error.strerror}") from error
 
 
 def grpcurl(
@@ -61,4 +78,5 @@ def _printed(request: Message, secret: Secret) -> str:
     form = json.dumps({**request, secret.field: ""}).replace("\\", "\\\\").replace("%", "%%")
     # The secret field is the last one, and its value what stands between the last two quotes.
     form = f'{form.removesuffix(chr(34) + "}")}%s"}}'
-    return f'printf {shlex.quote(form)} "$(cat {shlex.quote(str(secret.file))})"'
+    read = "base64 -w0" if secret.is_binary else "cat"
+    return f'printf {shlex.quote(form)} "$({read} {shlex.quote(str(secret.file))})"'

@@ -38,6 +38,10 @@ COMMANDS: dict[str, list[str]] = {
     "GetAttestation": ["isolation", "get", "tenants/org_1/attestations/1"],
     "ListAttestationKeys": ["isolation", "keys"],
     "ListBreaches": ["isolation", "breaches"],
+    "GenerateDataKey": ["encryption", "generate-data-key", "org_1", "--context", "a=1", "--bytes", "16"],
+    "Encrypt": ["encryption", "encrypt", "org_1", "--file", "FILE", "--context", "a=1", "--reason", "it's"],
+    "Decrypt": ["encryption", "decrypt", "org_1", "--file", "FILE"],
+    "Rewrap": ["encryption", "rewrap", "org_1", "--file", "FILE"],
     "ListEdges": ["edges", "list"],
     "ListTenantTraffic": ["top"],
     "WaitApplied": ["edges", "wait", "--revision", "7", "--timeout", "30s"],
@@ -62,7 +66,8 @@ def full_names() -> set[str]:
 
 @pytest.mark.parametrize("rpc", sorted(COMMANDS))
 def test_a_command_prints_its_rpc_for_grpcurl_and_calls_nothing(api: Any, cli: Any, *, rpc: str, tmp_path: Any) -> None:
-    (tmp_path / "FILE").write_text("one-time")
+    # As a token, and as base64.
+    (tmp_path / "FILE").write_text("one0time")
     arguments = [argument.replace("FILE", str(tmp_path / "FILE")) for argument in COMMANDS[rpc]]
     done = cli(*arguments, "--print-grpcurl")
     shell = subprocess.run(["sh", "-c", SHELL + done.out], check=True, capture_output=True, text=True)
