@@ -14,6 +14,7 @@ from bulkhead.v1 import (
     audit_pb2_grpc,
     edges_pb2_grpc,
     isolation_pb2_grpc,
+    secrets_pb2_grpc,
     tenants_pb2_grpc,
     tokens_pb2_grpc,
 )
@@ -53,6 +54,7 @@ from control_plane.postgres.notifications import notified
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import CHANNEL as UPGRADE_CHANNEL
 from control_plane.postgres.schemas.upgrades import SchemaUpgrades
+from control_plane.secrets.servicer import SecretServicer
 from control_plane.settings import Settings
 from control_plane.telemetry import configure_logging
 from control_plane.tenants.provisioning import TenantCreation
@@ -66,6 +68,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.AuditService",
     "bulkhead.v1.EdgeService",
     "bulkhead.v1.IsolationService",
+    "bulkhead.v1.SecretService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -150,6 +153,7 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     )
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
+    secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(process.keys, process.page_tokens), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs

@@ -184,10 +184,15 @@ def check_settings(settings: Settings, violations: Violations, *, prefix: str) -
         violations.add(f"{prefix}admin_email", "must be an e-mail address", reason="EMAIL")
     _check_edge_settings(settings, violations, prefix=prefix)
     _check_shares(settings, violations, prefix=prefix)
-    if len(settings.labels) > _MOST_LABELS:
+    check_labels(settings.labels, violations, prefix=prefix)
+
+
+def check_labels(labels: Mapping[str, str], violations: Violations, *, prefix: str) -> None:
+    """Note everything that is wrong with labels, of whatever they are."""
+    if len(labels) > _MOST_LABELS:
         violations.add(f"{prefix}labels", f"must have at most {_MOST_LABELS} entries")
         return
-    for key, value in settings.labels.items():
+    for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
             violations.add(f"{prefix}labels", "keys must be 1 to 63 characters of a-z, 0-9, _ and -", reason="LABEL")
         violations.add(f"{prefix}labels", text_violation(value, longest=_LONGEST_LABEL_VALUE), reason="LABEL")
