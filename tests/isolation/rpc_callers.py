@@ -265,6 +265,8 @@ def _platform_callers(settings: Settings, admin: Metadata) -> dict[str, Caller]:
 
 def _service_callers(settings: Settings, own: Target) -> dict[str, Caller]:
     key = (settings.secrets_dir / "context.key").read_bytes()
+    # What the process is whose certificate is shown; see `_channel`.
+    own_scopes = settings.services.get("control-plane", settings.services.get("certificates", frozenset()))
 
     def caller(scopes: frozenset[str]) -> Caller:
         def signed() -> Metadata:
@@ -284,7 +286,8 @@ def _service_callers(settings: Settings, own: Target) -> dict[str, Caller]:
             role=rules_pb2.ROLE_SERVICE,
             metadata=(),
             tenant=own.tenant,
-            scopes=scopes,
+            # What a context says it may, and it itself may not, it may not.
+            scopes=scopes & own_scopes,
             is_internal=True,
             signed=signed,
         )
