@@ -336,8 +336,7 @@ class _Founder:
 
     def _secret(self, parent: str) -> str:
         """Make two secrets with two versions each, as the tenant's own administrator; return the name of one."""
-        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)
-        admin = (_bearer(self._tokens.IssueToken(wanted, metadata=self._metadata).token),)
+        admin = self._admin(parent)
         name = ""
         for _ in range(2):
             asked = secrets_pb2.CreateSecretRequest(parent=parent, secret_id=str(uuid4()), payload=b"first")
@@ -345,6 +344,10 @@ class _Founder:
             added = secret_versions_pb2.AddSecretVersionRequest(parent=name, payload=b"second")
             self._secrets.AddSecretVersion(added, metadata=admin)
         return name
+
+    def _admin(self, parent: str) -> Metadata:
+        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)
+        return (_bearer(self._tokens.IssueToken(wanted, metadata=self._metadata).token),)
 
     def suspend(self, target: Target) -> None:
         asked = tenants_pb2.SuspendTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
@@ -367,5 +370,6 @@ class _Founder:
         wanted = tokens_pb2.IssueTokenRequest(
             parent=f"tenants/{own.tenant}", subject="matrix", role=role, scopes=sorted(scopes)
         )
-        issued = self._tokens.IssueToken(wanted, metadata=self._metadata)
+        # Not as the platform: not every scope is its to give.
+        issued = self._tokens.IssueToken(wanted, metadata=self._admin(wanted.parent))
         return Caller(role=role, metadata=(_bearer(issued.token),), tenant=own.tenant, scopes=scopes)
