@@ -15,6 +15,7 @@ from bulkhead.v1 import (
     edges_pb2_grpc,
     encryption_pb2_grpc,
     isolation_pb2_grpc,
+    secrets_pb2_grpc,
     tenants_pb2_grpc,
     tokens_pb2_grpc,
 )
@@ -55,6 +56,7 @@ from control_plane.postgres.notifications import notified
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import CHANNEL as UPGRADE_CHANNEL
 from control_plane.postgres.schemas.upgrades import SchemaUpgrades
+from control_plane.secrets.servicer import SecretServicer
 from control_plane.settings import Settings
 from control_plane.telemetry import configure_logging
 from control_plane.tenants.provisioning import TenantCreation
@@ -69,6 +71,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.EdgeService",
     "bulkhead.v1.IsolationService",
     "bulkhead.v1.EncryptionService",
+    "bulkhead.v1.SecretService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -154,6 +157,7 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     )
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
+    secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(process.keys, process.page_tokens), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from control_plane.cli.calls.endpoints import Endpoints, read_token
 from control_plane.cli.calls.failures import CallFailedError, Failure, failed, partially, to_json
 from control_plane.cli.calls.grpcurl import Secret, grpcurl
 from control_plane.cli.calls.message import Message, without_blanks
+from control_plane.cli.calls.values import read_secret
 
 if TYPE_CHECKING:
     from control_plane.cli.calls.client import Client
@@ -49,7 +49,7 @@ class Session:
     def call(
         self, method: str, request: Message, *, timeout_s: float = _TIMEOUT_S, secret: Secret | None = None
     ) -> Message:
-        """Call `package.Service/Method`; blank fields of the request are not sent. `secret` is a field more.
+        """Call `package.Service/Method`; blank fields of the request are not sent, and a secret one comes from a file.
 
         With --print-grpcurl it prints the call instead, and ends the command.
 
@@ -60,11 +60,12 @@ class Session:
         token_file = self._token_file or endpoints.admin_token_file
         fields = without_blanks(request)
         if self.print_grpcurl:
-            self._end_with(
-                grpcurl(method, fields, endpoints=endpoints, token_file=token_file, timeout_s=timeout_s, secret=secret)
+            shown = grpcurl(
+                method, fields, endpoints=endpoints, token_file=token_file, timeout_s=timeout_s, secret=secret
             )
-        if secret is not None:
-            fields[secret.field] = secret.read()
+            self._end_with(shown)
+        if secret:
+            fields[secret.field] = read_secret(secret)
         return self._connected(endpoints).call(
             method, fields, token=lambda: read_token(token_file), timeout_s=timeout_s
         )
@@ -76,7 +77,7 @@ class Session:
             self._end_with(
                 grpcurl(method, request, endpoints=endpoints, token_file=None, timeout_s=_TIMEOUT_S, secret=secret)
             )
-        fields = {**request, secret.field: secret.read()}
+        fields = {**request, secret.field: read_secret(secret)}
         return self._connected(endpoints).call(method, fields, token=None, timeout_s=_TIMEOUT_S)
 
     def pages(self, method: str, request: Message, *, follow: Callable[[Message], bool] = bool) -> Iterator[Message]:
@@ -126,31 +127,22 @@ class Session:
         if failure:
             raise failure
 
-    def deliver(self, text: str, out: Path | None, *, mode: int) -> None:
+    def deliver(self, content: str | bytes, out: Path | None, *, mode: int) -> None:
         """Write what was asked for into the file `out`, or on stdout where that is None or `-`.
+
+        A text ends with one line break; bytes are as they are.
 
         Raises:
             CallFailedError: when the file cannot be written.
         """
         if out is None or str(out) == "-":
-            output.put(text.removesuffix("\n"))
+            output.put(content.removesuffix("\n") if isinstance(content, str) else content)
             return
-        self._write((text.removesuffix("\n") + "\n").encode(), out, mode=mode)
-
-    def deliver_bytes(self, data: bytes, out: Path | None, *, mode: int) -> None:
-        """Do what `deliver` does with what need not be text, and add nothing to it."""
-        if out is None or str(out) == "-":
-            sys.stdout.buffer.write(data)
-            return
-        self._write(data, out, mode=mode)
-
-    @staticmethod
-    def _write(data: bytes, out: Path, *, mode: int) -> None:
         try:
             descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)
-                file.write(data)
+                file.write(f"{content.removesuffix(chr(10))}\n".encode() if isinstance(content, str) else content)
         except OSError as error:
             message = f"{out} cannot be written: {error.strerror}"
             raise failed("FAILED_PRECONDITION", message, hint="name another file with --out") from error

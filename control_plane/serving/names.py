@@ -11,6 +11,8 @@ TENANT: Final = "tenants/{tenant}"
 TOKEN: Final = "tenants/{tenant}/tokens/{token}"  # noqa: S105 a pattern of names, not a secret
 CERTIFICATE: Final = "tenants/{tenant}/certificates/{certificate}"
 ATTESTATION: Final = "tenants/{tenant}/attestations/{attestation}"
+SECRET: Final = "tenants/{tenant}/secrets/{secret}"  # noqa: S105 a pattern of names, not a secret
+SECRET_VERSION: Final = "tenants/{tenant}/secrets/{secret}/versions/{version}"  # noqa: S105 likewise
 CELL: Final = "cells/{cell}"
 OPERATION: Final = "operations/{operation}"
 

@@ -18,6 +18,7 @@ from bulkhead.v1 import (
     encryption_pb2,
     isolation_pb2,
     rules_pb2,
+    secrets_pb2,
     tenants_pb2,
     tokens_pb2,
 )
@@ -31,6 +32,7 @@ PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (
     edges_pb2.DESCRIPTOR,
     isolation_pb2.DESCRIPTOR,
     encryption_pb2.DESCRIPTOR,
+    secrets_pb2.DESCRIPTOR,
     policies_pb2.DESCRIPTOR,
 )
 

@@ -51,8 +51,13 @@ def resource_name(method: MethodDescriptor, target: Target) -> str:
     for place, word in enumerate(words):
         if word == "*":
             collection = words[place - 1]
-            words[place] = target.tenant if collection == "tenants" else str(target.resources[collection])
+            words[place] = target.tenant if collection == "tenants" else _segment(collection, target)
     return "/".join(words)
+
+
+def _segment(collection: str, target: Target) -> str:
+    # Versions count from 1, whatever they are of.
+    return "1" if collection == "versions" else str(target.resources[collection])
 
 
 def request(method: MethodDescriptor, target: Target) -> Message:
@@ -91,6 +96,23 @@ def _stale_etag(message: Any) -> None:
 
 def _token(message: Any) -> None:
     message.subject = "matrix"
+    message.validate_only = True
+
+
+def _secret(message: Any) -> None:
+    message.secret_id = "matrix"
+    message.payload = b"matrix"
+    message.validate_only = True
+
+
+def _described_secret(message: Any) -> None:
+    message.update_mask.paths.append("description")
+    message.secret.description = "changed"
+    message.validate_only = True
+
+
+def _value(message: Any) -> None:
+    message.payload = b"matrix"
     message.validate_only = True
 
 
@@ -144,6 +166,13 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "IssueToken": _token,
     "RedeemEnrolmentToken": _wrong_enrolment_token,
     "IssueCertificate": _signing_request,
+    "CreateSecret": _secret,
+    "UpdateSecret": _described_secret,
+    "DeleteSecret": _stale_etag,
+    "AddSecretVersion": _value,
+    "DisableSecretVersion": _stale_etag,
+    "EnableSecretVersion": _stale_etag,
+    "DestroySecretVersion": _stale_etag,
     "VerifyCell": _cell,
     "Encrypt": _plaintext,
     "Decrypt": _ciphertext,

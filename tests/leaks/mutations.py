@@ -47,6 +47,7 @@ from tests.leaks.walls import (
     requests,
     routes,
     rules,
+    secrets,
     tables,
     tokens,
 )
@@ -59,6 +60,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *keys.WALLS,
     *devices.WALLS,
     *objects.WALLS,
+    *secrets.WALLS,
     *caches.WALLS,
     # The platform's own doors.
     *rules.WALLS,

@@ -1,6 +1,5 @@
 """The same call as a grpcurl command that can be pasted into a shell. Pure, but for where the descriptors are."""
 
-import base64
 import json
 import shlex
 from dataclasses import dataclass
@@ -8,8 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from control_plane.cli.calls.endpoints import Endpoints, read_token
-from control_plane.cli.calls.failures import failed
+from control_plane.cli.calls.endpoints import Endpoints
 from control_plane.cli.calls.message import Message
 
 _VARIABLE: Final = "BULKHEAD_TOKEN"
@@ -22,21 +20,8 @@ class Secret:
 
     field: str
     file: Path
-    is_binary: bool = False
-    """Whether it is bytes, which a request has in base64."""
-
-    def read(self) -> str:
-        """Return the value as the request has it.
-
-        Raises:
-            CallFailedError: the file cannot be read.
-        """
-        if not self.is_binary:
-            return read_token(self.file)
-        try:
-            return base64.b64encode(self.file.read_bytes()).decode()
-        except OSError as error:
-            raise failed("INVALID_ARGUMENT", f"{self.file} cannot be read: {error.strerror}") from error
+    # Bytes as they are, and not a word on a line of its own.
+    is_bytes: bool = False
 
 
 def grpcurl(
@@ -78,5 +63,6 @@ def _printed(request: Message, secret: Secret) -> str:
     form = json.dumps({**request, secret.field: ""}).replace("\\", "\\\\").replace("%", "%%")
     # The secret field is the last one, and its value what stands between the last two quotes.
     form = f'{form.removesuffix(chr(34) + "}")}%s"}}'
-    read = "base64 -w0" if secret.is_binary else "cat"
-    return f'printf {shlex.quote(form)} "$({read} {shlex.quote(str(secret.file))})"'
+    file = shlex.quote(str(secret.file))
+    read = f"base64 < {file} | tr -d '\\n'" if secret.is_bytes else f"cat {file}"
+    return f'printf {shlex.quote(form)} "$({read})"'

@@ -56,7 +56,7 @@ Ciphertext = Annotated[
 @command(app, "encrypt")
 def encrypt(session: Session, tenant: arguments.Tenant, *, file: Plaintext = _STDIN, use: Use) -> None:
     """Seal a file of 64 KiB at most, and print the ciphertext in base64."""
-    secret = Secret(field="plaintext", file=file, is_binary=True)
+    secret = Secret(field="plaintext", file=file, is_bytes=True)
     answer = session.call(f"{_SERVICE}/Encrypt", use.request(tenant), secret=secret)
     _hand_over(session, answer, "ciphertext", use.out, mode=_PUBLIC)
 
@@ -68,7 +68,7 @@ def decrypt(session: Session, tenant: arguments.Tenant, *, file: Ciphertext = _S
     if session.as_json:
         session.show(answer)
     else:
-        session.deliver_bytes(base64.b64decode(answer["plaintext"]), use.out, mode=_PRIVATE)
+        session.deliver(base64.b64decode(answer["plaintext"]), use.out, mode=_PRIVATE)
 
 
 @command(app, "rewrap")
