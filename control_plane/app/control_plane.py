@@ -1,10 +1,13 @@
 """What each process is made of. One straight function each: settings in, a running server out."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 from random import SystemRandom
 from typing import Final
+from uuid import UUID
 
 import grpc
 from google.longrunning import operations_pb2_grpc
@@ -14,6 +17,7 @@ from bulkhead.v1 import (
     audit_pb2_grpc,
     edges_pb2_grpc,
     isolation_pb2_grpc,
+    keys_pb2_grpc,
     tenants_pb2_grpc,
     tokens_pb2_grpc,
 )
@@ -37,6 +41,8 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
+from control_plane.keyring.rotation import rotations as rotations_of
+from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.opening import open_vault
 from control_plane.keys.platform import PlatformKeys
 from control_plane.operations.jobs import JobQueue
@@ -48,6 +54,7 @@ from control_plane.policies.feed import Publisher
 from control_plane.policies.reports import Reports
 from control_plane.policies.service import Edges
 from control_plane.policies.servicer import EdgeServicer, PolicyServicer
+from control_plane.postgres.database import SystemTransaction
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.notifications import notified
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
@@ -60,12 +67,15 @@ from control_plane.tenants.servicer import TenantServicer
 from control_plane.tokens.platform import PlatformIssuer, keep_admin_token
 from control_plane.tokens.servicer import TokenServicer
 
+# As long as a step of an operation may take without the others waiting; it is taken again.
+_EDGES_WITHIN: Final = timedelta(seconds=2)
 _REFLECTED: Final = (
     "bulkhead.v1.TenantService",
     "bulkhead.v1.TokenService",
     "bulkhead.v1.AuditService",
     "bulkhead.v1.EdgeService",
     "bulkhead.v1.IsolationService",
+    "bulkhead.v1.KeyService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -89,11 +99,12 @@ async def run_control_plane(settings: Settings) -> None:
         creation = TenantCreation(
             database, directory, keys, cache_users=cache.users, touched=process.sealer.touch, cache_doubted=cache.hint
         )
-        plans: Plans = {creation.kind: creation}
         queue = JobQueue(process.database, postgres)
         await stack.enter_async_context(queue.open())
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
+        rotations = rotations_of(database, keys, lagging_edges=partial(_lagging, edges), touched=process.sealer.touch)
+        plans: Plans = {creation.kind: creation, **rotations}
         reports = Reports(process.database, process.denials)
         platform_keys = PlatformKeys(vault, database)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
@@ -141,18 +152,28 @@ async def _open_verifier(stack: AsyncExitStack, process: Process, keys: Platform
 
 
 def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plans, queue: JobQueue) -> None:
+    async def defer(operation_id: UUID, tx: SystemTransaction) -> None:
+        await queue.defer(operation_id, within=tx)
+
     tenants = TenantServicer(
         process.directory,
         process.page_tokens,
         plans,
-        defer=lambda operation_id, tx: queue.defer(operation_id, within=tx),
+        defer=defer,
         hsm_backed=process.keys.hsm_backed,
     )
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
+    keys = KeyServicer(process.keys, process.page_tokens, plans, defer=defer)
+    keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
+
+
+async def _lagging(edges: Edges, revision: int) -> Sequence[str]:
+    """Name the edges that have not applied the revision after a while."""
+    return (await edges.wait_applied(revision, within=_EDGES_WITHIN)).lagging
 
 
 def _add_edges(server: grpc.aio.Server, *, publisher: Publisher, edges: Edges, reports: Reports) -> None:

@@ -12,6 +12,7 @@ from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.command import command
 from control_plane.cli.edge import demo, edges, proxy, top, xds
 from control_plane.cli.isolation import commands as isolation
+from control_plane.cli.keyring import commands as keys
 from control_plane.cli.session import DEFAULT_DIRECTORY
 
 _INTERRUPTED: Final = 130
@@ -34,6 +35,7 @@ app.add_typer(tokens.app, name="tokens")
 app.add_typer(certificates.app, name="certificates")
 app.add_typer(operations.app, name="operations")
 app.add_typer(audit.app, name="audit")
+app.add_typer(keys.app, name="keys")
 app.add_typer(isolation.app, name="isolation")
 app.add_typer(edges.app, name="edges")
 app.add_typer(proxy.app, name="proxy")

@@ -11,6 +11,7 @@ TENANT: Final = "tenants/{tenant}"
 TOKEN: Final = "tenants/{tenant}/tokens/{token}"  # noqa: S105 a pattern of names, not a secret
 CERTIFICATE: Final = "tenants/{tenant}/certificates/{certificate}"
 ATTESTATION: Final = "tenants/{tenant}/attestations/{attestation}"
+KEY: Final = "tenants/{tenant}/keys/{key}"
 CELL: Final = "cells/{cell}"
 OPERATION: Final = "operations/{operation}"
 

@@ -11,7 +11,16 @@ from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
 
 from bulkhead.edge.v1 import policies_pb2
-from bulkhead.v1 import audit_pb2, certificates_pb2, edges_pb2, isolation_pb2, rules_pb2, tenants_pb2, tokens_pb2
+from bulkhead.v1 import (
+    audit_pb2,
+    certificates_pb2,
+    edges_pb2,
+    isolation_pb2,
+    keys_pb2,
+    rules_pb2,
+    tenants_pb2,
+    tokens_pb2,
+)
 from control_plane.serving.principal import Role
 
 PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (
@@ -21,6 +30,7 @@ PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (
     audit_pb2.DESCRIPTOR,
     edges_pb2.DESCRIPTOR,
     isolation_pb2.DESCRIPTOR,
+    keys_pb2.DESCRIPTOR,
     policies_pb2.DESCRIPTOR,
 )
 

@@ -13,6 +13,7 @@ from uuid import UUID
 TENANT_ROLES: Final = frozenset({"tenant-admin", "tenant-member", "auditor"})
 SCOPES: Final = frozenset({
     "audit.read", "certificates.read", "certificates.write", "isolation.read", "isolation.verify",
+    "keys.read",
 })  # fmt: skip
 
 SHORTEST_LIFETIME: Final = timedelta(minutes=1)

@@ -6,10 +6,10 @@ from typing import Final
 
 import pytest
 
-from bulkhead.v1 import audit_pb2, certificates_pb2, edges_pb2, isolation_pb2, tenants_pb2, tokens_pb2
+from bulkhead.v1 import audit_pb2, certificates_pb2, edges_pb2, isolation_pb2, keys_pb2, tenants_pb2, tokens_pb2
 
 TESTS: Final = Path(__file__).parents[1]
-FILES: Final = (audit_pb2, certificates_pb2, edges_pb2, isolation_pb2, tenants_pb2, tokens_pb2)
+FILES: Final = (audit_pb2, certificates_pb2, edges_pb2, isolation_pb2, keys_pb2, tenants_pb2, tokens_pb2)
 RPCS: Final = [
     method.name for file in FILES for service in file.DESCRIPTOR.services_by_name.values() for method in service.methods
 ]

@@ -21,6 +21,8 @@ from bulkhead.v1 import (
     certificates_pb2_grpc,
     isolation_pb2,
     isolation_pb2_grpc,
+    keys_pb2,
+    keys_pb2_grpc,
     rules_pb2,
     tenants_pb2,
     tenants_pb2_grpc,
@@ -279,6 +281,7 @@ class _Founder:
         self._tenants = tenants_pb2_grpc.TenantServiceStub(channel)
         self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
         self._isolation = isolation_pb2_grpc.IsolationServiceStub(channel)
+        self._keys = keys_pb2_grpc.KeyServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
         self._operations = operations(channel)
         self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
@@ -286,11 +289,7 @@ class _Founder:
     def tenant(self, kind: str) -> Target:
         tenant = f"{kind}_{secrets.token_hex(4)}"
         wished = tenants_pb2.CreateTenantRequest(tenant_id=tenant)
-        begun = self._tenants.CreateTenant(wished, metadata=self._metadata)
-        done = self._operations.WaitOperation(
-            operations_pb2.WaitOperationRequest(name=begun.name), metadata=self._metadata
-        )
-        assert done.WhichOneof("result") == "response", done
+        self._done(self._tenants.CreateTenant(wished, metadata=self._metadata))
         parent = f"tenants/{tenant}"
         wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="spare")
         token = self._tokens.IssueToken(wanted, metadata=self._metadata)
@@ -300,12 +299,21 @@ class _Founder:
         certificate, _ = [self._certificates.IssueCertificate(one, metadata=self._metadata) for one in asked]
         verified = isolation_pb2.VerifyIsolationRequest(name=parent)
         attestation, _ = [self._isolation.VerifyIsolation(verified, metadata=self._metadata) for _ in range(2)]
+        self._done(
+            self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/storage"), metadata=self._metadata)
+        )
         names = {
             "tokens": token.metadata.name,
             "certificates": certificate.name,
             "attestations": attestation.name,
         }
         return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
+
+    def _done(self, begun: operations_pb2.Operation) -> None:
+        done = self._operations.WaitOperation(
+            operations_pb2.WaitOperationRequest(name=begun.name), metadata=self._metadata
+        )
+        assert done.WhichOneof("result") == "response", done
 
     def suspend(self, target: Target) -> None:
         asked = tenants_pb2.SuspendTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")

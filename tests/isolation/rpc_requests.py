@@ -24,6 +24,9 @@ METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
     method for file in PLATFORM_FILES for service in file.services_by_name.values() for method in service.methods
 )
 
+# What every tenant has under the same name.
+COMMON: Final[Mapping[str, str]] = {"keys": "storage"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -51,8 +54,12 @@ def resource_name(method: MethodDescriptor, target: Target) -> str:
     for place, word in enumerate(words):
         if word == "*":
             collection = words[place - 1]
-            words[place] = target.tenant if collection == "tenants" else str(target.resources[collection])
+            words[place] = COMMON.get(collection) or _own(target, collection)
     return "/".join(words)
+
+
+def _own(target: Target, collection: str) -> str:
+    return target.tenant if collection == "tenants" else str(target.resources[collection])
 
 
 def request(method: MethodDescriptor, target: Target) -> Message:
@@ -103,6 +110,10 @@ def _signing_request(message: Any) -> None:
     message.validate_only = True
 
 
+def _validate(message: Any) -> None:
+    message.validate_only = True
+
+
 def _cell(message: Any) -> None:
     message.cell = "cells/local"
 
@@ -134,6 +145,7 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "IssueToken": _token,
     "RedeemEnrolmentToken": _wrong_enrolment_token,
     "IssueCertificate": _signing_request,
+    "RotateKey": _validate,
     "VerifyCell": _cell,
     "AcknowledgePolicies": _impossible_revision,
     "ReportDecisions": _empty_report,

@@ -329,9 +329,9 @@ async def test_rows_restored_from_a_backup_stay_shut_once_the_kek_is_destroyed(
 async def test_opened_keys_are_kept_and_forgotten_when_told(keys: TenantKeys, superuser: Superuser) -> None:
     sealed = await keys.encrypt(ALPHA, PLAIN, object_name=NAME)
     await superuser.execute("DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %s", [ALPHA.uid])
-    await keys.encrypt(ALPHA, PLAIN, object_name=NAME)
+    assert await keys.decrypt(ALPHA, sealed, object_name=NAME) == PLAIN
     keys.forget(BETA.uid)
-    await keys.encrypt(ALPHA, PLAIN, object_name=NAME)
+    assert await keys.decrypt(ALPHA, sealed, object_name=NAME) == PLAIN
     keys.forget(ALPHA.uid)
 
     with pytest.raises(MissingKeyError):
