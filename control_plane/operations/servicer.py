@@ -10,7 +10,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2
 from typing_extensions import override
 
-from bulkhead.v1 import tenants_pb2
+from bulkhead.v1 import steps_pb2
 from control_plane.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from control_plane.operations import store
 from control_plane.operations.model import Operation, StepRecord
@@ -94,14 +94,14 @@ async def to_proto(operation: Operation, plans: Plans) -> operations_pb2.Operati
     return message
 
 
-def steps_to_proto(operation: Operation) -> list[tenants_pb2.OperationStep]:
+def steps_to_proto(operation: Operation) -> list[steps_pb2.OperationStep]:
     """Render how far each step is, for the metadata of any kind."""
     return [_step_to_proto(record) for record in operation.steps]
 
 
-def _step_to_proto(record: StepRecord) -> tenants_pb2.OperationStep:
-    step = tenants_pb2.OperationStep(
-        name=record.name, state=tenants_pb2.OperationStep.State.Value(record.state), attempts=record.attempts
+def _step_to_proto(record: StepRecord) -> steps_pb2.OperationStep:
+    step = steps_pb2.OperationStep(
+        name=record.name, state=steps_pb2.OperationStep.State.Value(record.state), attempts=record.attempts
     )
     if record.start_time is not None:
         step.start_time.FromDatetime(record.start_time)

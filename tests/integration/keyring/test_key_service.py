@@ -42,7 +42,8 @@ async def test_a_tenant_has_a_kek_and_a_key_for_each_purpose_and_each_says_what_
 
 async def test_keys_come_in_pages(ring: Ring) -> None:
     tenant = await ring.cell.tenant()
-    names, token = [], ""
+    names: list[str] = []
+    token = ""
     while not names or token:
         page = await _list(ring, tenant, page_size=2, page_token=token)
         names += [key.name.rsplit("/", 1)[1] for key in page.keys]
@@ -68,7 +69,8 @@ async def test_versions_come_in_pages_the_newest_first(ring: Ring) -> None:
     tenant = await ring.cell.tenant()
     for _ in range(2):
         await ring.rotated(tenant, "storage")
-    parent, found, token = "tenants/org_1/keys/storage", [], ""
+    parent, token = "tenants/org_1/keys/storage", ""
+    found: list[tuple[str, bool]] = []
     while not found or token:
         request = keys_pb2.ListKeyVersionsRequest(parent=parent, page_size=2, page_token=token)
         page = await ring.calling(tenant, "ListKeyVersions").ListKeyVersions(request, CONTEXT)

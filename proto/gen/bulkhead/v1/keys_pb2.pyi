@@ -3,7 +3,7 @@
 isort:skip_file
 A tenant's keys: which there are, what they rest on, and their rotation. No RPC gives out a key."""
 
-from bulkhead.v1 import tenants_pb2 as _tenants_pb2
+from bulkhead.v1 import steps_pb2 as _steps_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -253,7 +253,7 @@ class RotateKeyMetadata(_message.Message):
         """When it was asked for."""
 
     @_builtins.property
-    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_tenants_pb2.OperationStep]:
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_steps_pb2.OperationStep]:
         """In order."""
 
     def __init__(
@@ -262,7 +262,7 @@ class RotateKeyMetadata(_message.Message):
         tenant: _builtins.str = ...,
         key: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
-        steps: _abc.Iterable[_tenants_pb2.OperationStep] | None = ...,
+        steps: _abc.Iterable[_steps_pb2.OperationStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
