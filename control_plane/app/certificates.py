@@ -20,9 +20,9 @@ from control_plane.app.process import (
     read_valkey_key,
     serve,
 )
+from control_plane.app.vaults import open_vault
 from control_plane.cache.handles import Caches
 from control_plane.certificates.servicer import CertificateServicer
-from control_plane.keys.opening import open_vault
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import Elsewhere

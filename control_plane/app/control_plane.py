@@ -33,6 +33,7 @@ from control_plane.app.process import (
     serve,
     tls_files,
 )
+from control_plane.app.vaults import open_vault
 from control_plane.audit.servicer import AuditServicer
 from control_plane.cache.probing import Prober
 from control_plane.cache.reconciler import Reconciler
@@ -43,7 +44,6 @@ from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
 from control_plane.keyring.rotation import rotations as rotations_of
 from control_plane.keyring.servicer import KeyServicer
-from control_plane.keys.opening import open_vault
 from control_plane.keys.platform import PlatformKeys
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans

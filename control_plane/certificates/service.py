@@ -166,8 +166,11 @@ class Certificates:
             if earlier.is_visible:
                 return earlier
         validity = checked_validity(asked, profile, violations)
+        policy = await self._keys.certificate_policy(drafts.placement)
         # The caller chooses what this costs.
-        request = await asyncio.to_thread(read_signing_request, asked.csr_pem, profile, violations)
+        request = await asyncio.to_thread(
+            read_signing_request, asked.csr_pem, profile, policy=policy, violations=violations
+        )
         _check(violations, asked.profile_name, tenant_id=drafts.placement.tenant_id)
         if request is None:
             raise RuntimeError("a signing request without violations could not be read")
@@ -187,7 +190,9 @@ class Certificates:
         if set_term is None:
             name = authority_name(placement.tenant_id)
             raise PreconditionError(name, "the tenant's certificate authority has expired", reason="AUTHORITY_EXPIRED")
-        signed = sign_certificate(order.request, set_term, authority=authority.certificate, key=authority.private_key)
+        signed = await asyncio.to_thread(
+            sign_certificate, order.request, set_term, authority=authority.certificate, key=authority.private_key
+        )
         text = pem_chain(signed, authority.certificate)
         certificate_id = new_uuid()
         certificate = Certificate(

@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey, MLDSA65PublicKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
@@ -23,12 +24,15 @@ from cryptography.x509.oid import NameOID
 from control_plane.certificates.dns_names import dns_name_violation
 from control_plane.certificates.model import Profile
 from control_plane.errors import Violations
+from control_plane.keys.algorithms import CertificatePolicy, algorithm_of
 
 LARGEST_REQUEST: Final = 16 * 1024
 LARGEST_RSA_BITS: Final = 8192
 MOST_DNS_NAMES: Final = 100
 
-PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+PublicKey = (
+    RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | MLDSA44PublicKey | MLDSA65PublicKey | MLDSA87PublicKey
+)
 
 _FIELD: Final = "csr_pem"
 _RSA_EXPONENT: Final = 65537
@@ -84,7 +88,9 @@ class SigningRequest:
     public_key: PublicKey
 
 
-def read_signing_request(pem: str, profile: Profile | None, violations: Violations) -> SigningRequest | None:
+def read_signing_request(
+    pem: str, profile: Profile | None, *, policy: CertificatePolicy, violations: Violations
+) -> SigningRequest | None:
     """Read a PKCS#10 request in PEM; note everything that is wrong with it. None when it is not fit to be signed.
 
     Without a profile (the caller named one that does not exist) the key is checked as far as all profiles agree.
@@ -93,7 +99,7 @@ def read_signing_request(pem: str, profile: Profile | None, violations: Violatio
     csr = _parsed(pem, violations)
     if csr is None:
         return None
-    public_key = _checked_key(csr, profile, violations)
+    public_key = _checked_key(csr, profile, policy=policy, violations=violations)
     if public_key is not None:
         # Not before: verifying with a key of any kind and size costs what the caller wants it to.
         violations.add(_FIELD, _signature_violation(csr), reason="CSR_SIGNATURE")
@@ -127,14 +133,14 @@ def _parsed(pem: str, violations: Violations) -> x509.CertificateSigningRequest 
 
 
 def _checked_key(
-    csr: x509.CertificateSigningRequest, profile: Profile | None, violations: Violations
+    csr: x509.CertificateSigningRequest, profile: Profile | None, *, policy: CertificatePolicy, violations: Violations
 ) -> PublicKey | None:
     try:
         key = csr.public_key()
     except _UNREADABLE:
         violations.add(_FIELD, "its public key cannot be read, or is of an unknown kind or curve", reason="KEY_KIND")
         return None
-    found = list(_key_violations(key, profile))
+    found = list(_key_violations(key, profile)) or list(_policy_violations(key, policy))
     for reason, description in found:
         violations.add(_FIELD, description, reason=reason)
     return None if found or not isinstance(key, PublicKey) else key
@@ -156,9 +162,22 @@ def _key_violations(key: CertificatePublicKeyTypes, profile: Profile | None) -> 
         case Ed25519PublicKey():
             if profile is not None and not profile.ed25519:
                 yield "KEY_KIND", f"its key is of the kind Ed25519, which the profile {profile.name} does not allow"
+        case MLDSA44PublicKey() | MLDSA65PublicKey() | MLDSA87PublicKey():
+            # Whether a tenant wants them is not the profile's affair.
+            pass
         case _:
-            kind = type(key).__name__.removesuffix("PublicKey")
-            yield "KEY_KIND", f"its key is of the kind {kind}; allowed: RSA, elliptic curves, Ed25519"
+            yield "KEY_KIND", f"its key is of the kind {_kind(key)}; allowed: RSA, elliptic curves, Ed25519, ML-DSA"
+
+
+def _policy_violations(key: CertificatePublicKeyTypes, policy: CertificatePolicy) -> Iterator[tuple[str, str]]:
+    algorithm = algorithm_of(key)
+    violation = policy.violation(algorithm, algorithm or _kind(key))
+    if violation is not None:
+        yield "KEY_KIND", violation
+
+
+def _kind(key: CertificatePublicKeyTypes) -> str:
+    return type(key).__name__.removesuffix("PublicKey")
 
 
 def _signature_violation(csr: x509.CertificateSigningRequest) -> str | None:

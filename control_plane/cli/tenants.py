@@ -1,5 +1,7 @@
 """`bulkhead tenants`: the registry of tenants, and their life."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Final
@@ -70,6 +72,24 @@ TimeZone = Annotated[
     str | None,
     typer.Option("--time-zone", metavar="ZONE", help="Where its days begin, such as Europe/Berlin; UTC if not said."),
 ]
+Authority = Annotated[
+    str,
+    typer.Option(
+        "--authority-algorithm",
+        metavar="ALGORITHM",
+        help="Of its authority's key, such as ec-p384, rsa-4096 or ml-dsa-65; ec-p256 if not said. It stays.",
+    ),
+]
+KeyAlgorithms = Annotated[
+    list[str],
+    typer.Option(
+        "--key-algorithm", metavar="ALGORITHM", help="A kind of key that is certified, and no others; again for more."
+    ),
+]
+PostQuantum = Annotated[
+    str,
+    typer.Option("--post-quantum", metavar="WHICH", help="Of its certificates: off (if not said), hybrid or required."),
+]
 Domains = Annotated[
     list[str], typer.Option("--domain", metavar="NAME", help="A host name of its own; may be given again.")
 ]
@@ -95,6 +115,9 @@ class CreateOptions:
     rate_limit: RateLimits = field(default_factory=list)
     billing_day: BillingDay = None
     time_zone: TimeZone = None
+    authority_algorithm: Authority = ""
+    key_algorithm: KeyAlgorithms = field(default_factory=list)
+    post_quantum: PostQuantum = ""
     request_id: arguments.RequestId = ""
     validate_only: arguments.ValidateOnly = False
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the tenant can be used.")] = True
@@ -129,6 +152,11 @@ class UpdateOptions:
     ] = False
     billing_day: BillingDay = None
     time_zone: TimeZone = None
+    key_algorithm: KeyAlgorithms = field(default_factory=list)
+    clear_key_algorithms: Annotated[
+        bool, typer.Option("--clear-key-algorithms", help="Certify all keys that the profile allows.")
+    ] = False
+    post_quantum: PostQuantum = ""
     etag: arguments.Etag = ""
     validate_only: arguments.ValidateOnly = False
     wait: applied.Wait = False
@@ -153,6 +181,7 @@ def create_tenant(session: Session, tenant: arguments.Tenant, *, options: Create
             "rate_limits": arguments.rate_limits(options.rate_limit),
             "billing_day": options.billing_day,
             "time_zone": options.time_zone,
+            "certificate_policy": _certificate_policy(options),
         }
     )
     request = {
@@ -202,6 +231,7 @@ def update_tenant(session: Session, tenant: arguments.Tenant, *, options: Update
             ("rate_limits", _rate_limits(options)),
             ("billing_day", options.billing_day),
             ("time_zone", options.time_zone),
+            ("certificate_policy", _changed_certificate_policy(options)),
         )
         if value is not None
     }
@@ -209,7 +239,7 @@ def update_tenant(session: Session, tenant: arguments.Tenant, *, options: Update
         raise typer.BadParameter("name at least one thing to change, such as --display-name")
     request = {
         "tenant": {"name": tenant, **changes, **without_blanks({"etag": options.etag})},
-        "update_mask": ",".join(_camel(name) for name in changes),
+        "update_mask": ",".join(_camel(path) for path in _paths(changes)),
         "validate_only": options.validate_only,
     }
     _show_changed(
@@ -276,6 +306,40 @@ def _pooling(options: CreateOptions | UpdateOptions) -> Message | None:
     return {name: value for name, value in named.items() if value is not None} or None
 
 
+def _certificate_policy(options: CreateOptions) -> Message:
+    """Say what a new tenant wants of its certificates."""
+    named = {
+        "authority_algorithm": _enum(options.authority_algorithm),
+        "key_algorithms": [_enum(one) for one in options.key_algorithm],
+        "post_quantum": _enum(options.post_quantum),
+    }
+    return without_blanks(named)
+
+
+def _changed_certificate_policy(options: UpdateOptions) -> Message | None:
+    """Say what it wants of them from now on; None where nothing of it is named."""
+    named: Message = {}
+    if options.key_algorithm or options.clear_key_algorithms:
+        named["key_algorithms"] = [_enum(one) for one in options.key_algorithm]
+    if options.post_quantum:
+        named["post_quantum"] = _enum(options.post_quantum)
+    return named or None
+
+
+def _paths(changes: Message) -> Iterator[str]:
+    """Yield what a mask names: of the certificate policy, each part for itself."""
+    for name, value in changes.items():
+        if name == "certificate_policy":
+            yield from (f"{name}.{part}" for part in value)
+        else:
+            yield name
+
+
+def _enum(text: str) -> str:
+    """Write `ml-dsa-65` as the API has it."""
+    return text.upper().replace("-", "_")
+
+
 def _rate_limits(options: UpdateOptions) -> list[Message] | None:
     """Say which limits it has from now on; None where they stay."""
     return arguments.rate_limits(options.rate_limit) if options.rate_limit or options.clear_rate_limits else None
@@ -283,5 +347,4 @@ def _rate_limits(options: UpdateOptions) -> list[Message] | None:
 
 def _camel(name: str) -> str:
     """Write a field's name as a mask has it in JSON."""
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
+    return re.sub(r"_([a-z])", lambda found: found[1].upper(), name)

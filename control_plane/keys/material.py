@@ -12,17 +12,23 @@ from typing import Final
 from uuid import UUID
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
+from control_plane.keys.algorithms import (
+    DEFAULT_AUTHORITY,
+    STORED_AS,
+    KeyAlgorithm,
+    SigningKey,
+    new_key,
+    signing_hash,
+)
 from control_plane.keys.model import KEY_BYTES, IntegrityError, Purpose
 
-ALGORITHMS: Final[Mapping[Purpose, str]] = {
+_ALGORITHMS: Final[Mapping[Purpose, str]] = {
     Purpose.STORAGE: "AES-256-GCM",
     Purpose.TOKENS: "Ed25519",
-    Purpose.AUTHORITY: "ECDSA-P256-SHA256",
     Purpose.ENROLMENT: "HMAC-SHA256",
 }
 # Ten years: the authority outlives every certificate of its tenant, and is changed by rotation long before.
@@ -36,7 +42,7 @@ class Material:
     """A key as it is stored: its private half goes to the vault to be wrapped."""
 
     private: bytes = field(repr=False)
-    """32 random bytes, an Ed25519 seed, or an EC key in PKCS #8 DER."""
+    """32 random bytes, an Ed25519 seed, or the key of an authority in PKCS #8 DER."""
     public: bytes | None
     """An Ed25519 public key, an X.509 certificate in DER, or nothing for a symmetric key."""
 
@@ -48,16 +54,21 @@ class Holder:
     tenant_uid: UUID
     display_name: str
     tenant_id: str
+    authority_algorithm: KeyAlgorithm = DEFAULT_AUTHORITY
+
+    def algorithm(self, purpose: Purpose) -> str:
+        """Name what the key of a purpose is used with."""
+        return STORED_AS[self.authority_algorithm] if purpose is Purpose.AUTHORITY else _ALGORITHMS[purpose]
 
 
 def new_material(purpose: Purpose, *, holder: Holder, now: datetime) -> Material:
-    """Make a new, random key for `purpose`."""
+    """Make a new, random key for `purpose`. May take seconds, for an authority with RSA."""
     match purpose:
         case Purpose.TOKENS:
             token_key = Ed25519PrivateKey.generate()
             return Material(private=token_key.private_bytes_raw(), public=token_key.public_key().public_bytes_raw())
         case Purpose.AUTHORITY:
-            authority_key = ec.generate_private_key(ec.SECP256R1())
+            authority_key = new_key(holder.authority_algorithm)
             certificate = _authority_certificate(authority_key, holder=holder, now=now)
             return Material(
                 private=authority_key.private_bytes(
@@ -77,11 +88,12 @@ def token_key_pair(material: Material) -> Ed25519PrivateKey:
     return private
 
 
-def authority_pair(material: Material) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def authority_pair(material: Material) -> tuple[x509.Certificate, SigningKey]:
     """Parse an authority; raise IntegrityError when the certificate beside the key is not for that key."""
-    private = serialization.load_der_private_key(material.private, password=None)
+    # What the vault has opened is what we made: trying its primes would take a fifth of a second each time.
+    private = serialization.load_der_private_key(material.private, password=None, unsafe_skip_rsa_key_validation=True)
     certificate = _parsed_certificate(material.public or b"")
-    if not isinstance(private, ec.EllipticCurvePrivateKey) or certificate.public_key() != private.public_key():
+    if not isinstance(private, SigningKey) or certificate.public_key() != private.public_key():
         raise IntegrityError("the certificate of an authority")
     return certificate, private
 
@@ -101,7 +113,7 @@ def _parsed_certificate(der: bytes) -> x509.Certificate:
         raise IntegrityError("the certificate of an authority") from None
 
 
-def _authority_certificate(key: ec.EllipticCurvePrivateKey, *, holder: Holder, now: datetime) -> x509.Certificate:
+def _authority_certificate(key: SigningKey, *, holder: Holder, now: datetime) -> x509.Certificate:
     # Two tenants may share a display name; two authorities must not share a subject (RFC 5280, 4.1.2.4).
     name = x509.Name(
         [
@@ -131,5 +143,5 @@ def _authority_certificate(key: ec.EllipticCurvePrivateKey, *, holder: Holder, n
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
+        .sign(key, signing_hash(key))
     )

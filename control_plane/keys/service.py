@@ -1,5 +1,6 @@
 """What the rest of the control plane does with a tenant's keys. No key leaves this module but to be used at once."""
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncGenerator, AsyncIterable
@@ -11,14 +12,14 @@ from uuid import UUID
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from control_plane.errors import UnavailableError
 from control_plane.ids import new_uuid
 from control_plane.keys import store
+from control_plane.keys.algorithms import DEFAULT_AUTHORITY, CertificatePolicy, KeyAlgorithm, SigningKey
 from control_plane.keys.cache import Answers, KeyCache
-from control_plane.keys.material import ALGORITHMS, Holder, Material, authority_pair, new_material, token_key_pair
+from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
     FIRST_OBJECT_VERSION,
     ROTATED,
@@ -68,7 +69,7 @@ class Authority:
     """A tenant's certificate authority."""
 
     certificate: x509.Certificate
-    private_key: EllipticCurvePrivateKey = field(repr=False)
+    private_key: SigningKey = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,14 @@ class TenantKeys:
         """Say what a tenant's keys rest on."""
         return self._vault.root_of_trust_of(tenant_uid)
 
-    async def create(self, placement: Placement, *, now: datetime, display_name: str) -> None:
+    async def create(
+        self,
+        placement: Placement,
+        *,
+        now: datetime,
+        display_name: str,
+        authority_algorithm: KeyAlgorithm = DEFAULT_AUTHORITY,
+    ) -> None:
         """Give a new tenant a KEK and a key for each purpose, and open each once to be sure.
 
         Safe to call again, at once from elsewhere too, and to be killed in: the first keys that were stored stay.
@@ -115,13 +123,17 @@ class TenantKeys:
         if not stored:
             # Never where there are keys already: a lost KEK must be noticed, not replaced by one that opens nothing.
             await self._vault.create_kek(kek)
-        holder = Holder(tenant_uid=placement.uid, display_name=display_name, tenant_id=placement.tenant_id)
-        missing = set(Purpose) - {key.purpose for key in stored}
-        made = [
-            await self._wrapped(new_material(purpose, holder=holder, now=now), purpose=purpose, kek=kek)
-            for purpose in Purpose
-            if purpose in missing
-        ]
+        holder = Holder(
+            tenant_uid=placement.uid,
+            display_name=display_name,
+            tenant_id=placement.tenant_id,
+            authority_algorithm=authority_algorithm,
+        )
+        missing = [purpose for purpose in Purpose if purpose not in {key.purpose for key in stored}]
+        made = []
+        for purpose in missing:
+            material = await asyncio.to_thread(new_material, purpose, holder=holder, now=now)
+            made.append(await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek))
         if made:
             await self._system.run(lambda tx: store.insert_missing(tx, made))
         for key in await self._stored(placement.uid):
@@ -153,7 +165,8 @@ class TenantKeys:
         kek = max(key.kek for key in stored)
         holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
         material = new_material(purpose, holder=holder, now=now)
-        made = await self._wrapped(material, purpose=purpose, kek=kek, version=version)
+        algorithm = holder.algorithm(purpose)
+        made = await self._wrapped(material, purpose=purpose, algorithm=algorithm, kek=kek, version=version)
         await self._unwrapped(made)
         return made
 
@@ -248,6 +261,10 @@ class TenantKeys:
         certificate, private_key = authority_pair(key.material)
         return Authority(certificate=certificate, private_key=private_key)
 
+    async def certificate_policy(self, placement: Placement) -> CertificatePolicy:
+        """Return what the tenant wants of its certificates, as it is now: a query each time."""
+        return await self._system.run(lambda tx: store.certificate_policy(tx, placement.uid))
+
     async def derive(self, placement: Placement, purpose_label: bytes) -> bytes:
         """Derive 32 secret bytes, the same ones for the same label, that only this tenant's key gives."""
         key = await self._opened(placement.uid, Purpose.ENROLMENT)
@@ -315,14 +332,20 @@ class TenantKeys:
         raise MissingKeyError(f"{purpose} key {version or ''} of tenant {tenant_uid}")
 
     async def _wrapped(
-        self, material: Material, *, purpose: Purpose, kek: KekRef, version: int = _FIRST_VERSION
+        self,
+        material: Material,
+        *,
+        purpose: Purpose,
+        algorithm: str,
+        kek: KekRef,
+        version: int = _FIRST_VERSION,
     ) -> StoredKey:
         unwrapped = StoredKey(
             id=new_uuid(),
             tenant_uid=kek.tenant_uid,
             purpose=purpose,
             version=version,
-            algorithm=ALGORITHMS[purpose],
+            algorithm=algorithm,
             kek_version=kek.version,
             public=material.public,
             wrapped=WrappedKey(b""),

@@ -1,12 +1,13 @@
 """Wrapped keys: of tenants, and of the platform. Nothing here is secret: what is wrapped, only the vault opens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from control_plane.keys.model import Binding, KekRef, Purpose, WrappedKey
+from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
+from control_plane.keys.model import Binding, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.postgres.database import SystemTransaction
 
 
@@ -82,6 +83,28 @@ async def find_token_key(tx: SystemTransaction, kid: UUID) -> StoredKey | None:
         {"kid": kid, "purpose": Purpose.TOKENS.value},
     )
     return None if row is None else _stored_key(row)
+
+
+async def certificate_policy(tx: SystemTransaction, tenant_uid: UUID) -> CertificatePolicy:
+    """Read what a tenant wants of its certificates; raise MissingKeyError where there is no such tenant."""
+    row = await tx.fetch_one(
+        """
+        SELECT authority_algorithm, key_algorithms, post_quantum FROM csm_system.tenants WHERE uid = %(tenant_uid)s
+        """,
+        {"tenant_uid": tenant_uid},
+    )
+    if row is None:
+        raise MissingKeyError(f"the certificate policy of tenant {tenant_uid}")
+    return read_certificate_policy(row)
+
+
+def read_certificate_policy(row: Mapping[str, Any]) -> CertificatePolicy:
+    """Read it out of a row of the registry."""
+    return CertificatePolicy(
+        authority=KeyAlgorithm(row["authority_algorithm"]),
+        keys=frozenset(map(KeyAlgorithm, row["key_algorithms"])),
+        post_quantum=PostQuantum(row["post_quantum"]),
+    )
 
 
 async def all_of(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:

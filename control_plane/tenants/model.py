@@ -13,6 +13,7 @@ from uuid import UUID
 
 from control_plane.errors import EtagMismatchError, PreconditionError, Violations
 from control_plane.ids import TenantId, tenant_id_violation
+from control_plane.keys.algorithms import CertificatePolicy
 from control_plane.postgres.placement import DEFAULT_CACHE_BYTES, DEFAULT_POOLING, ConnectionPooling
 from control_plane.serving.time_zones import DEFAULT_ZONE
 from control_plane.tenants.rates import RateLimit, check_rates
@@ -49,13 +50,16 @@ TIERS: Final = tuple(_RATES)
 CELLS: Final = ("local",)
 STRICT: Final = "STRICT"
 ISOLATION_LEVELS: Final = ("POOLED", STRICT)
+CERTIFICATE_POLICY_PATHS: Final = ("certificate_policy.key_algorithms", "certificate_policy.post_quantum")
 UPDATABLE: Final = (
     "display_name", "tier", "labels", "admin_email", "requests_per_minute", "domains", "max_policy_age",
     "connection_pooling", "cache_bytes", "rate_limits", "billing_day", "time_zone",
+    *CERTIFICATE_POLICY_PATHS,
 )  # fmt: skip
 DEFAULT_POLICY_AGE: Final = timedelta(minutes=15)
 SHORTEST_POLICY_AGE: Final = timedelta(seconds=1)
 DEFAULT_BILLING_DAY: Final = 1
+DEFAULT_CERTIFICATE_POLICY: Final = CertificatePolicy()
 LONGEST_POLICY_AGE: Final = timedelta(hours=24)
 
 _LONGEST_NAME: Final = 200
@@ -104,6 +108,8 @@ class Settings:
     """With which its months begin; in a shorter month, the last day."""
     time_zone: str = DEFAULT_ZONE
     """Where its days begin at midnight."""
+    certificate_policy: CertificatePolicy = DEFAULT_CERTIFICATE_POLICY
+    """What it wants of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +190,8 @@ def check_settings(settings: Settings, violations: Violations, *, prefix: str) -
         violations.add(f"{prefix}admin_email", "must be an e-mail address", reason="EMAIL")
     _check_edge_settings(settings, violations, prefix=prefix)
     _check_shares(settings, violations, prefix=prefix)
+    for name, description in settings.certificate_policy.contradictions():
+        violations.add(f"{prefix}certificate_policy.{name}", description, reason="CERTIFICATE_POLICY")
     if len(settings.labels) > _MOST_LABELS:
         violations.add(f"{prefix}labels", f"must have at most {_MOST_LABELS} entries")
         return

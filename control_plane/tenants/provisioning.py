@@ -99,7 +99,12 @@ class TenantCreation:
 
     async def _create_keys(self, operation: Operation) -> None:
         tenant, placement = await self._load(operation)
-        await self._keys.create(placement, now=datetime.now(UTC), display_name=tenant.settings.display_name)
+        await self._keys.create(
+            placement,
+            now=datetime.now(UTC),
+            display_name=tenant.settings.display_name,
+            authority_algorithm=tenant.settings.certificate_policy.authority,
+        )
 
     async def _create_schema(self, operation: Operation) -> None:
         _, placement = await self._load(operation)

@@ -161,9 +161,16 @@ def _differences(before: Tenant, after: Tenant) -> dict[str, str]:
         "rate_limits": (_rates(before), _rates(after)),
         "billing_day": (before.settings.billing_day, after.settings.billing_day),
         "time_zone": (before.settings.time_zone, after.settings.time_zone),
+        "certificate_policy": (_certificates(before), _certificates(after)),
     }
     return {name: str(new) for name, (old, new) in pairs.items() if old != new}
 
 
 def _rates(tenant: Tenant) -> str:
     return ", ".join(f"{limit.window}={limit.units}" for limit in tenant.settings.rate_limits)
+
+
+def _certificates(tenant: Tenant) -> str:
+    policy = tenant.settings.certificate_policy
+    keys = ", ".join(sorted(policy.keys)) or "as the profile has it"
+    return f"authority {policy.authority}, keys {keys}, post-quantum {policy.post_quantum}"

@@ -22,8 +22,9 @@ from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.time_zones import DEFAULT_ZONE
-from control_plane.tenants import service, store
+from control_plane.tenants import certificate_policies, service, store
 from control_plane.tenants.model import (
+    CERTIFICATE_POLICY_PATHS,
     DEFAULT_BILLING_DAY,
     DEFAULT_POLICY_AGE,
     LONGEST_POLICY_AGE,
@@ -129,8 +130,11 @@ def _creation(request: tenants_pb2.CreateTenantRequest, *, actor: str, call_requ
     """Check the whole request; list everything that is wrong with it at once."""
     violations = Violations()
     settings = _settings(request.tenant, before=Settings(display_name=request.tenant_id))
+    certificate_policy = certificate_policies.read_new(request.tenant.certificate_policy)
+    settings = replace(settings, certificate_policy=certificate_policy)
     check_new(request.tenant_id, settings, violations)
     _check_pooling(request.tenant.connection_pooling, settings, violations)
+    certificate_policies.check(request.tenant.certificate_policy, certificate_policy, violations)
     if request.tenant.name not in {"", names.tenant_name(request.tenant_id)}:
         violations.add("tenant.name", "must be empty, or name the tenant_id")
     request_id = None
@@ -162,11 +166,15 @@ def _check_mask(mask: FieldMask) -> None:
 
 def _merged(settings: Settings, message: tenants_pb2.Tenant, mask: FieldMask) -> Settings:
     asked = _settings(message, before=settings)
-    merged = replace(settings, **{path: getattr(asked, path) for path in mask.paths})
+    named = {path: getattr(asked, path) for path in mask.paths if path not in CERTIFICATE_POLICY_PATHS}
+    wanted = certificate_policies.changed(settings.certificate_policy, message.certificate_policy, mask.paths)
+    merged = replace(settings, **named, certificate_policy=wanted)
     violations = Violations()
     check_settings(merged, violations, prefix="tenant.")
     if "connection_pooling" in mask.paths:
         _check_pooling(message.connection_pooling, merged, violations)
+    if set(CERTIFICATE_POLICY_PATHS) & set(mask.paths):
+        certificate_policies.check(message.certificate_policy, merged.certificate_policy, violations)
     violations.check()
     return merged
 
@@ -187,6 +195,7 @@ def _settings(message: tenants_pb2.Tenant, *, before: Settings) -> Settings:
         rate_limits=_rate_limits(message),
         billing_day=message.billing_day or DEFAULT_BILLING_DAY,
         time_zone=message.time_zone or DEFAULT_ZONE,
+        certificate_policy=before.certificate_policy,
     )
 
 
@@ -266,6 +275,7 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
         ],
         billing_day=settings.billing_day,
         time_zone=settings.time_zone,
+        certificate_policy=certificate_policies.to_proto(settings.certificate_policy),
         etag=tenant.etag,
     )
     message.max_policy_age.FromTimedelta(settings.max_policy_age)

@@ -7,6 +7,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from control_plane.ids import TenantId
+from control_plane.keys.store import read_certificate_policy
 from control_plane.postgres.database import SystemTransaction, TenantTransaction
 from control_plane.postgres.directory import SELECT_PLACEMENTS
 from control_plane.postgres.placement import Placement
@@ -23,12 +24,14 @@ async def insert(tx: SystemTransaction, tenant: Tenant) -> bool:
                 (id, uid, display_name, state, tier, isolation, cell, schema_name, dns_label, labels, admin_email,
                  requests_per_minute, domains, max_policy_age, min_connections, max_connections, is_serializable,
                  cache_bytes, units_per_second, units_per_minute, units_per_hour, units_per_day, units_per_month,
-                 billing_day, time_zone, revision, create_time, update_time)
+                 billing_day, time_zone, authority_algorithm, key_algorithms, post_quantum, revision, create_time,
+                 update_time)
             VALUES (%(id)s, %(uid)s, %(display_name)s, %(state)s, %(tier)s, %(isolation)s, %(cell)s, %(schema_name)s,
                     %(dns_label)s, %(labels)s, %(admin_email)s, %(requests_per_minute)s, %(domains)s::text[],
                     %(max_policy_age)s, %(min_connections)s, %(max_connections)s, %(is_serializable)s,
                     %(cache_bytes)s, %(units_per_second)s, %(units_per_minute)s, %(units_per_hour)s,
-                    %(units_per_day)s, %(units_per_month)s, %(billing_day)s, %(time_zone)s, %(revision)s,
+                    %(units_per_day)s, %(units_per_month)s, %(billing_day)s, %(time_zone)s,
+                    %(authority_algorithm)s, %(key_algorithms)s::text[], %(post_quantum)s, %(revision)s,
                     %(create_time)s, %(update_time)s)
             ON CONFLICT DO NOTHING
             """,
@@ -104,7 +107,8 @@ async def update(tx: SystemTransaction, tenant: Tenant) -> Tenant:
             cache_bytes = %(cache_bytes)s, units_per_second = %(units_per_second)s,
             units_per_minute = %(units_per_minute)s, units_per_hour = %(units_per_hour)s,
             units_per_day = %(units_per_day)s, units_per_month = %(units_per_month)s,
-            billing_day = %(billing_day)s, time_zone = %(time_zone)s, state = %(state)s,
+            billing_day = %(billing_day)s, time_zone = %(time_zone)s,
+            key_algorithms = %(key_algorithms)s::text[], post_quantum = %(post_quantum)s, state = %(state)s,
             suspend_reason = %(suspend_reason)s, revision = %(revision)s, update_time = %(update_time)s
         WHERE id = %(id)s
         RETURNING edge_revision
@@ -151,6 +155,9 @@ def _settings(tenant: Tenant) -> dict[str, object]:
         "cache_bytes": settings.cache_bytes,
         "billing_day": settings.billing_day,
         "time_zone": settings.time_zone,
+        "authority_algorithm": settings.certificate_policy.authority,
+        "key_algorithms": sorted(settings.certificate_policy.keys),
+        "post_quantum": settings.certificate_policy.post_quantum,
         **_units(settings),
     }
 
@@ -187,6 +194,7 @@ def _tenant(row: Mapping[str, Any]) -> Tenant:
             rate_limits=rate_limits(row),
             billing_day=row["billing_day"],
             time_zone=row["time_zone"],
+            certificate_policy=read_certificate_policy(row),
         ),
         schema=row["schema_name"],
         dns_label=row["dns_label"],

@@ -2,18 +2,21 @@
 
 import itertools
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bulkhead.v1 import certificates_pb2, certificates_pb2_grpc
+from control_plane.keys.algorithms import AUTHORITIES
 from tests.bench.measure import Figure, Work, by_turns, figures
 from tests.bench.system import System
 from tests.isolation.rpc_requests import signing_request
 
 TENANTS: Final = 20
 ISSUES: Final = 100
+ISSUES_OF_EACH: Final = 40
 READS: Final = 300
 
 
@@ -50,4 +53,21 @@ async def certificate(system: System) -> AsyncIterator[Figure]:
 
         for case, work, runs in (("certificate_issue", issue, ISSUES), ("certificate_read", read, READS)):
             for figure in figures(case, *await by_turns(work, _health_check(channel), runs=runs), tail=0.95):
+                yield figure
+
+
+async def certificate_algorithms(system: System) -> AsyncIterator[Figure]:
+    """Issue from an authority of each algorithm: what its signature costs, beside all else. Sent by P-256 each time."""
+    async with (
+        system.channel(system.settings.control_plane) as control,
+        system.channel(system.settings.certificates) as channel,
+    ):
+        service: Any = certificates_pb2_grpc.CertificateServiceStub(channel)
+        for algorithm in sorted(AUTHORITIES):
+            parent = f"tenants/{await system.create_tenant(control, authority=algorithm)}"
+            asked = certificates_pb2.IssueCertificateRequest(parent=parent, csr_pem=signing_request("a.example.org"))
+            issue = partial(service.IssueCertificate, asked, metadata=system.metadata)
+            await issue()
+            taken = await by_turns(issue, _health_check(channel), runs=ISSUES_OF_EACH)
+            for figure in figures(f"certificate_issue.{algorithm.lower()}", *taken, tail=0.95):
                 yield figure

@@ -24,6 +24,7 @@ CASES: Final[dict[str, Callable[[System], AsyncIterator[Figure]]]] = {
     "create_tenant": calls.create_tenant,
     "tenant_switch": switching.tenant_switch,
     "certificate": calls.certificate,
+    "certificate_algorithms": calls.certificate_algorithms,
     "cache": cache.handles,
     "cache_users": cache.users,
     "edge_check": edge.check,

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
-from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import certificate_policies_pb2, tenants_pb2, tenants_pb2_grpc
 from control_plane.settings import ListenerSettings, Settings
 
 Metadata = tuple[tuple[str, str], ...]
@@ -73,6 +73,7 @@ class System:
         requests_per_minute: int = 0,
         units_per_second: int = 0,
         isolation: str = "POOLED",
+        authority: str = "EC_P256",
     ) -> str:
         """Create a tenant, wait until it can be used, and return its id. Where rates are 0, they are the tier's."""
         tenant = f"bench_{secrets.token_hex(6)}"
@@ -80,6 +81,9 @@ class System:
         operations: Any = operations_pb2_grpc.OperationsStub
         level = tenants_pb2.Tenant.IsolationLevel.Value(isolation)
         wished = tenants_pb2.Tenant(requests_per_minute=requests_per_minute, isolation_level=level)
+        policy = certificate_policies_pb2.CertificatePolicy
+        wished.certificate_policy.authority_algorithm = policy.KeyAlgorithm.Value(authority)
+        wished.certificate_policy.post_quantum = policy.HYBRID if authority.startswith("ML_DSA") else policy.OFF
         if units_per_second:
             wished.rate_limits.add(window=tenants_pb2.Tenant.RateLimit.SECOND, units=units_per_second)
         asked = tenants_pb2.CreateTenantRequest(tenant_id=tenant, tenant=wished)

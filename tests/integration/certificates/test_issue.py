@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -16,7 +17,9 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from control_plane.certificates.model import Asked, State
 from control_plane.certificates.service import Certificates, Issued
 from control_plane.errors import AlreadyExistsError, InvalidArgumentError, PreconditionError
+from control_plane.keys.algorithms import AUTHORITIES, KeyAlgorithm, algorithm_of, new_key
 from control_plane.keys.model import IntegrityError
+from control_plane.postgres.placement import Placement
 from tests.integration.certificates.conftest import Bench
 from tests.unit.certificates.signing_requests import dns_names, rsa_key, signing_request
 
@@ -162,6 +165,52 @@ async def test_a_key_that_only_the_policy_forbids_fails_the_precondition(
     assert raised.value.code == "KEY_POLICY"
     assert await bench.rows(tenant) == []
     assert bench.stored_files() == []
+
+
+async def set_policy(bench: Bench, tenant: Placement, *, post_quantum: str, keys: Sequence[str] = ()) -> None:
+    query = "UPDATE csm_system.tenants SET post_quantum = %s, key_algorithms = %s::text[] WHERE uid = %s"
+    await bench.superuser.execute(query, (post_quantum, list(keys), tenant.uid))
+
+
+@pytest.mark.behaviour("S2.8", "I19")
+@pytest.mark.parametrize("algorithm", sorted(AUTHORITIES))
+async def test_a_tenants_authority_certifies_with_its_own_algorithm(bench: Bench, algorithm: KeyAlgorithm) -> None:
+    tenant = await bench.cell.tenant(authority=algorithm)
+    issued = await bench.issue(tenant)
+    own = (await bench.cell.keys.authority(tenant)).certificate
+    read = await bench.certificates.get(issued.certificate, tenant)
+
+    leaf(issued).verify_directly_issued_by(own)
+    assert algorithm_of(own.public_key()) is algorithm
+    assert read.pem_chain == issued.pem_chain
+
+
+@pytest.mark.behaviour("S2.8", "I19")
+async def test_where_post_quantum_is_required_nothing_else_is_certified(bench: Bench) -> None:
+    tenant = await bench.cell.tenant(authority=KeyAlgorithm.ML_DSA_65)
+    await set_policy(bench, tenant, post_quantum="REQUIRED")
+    with pytest.raises(PreconditionError) as raised:
+        await bench.issue(tenant)
+    assert raised.value.code == "KEY_POLICY"
+    assert "post_quantum REQUIRED" in raised.value.message
+    assert await bench.rows(tenant) == []
+    assert bench.stored_files() == []
+
+    issued = await bench.issue(tenant, Asked(csr_pem=signing_request(new_key(KeyAlgorithm.ML_DSA_87))))
+
+    assert algorithm_of(leaf(issued).public_key()) is KeyAlgorithm.ML_DSA_87
+
+
+@pytest.mark.behaviour("S2.8")
+async def test_a_changed_policy_holds_for_the_next_request(bench: Bench) -> None:
+    tenant, other = await bench.cell.tenant("org_1"), await bench.cell.tenant("org_2")
+    request = Asked(csr_pem=signing_request(new_key(KeyAlgorithm.ED25519)))
+    await bench.issue(tenant, request)
+    await set_policy(bench, tenant, post_quantum="OFF", keys=["EC_P384"])
+    with pytest.raises(PreconditionError, match="the tenant allows: EC_P384"):
+        await bench.issue(tenant, request)
+
+    assert (await bench.issue(other, request)).certificate.state is State.ACTIVE
 
 
 @pytest.mark.behaviour("S2.8")

@@ -172,3 +172,32 @@ def test_an_update_says_what_the_options_name_and_nothing_else(
 
     assert sent == {"name": "tenants/org_1", **said}
     assert list(call.request.update_mask.paths) == list(said)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "named"),
+    [
+        (["--post-quantum", "hybrid"], {"post_quantum": "HYBRID"}, ["post_quantum"]),
+        (["--key-algorithm", "ml-dsa-65"], {"key_algorithms": ["ML_DSA_65"]}, ["key_algorithms"]),
+        (["--clear-key-algorithms"], {}, ["key_algorithms"]),
+    ],
+)
+def test_of_a_certificate_policy_the_options_name_each_part_for_itself(
+    options: list[str], said: dict[str, Any], named: list[str], api: Any, cli: Any
+) -> None:
+    api.answer("UpdateTenant", tenants_pb2.Tenant(name="tenants/org_1"))
+    cli("tenants", "update", "org_1", *options)
+    (call,) = api.received
+    sent = json_format.MessageToDict(call.request.tenant, preserving_proto_field_name=True)
+
+    assert sent == {"name": "tenants/org_1", "certificate_policy": said}
+    assert list(call.request.update_mask.paths) == [f"certificate_policy.{one}" for one in named]
+
+
+def test_a_tenant_is_made_with_the_algorithms_that_the_options_name(api: Any, cli: Any) -> None:
+    api.answer("CreateTenant", operations_pb2.Operation(done=True))
+    cli("tenants", "create", "org_1", "--authority-algorithm", "rsa-4096", "--post-quantum", "off", "--validate-only")
+    (call,) = api.received
+    policy = call.request.tenant.certificate_policy
+
+    assert (policy.authority_algorithm, policy.post_quantum, [*policy.key_algorithms]) == (3, 1, [])

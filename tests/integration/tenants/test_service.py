@@ -10,6 +10,7 @@ import pytest
 
 from control_plane.errors import AlreadyExistsError, NotFoundError
 from control_plane.ids import TenantId
+from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.model import Operation
 from control_plane.postgres.database import Database, PostgresSettings
@@ -190,7 +191,8 @@ async def test_a_new_tenant_holds_its_domains_and_is_not_at_the_edge(
     database: Database, queue: JobQueue, make_tenant: MakeTenant
 ) -> None:
     await make_tenant("org_2")
-    settings = Settings(display_name="org_1", domains=("shop.example",))
+    certificates = CertificatePolicy(authority=KeyAlgorithm.ML_DSA_44, post_quantum=PostQuantum.REQUIRED)
+    settings = Settings(display_name="org_1", domains=("shop.example",), certificate_policy=certificates)
     await _create(database, queue, settings=settings)
     created = await database.system().run(lambda tx: store.find(tx, TenantId("org_1")))
     with pytest.raises(AlreadyExistsError, match=r"shop\.example"):
@@ -217,6 +219,7 @@ async def test_what_a_change_did_is_told_to_the_audit_log(database: Database, ma
         rate_limits=(RateLimit(window="HOUR", units=5), RateLimit(window="DAY", units=50)),
         billing_day=31,
         time_zone="Europe/Berlin",
+        certificate_policy=CertificatePolicy(keys=frozenset({KeyAlgorithm.EC_P384}), post_quantum=PostQuantum.HYBRID),
     )
     changed = await service.change_tenant(
         database.system(before_commit=record),
@@ -232,6 +235,7 @@ async def test_what_a_change_did_is_told_to_the_audit_log(database: Database, ma
             "rate_limits": "HOUR=5, DAY=50",
             "billing_day": "31",
             "time_zone": "Europe/Berlin",
+            "certificate_policy": "authority EC_P256, keys EC_P384, post-quantum HYBRID",
         }
     ]
     assert await database.system().run(lambda tx: store.find(tx, TenantId("org_1"))) == changed

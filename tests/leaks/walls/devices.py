@@ -24,7 +24,7 @@ WALLS: Final = (
     ),
     Mutation(
         name="software takes a device's place",
-        file="control_plane/keys/opening.py",
+        file="control_plane/app/vaults.py",
         before="if settings.hsm is not None:",
         after="if not settings:",
         noticed_by=(f"{TOKEN_TESTS}::test_a_cell_with_a_device_has_no_software_vault_whatever_becomes_of_the_device",),

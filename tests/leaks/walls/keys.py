@@ -20,6 +20,9 @@ VAULT_TESTS: Final = "tests/unit/keys/test_vault_software.py"
 CACHE_TESTS: Final = "tests/unit/keys/test_cache.py"
 MATERIAL_TESTS: Final = "tests/unit/keys/test_material.py"
 TENANT_KEYS: Final = "tests/integration/keys/test_tenant_keys.py"
+ALGORITHMS: Final = "control_plane/keys/algorithms.py"
+SIGNING_REQUEST: Final = "control_plane/certificates/signing_request.py"
+REQUESTS: Final = "tests/unit/certificates/test_signing_request.py"
 
 WALLS: Final = (
     Mutation(
@@ -239,5 +242,28 @@ WALLS: Final = (
         before="    if private.public_key().public_bytes_raw() != material.public:\n",
         after="    if not private:\n",
         noticed_by=(f"{MATERIAL_TESTS}::test_a_public_half_that_is_not_the_keys_own_is_refused",),
+    ),
+    Mutation(
+        name="what a tenant wants of its certificates is not asked",
+        file=SIGNING_REQUEST,
+        before=" or list(_policy_violations(key, policy))",
+        after="",
+        noticed_by=(f"{REQUESTS}::test_what_is_not_post_quantum_is_refused_where_that_is_required",),
+    ),
+    Mutation(
+        name="what has no name passes for post-quantum",
+        file=ALGORITHMS,
+        before="        if required if algorithm is None else not self._is_of_its_kind(algorithm):\n",
+        after="        if algorithm is not None and not self._is_of_its_kind(algorithm):\n",
+        noticed_by=(
+            f"{REQUESTS}::test_a_size_without_a_name_is_the_profiles_affair_unless_the_tenant_names_what_it_wants",
+        ),
+    ),
+    Mutation(
+        name="post-quantum certificates come from an authority that is none",
+        file=ALGORITHMS,
+        before="        if self.post_quantum is PostQuantum.REQUIRED and not self.authority.is_post_quantum:\n",
+        after="        if not self.post_quantum:\n",
+        noticed_by=("tests/unit/keys/test_algorithms.py::test_a_contradiction_is_told_by_its_field",),
     ),
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from control_plane.certificates.signing import pem_chain, sign_certificate, term
 from control_plane.certificates.signing_request import SigningRequest, read_signing_request
 from control_plane.errors import Violations
+from control_plane.keys.algorithms import AUTHORITIES, CertificatePolicy, KeyAlgorithm, algorithm_of
 from control_plane.keys.material import Holder, authority_pair, new_material
 from control_plane.keys.model import Purpose
 from tests.unit.certificates.signing_requests import P256, PROFILE, dns_names, rsa_key, signing_request
@@ -33,7 +34,7 @@ def authority(now: datetime = NOW) -> tuple[x509.Certificate, x509.Certificate]:
 
 
 def request(pem: str = "") -> SigningRequest:
-    found = read_signing_request(pem or signing_request(), PROFILE, Violations())
+    found = read_signing_request(pem or signing_request(), PROFILE, policy=CertificatePolicy(), violations=Violations())
     assert found is not None
     return found
 
@@ -155,3 +156,18 @@ def test_the_chain_is_the_certificate_and_then_its_authority() -> None:
 
     assert x509.load_pem_x509_certificates(text.encode()) == [certificate, own]
     assert signing_request(names=dns_names("a.example")) not in text
+
+
+@pytest.mark.behaviour("S2.8", "I19")
+@pytest.mark.parametrize("algorithm", sorted(AUTHORITIES))
+def test_an_authority_of_each_algorithm_certifies_itself_and_others(algorithm: KeyAlgorithm) -> None:
+    holder = Holder(tenant_uid=uuid4(), display_name="Org", tenant_id="org_1", authority_algorithm=algorithm)
+    own, key = authority_pair(new_material(Purpose.AUTHORITY, holder=holder, now=NOW))
+    set_term = term(own, serial_number=1, now=NOW, validity=timedelta(days=1))
+    assert set_term is not None
+    certificate = sign_certificate(request(), set_term, authority=own, key=key)
+
+    own.verify_directly_issued_by(own)
+    certificate.verify_directly_issued_by(own)
+    assert algorithm_of(own.public_key()) is algorithm
+    assert certificate.public_key() == P256.public_key()

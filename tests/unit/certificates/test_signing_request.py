@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from control_plane.certificates.model import Profile
 from control_plane.certificates.signing_request import LARGEST_REQUEST, SigningRequest, read_signing_request
 from control_plane.errors import FieldViolation, Violations
+from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum, new_key
 from tests.unit.certificates.signing_requests import (
     P256,
     PROFILE,
@@ -29,6 +30,7 @@ from tests.unit.certificates.signing_requests import (
 )
 
 GOOD: Final = signing_request()
+CLASSICAL: Final = CertificatePolicy()
 EMPTY: Final = "-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n"
 
 
@@ -36,24 +38,26 @@ def _pem(der: bytes) -> str:
     return f"-----BEGIN CERTIFICATE REQUEST-----\n{encodebytes(der).decode()}-----END CERTIFICATE REQUEST-----\n"
 
 
-def read(pem: str, profile: Profile | None = PROFILE) -> SigningRequest:
+def read(pem: str, profile: Profile | None = PROFILE, *, policy: CertificatePolicy = CLASSICAL) -> SigningRequest:
     violations = Violations()
-    found = read_signing_request(pem, profile, violations)
+    found = read_signing_request(pem, profile, policy=policy, violations=violations)
     assert not violations.found
     assert found is not None
     return found
 
 
-def refused(pem: str, profile: Profile | None = PROFILE) -> list[FieldViolation]:
+def refused(
+    pem: str, profile: Profile | None = PROFILE, *, policy: CertificatePolicy = CLASSICAL
+) -> list[FieldViolation]:
     violations = Violations()
-    assert read_signing_request(pem, profile, violations) is None
+    assert read_signing_request(pem, profile, policy=policy, violations=violations) is None
     assert violations.found
     assert {violation.field for violation in violations.found} == {"csr_pem"}
     return violations.found
 
 
-def reasons(pem: str, profile: Profile | None = PROFILE) -> list[str]:
-    return [violation.reason for violation in refused(pem, profile)]
+def reasons(pem: str, profile: Profile | None = PROFILE, *, policy: CertificatePolicy = CLASSICAL) -> list[str]:
+    return [violation.reason for violation in refused(pem, profile, policy=policy)]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,7 @@ def test_no_flipped_bit_leaves_another_request_that_is_signed(position: int, bit
     raw = bytearray(x509.load_pem_x509_csr(GOOD.encode()).public_bytes(Encoding.DER))
     raw[position % len(raw)] ^= 1 << bit
     violations = Violations()
-    found = read_signing_request(_pem(bytes(raw)), PROFILE, violations)
+    found = read_signing_request(_pem(bytes(raw)), PROFILE, policy=CLASSICAL, violations=violations)
 
     assert (found is None) == bool(violations.found)
     assert found is None or found == read(GOOD)
@@ -311,10 +315,55 @@ def test_any_common_name_is_taken_whole_or_refused(text: str) -> None:
     except UnicodeEncodeError:
         return
     violations = Violations()
-    found = read_signing_request(pem, PROFILE, violations)
+    found = read_signing_request(pem, PROFILE, policy=CLASSICAL, violations=violations)
 
     assert found is None or [part.value for part in found.subject] == [text]
     assert (found is None) == bool(violations.found)
+
+
+@pytest.mark.behaviour("S2.8", "I19")
+@pytest.mark.parametrize("algorithm", KeyAlgorithm)
+def test_a_key_of_each_algorithm_is_certified_where_the_tenant_wants_it(algorithm: KeyAlgorithm) -> None:
+    pem = signing_request(new_key(algorithm))
+    wanted = CertificatePolicy(keys=frozenset({algorithm}), post_quantum=PostQuantum.HYBRID)
+    other = CertificatePolicy(keys=frozenset(KeyAlgorithm) - {algorithm}, post_quantum=PostQuantum.HYBRID)
+    (violation,) = refused(pem, policy=other)
+
+    assert read(pem, policy=wanted).public_key == x509.load_pem_x509_csr(pem.encode()).public_key()
+    assert violation.reason == "KEY_KIND"
+    assert violation.description.startswith(f"its key is of the kind {algorithm}; the tenant allows: ")
+
+
+@pytest.mark.behaviour("S2.8", "I19")
+@pytest.mark.parametrize(
+    ("algorithm", "post_quantum", "is_certified"),
+    [
+        ("EC_P256", "OFF", True),
+        ("EC_P256", "HYBRID", True),
+        ("EC_P256", "REQUIRED", False),
+        ("ML_DSA_65", "OFF", False),
+        ("ML_DSA_65", "HYBRID", True),
+        ("ML_DSA_65", "REQUIRED", True),
+    ],
+)
+def test_what_is_not_post_quantum_is_refused_where_that_is_required(
+    algorithm: str, post_quantum: str, *, is_certified: bool
+) -> None:
+    pem = signing_request(new_key(KeyAlgorithm(algorithm)))
+    policy = CertificatePolicy(authority=KeyAlgorithm.ML_DSA_65, post_quantum=PostQuantum(post_quantum))
+    violations = Violations()
+    found = read_signing_request(pem, PROFILE, policy=policy, violations=violations)
+
+    assert (found is not None) == is_certified
+    assert [one.reason for one in violations.found] == ([] if is_certified else ["KEY_KIND"])
+
+
+def test_a_size_without_a_name_is_the_profiles_affair_unless_the_tenant_names_what_it_wants() -> None:
+    pem = signing_request(rsa_key(2056))
+
+    assert read(pem).public_key == rsa_key(2056).public_key()
+    assert reasons(pem, policy=CertificatePolicy(keys=frozenset({KeyAlgorithm.RSA_2048}))) == ["KEY_KIND"]
+    assert reasons(pem, policy=CertificatePolicy(post_quantum=PostQuantum.REQUIRED)) == ["KEY_KIND"]
 
 
 def _point(key: ec.EllipticCurvePrivateKey) -> bytes:

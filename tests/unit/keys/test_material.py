@@ -35,6 +35,7 @@ def test_an_authority_certifies_itself_for_ten_years_and_nothing_below_its_leave
     assert usage.value.key_cert_sign
     assert usage.value.crl_sign
     assert not usage.value.digital_signature
+    assert isinstance(private_key, ec.EllipticCurvePrivateKey)
     assert isinstance(private_key.curve, ec.SECP256R1)
     assert certificate.not_valid_before_utc == NOW
     assert certificate.not_valid_after_utc - NOW >= timedelta(days=365 * 10)

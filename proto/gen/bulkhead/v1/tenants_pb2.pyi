@@ -3,6 +3,7 @@
 isort:skip_file
 Tenants and their lifecycle."""
 
+from bulkhead.v1 import certificate_policies_pb2 as _certificate_policies_pb2
 from bulkhead.v1 import steps_pb2 as _steps_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -258,6 +259,7 @@ class Tenant(_message.Message):
     RATE_LIMITS_FIELD_NUMBER: _builtins.int
     BILLING_DAY_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_POLICY_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`. The id is 3 to 41 characters: lower-case words of letters and digits, joined by single
@@ -333,6 +335,10 @@ class Tenant(_message.Message):
         nothing of the others.
         """
 
+    @_builtins.property
+    def certificate_policy(self) -> _certificate_policies_pb2.CertificatePolicy:
+        """What it wants of its certificates."""
+
     def __init__(
         self,
         *,
@@ -360,11 +366,12 @@ class Tenant(_message.Message):
         rate_limits: _abc.Iterable[Global___Tenant.RateLimit] | None = ...,
         billing_day: _builtins.int = ...,
         time_zone: _builtins.str = ...,
+        certificate_policy: _certificate_policies_pb2.CertificatePolicy | None = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connection_pooling", b"connection_pooling", "create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_policy", b"certificate_policy", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "billing_day", b"billing_day", "cache_bytes", b"cache_bytes", "cell", b"cell", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "rate_limits", b"rate_limits", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "time_zone", b"time_zone", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "billing_day", b"billing_day", "cache_bytes", b"cache_bytes", "cell", b"cell", "certificate_policy", b"certificate_policy", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "rate_limits", b"rate_limits", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "time_zone", b"time_zone", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -534,7 +541,8 @@ class UpdateTenantRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change: `display_name`, `tier`, `labels`, `admin_email`, `requests_per_minute`, `domains`,
-        `max_policy_age`, `connection_pooling`, `cache_bytes`, `rate_limits`, `billing_day`, `time_zone`.
+        `max_policy_age`, `connection_pooling`, `cache_bytes`, `rate_limits`, `billing_day`, `time_zone`,
+        `certificate_policy.key_algorithms`, `certificate_policy.post_quantum`.
         """
 
     def __init__(

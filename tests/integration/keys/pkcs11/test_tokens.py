@@ -12,9 +12,9 @@ from uuid import UUID
 import pytest
 
 from control_plane import private_file
+from control_plane.app.vaults import open_vault as open_any
 from control_plane.errors import UnavailableError
 from control_plane.keys.model import KekRef
-from control_plane.keys.opening import open_vault as open_any
 from control_plane.keys.pkcs11 import library as libraries
 from control_plane.keys.pkcs11.cryptoki import Cryptoki, CryptokiError
 from control_plane.keys.pkcs11.library import Library
