@@ -103,10 +103,16 @@ async def run_control_plane(settings: Settings) -> None:
         await stack.enter_async_context(queue.open())
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
-        rotations = rotations_of(database, keys, lagging_edges=partial(_lagging, edges), touched=process.sealer.touch)
+        platform_keys = PlatformKeys(vault, database)
+        rotations = rotations_of(
+            database,
+            keys,
+            platform_keys=platform_keys,
+            lagging_edges=partial(_lagging, edges),
+            touched=process.sealer.touch,
+        )
         plans: Plans = {creation.kind: creation, **rotations}
         reports = Reports(process.database, process.denials)
-        platform_keys = PlatformKeys(vault, database)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
 

@@ -1,6 +1,7 @@
 """A tenant's keys as they are shown, and what it takes to rotate each. Pure."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from control_plane.errors import EtagMismatchError, PreconditionError
+from control_plane.ids import TenantId
 from control_plane.keys.model import Purpose
 
 KEK: Final = "kek"
@@ -113,3 +115,47 @@ def kek_version(version: int, *, create_time: datetime, destroy_time: datetime |
         is_used=wraps,
         destroy_time=destroy_time,
     )
+
+
+RECEIPT_TYPE: Final = "application/vnd.bulkhead.key-destruction+json"
+"""What the payload of a receipt is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destruction:
+    """A KEK that is to be destroyed, and what it wrapped before that."""
+
+    id: UUID
+    tenant_uid: UUID
+    kek_version: int
+    sample: bytes
+
+    def payload(self, tenant_id: TenantId, *, root: Mapping[str, str | bool], now: datetime) -> bytes:
+        """Say as JSON what was destroyed, and how it was seen: what is signed. For after the sample did not open."""
+        return json.dumps(
+            {
+                "id": str(self.id),
+                "tenant": f"tenants/{tenant_id}",
+                "tenant_uid": str(self.tenant_uid),
+                "destroyed": [{"key": KEK, "version": self.kek_version, "algorithm": _KEK_ALGORITHM}],
+                "destroy_time": now.isoformat(),
+                "root_of_trust": dict(root),
+                "probe": {
+                    "sample_sha256": hashlib.sha256(self.sample).hexdigest(),
+                    "before": "OPENED",
+                    "after": "KEY_MISSING",
+                },
+            }
+        ).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What was said of a destruction, as it was signed."""
+
+    id: UUID
+    kek_version: int
+    destroy_time: datetime
+    payload: bytes
+    signature: bytes
+    key_id: UUID

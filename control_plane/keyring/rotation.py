@@ -16,11 +16,13 @@ from bulkhead.v1 import keys_pb2
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.errors import ConflictError, NotFoundError, PreconditionError, UnavailableError
 from control_plane.keyring import store
+from control_plane.keyring.destruction import Destroyer
 from control_plane.keyring.model import KEK, STEPS
 from control_plane.keyring.service import KIND, get_key
 from control_plane.keyring.servicer import key_to_proto
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, Purpose
+from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
 from control_plane.operations.model import Operation
 from control_plane.operations.plan import Step, StepRun
@@ -193,6 +195,11 @@ class TokensRotation(KeyRotation):
 class KekRotation(KeyRotation):
     """A new KEK, under which every key of the tenant is wrapped anew; then the old one is destroyed."""
 
+    def __init__(self, database: Database, keys: TenantKeys, *, platform_keys: PlatformKeys, touched: Touched) -> None:
+        """Sign for what is destroyed with `platform_keys`."""
+        super().__init__(database, keys, key_id=KEK, touched=touched)
+        self._destroyer = Destroyer(database, keys, platform_keys)
+
     @property
     @override
     def runs(self) -> Mapping[str, StepRun]:
@@ -253,11 +260,13 @@ class KekRotation(KeyRotation):
         if await self._database.system().run(lambda tx: store.is_wrapped_under(tx, placement.uid, version)):
             message = f"a key of {placement.tenant_id} is still wrapped under version {version} of its KEK"
             raise RuntimeError(message)
-        await self._keys.destroy_kek(KekRef(tenant_uid=placement.uid, version=version))
+        kek = KekRef(tenant_uid=placement.uid, version=version)
+        receipt = await self._destroyer.destroy(kek, placement.tenant_id)
 
         async def work(tx: SystemTransaction) -> None:
-            if await store.note_destroyed_kek(tx, placement.uid, version=version, now=datetime.now(UTC)):
-                tx.record(self._effect(placement, version, state="DESTROYED"))
+            await store.sign_destruction(tx, receipt)
+            if await store.note_destroyed_kek(tx, placement.uid, version=version, now=receipt.destroy_time):
+                tx.record(self._effect(placement, version, state="DESTROYED", receipt=str(receipt.id)))
             else:
                 tx.unchanged()
 
@@ -268,11 +277,11 @@ class KekRotation(KeyRotation):
 
 
 def rotations(
-    database: Database, keys: TenantKeys, *, lagging_edges: LaggingEdges, touched: Touched
+    database: Database, keys: TenantKeys, *, platform_keys: PlatformKeys, lagging_edges: LaggingEdges, touched: Touched
 ) -> dict[str, KeyRotation]:
     """Return the plan of each kind of rotation."""
     plans = (
-        KekRotation(database, keys, key_id=KEK, touched=touched),
+        KekRotation(database, keys, platform_keys=platform_keys, touched=touched),
         StorageRotation(database, keys, key_id=Purpose.STORAGE.value, touched=touched),
         TokensRotation(database, keys, lagging_edges=lagging_edges, touched=touched),
     )

@@ -10,10 +10,10 @@ from google.longrunning import operations_pb2
 from typing_extensions import override
 
 from bulkhead.v1 import keys_pb2, keys_pb2_grpc
-from control_plane.errors import Violations
+from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import uuid_of
-from control_plane.keyring import service
-from control_plane.keyring.model import KEY_IDS, Key, KeyVersion
+from control_plane.keyring import service, store
+from control_plane.keyring.model import KEK, KEY_IDS, RECEIPT_TYPE, Key, KeyVersion, Receipt
 from control_plane.keys.model import Purpose
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import RootOfTrust
@@ -68,6 +68,34 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         return keys_pb2.ListKeyVersionsResponse(
             key_versions=[_version_to_proto(key, version) for version in shown], next_page_token=next_page_token
         )
+
+    @override
+    async def ListDestructionReceipts(
+        self, request: keys_pb2.ListDestructionReceiptsRequest, context: Context
+    ) -> keys_pb2.ListDestructionReceiptsResponse:
+        call, placement = current_call(), _placement(current_call())
+        page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
+        found = await call.system().run(
+            lambda tx: store.receipts(tx, placement.uid, before=page.before, limit=page.limit)
+        )
+        shown, next_page_token = page.cut(found, lambda receipt: receipt.id)
+        return keys_pb2.ListDestructionReceiptsResponse(
+            destruction_receipts=[_receipt_to_proto(receipt, call.tenant_name) for receipt in shown],
+            next_page_token=next_page_token,
+        )
+
+    @override
+    async def GetDestructionReceipt(
+        self, request: keys_pb2.GetDestructionReceiptRequest, context: Context
+    ) -> keys_pb2.DestructionReceipt:
+        call, placement = current_call(), _placement(current_call())
+        receipt_id = uuid_of(names.parse(names.DESTRUCTION_RECEIPT, request.name)["receipt"])
+        if receipt_id is None:
+            raise NotFoundError(request.name)
+        receipt = await call.system().run(lambda tx: store.find_receipt(tx, placement.uid, receipt_id))
+        if receipt is None:
+            raise NotFoundError(request.name)
+        return _receipt_to_proto(receipt, call.tenant_name)
 
     @override
     async def RotateKey(self, request: keys_pb2.RotateKeyRequest, context: Context) -> operations_pb2.Operation:
@@ -135,6 +163,19 @@ def _version_to_proto(key: Key, version: KeyVersion) -> keys_pb2.KeyVersion:
     message.create_time.FromDatetime(version.create_time)
     if version.destroy_time is not None:
         message.destroy_time.FromDatetime(version.destroy_time)
+    return message
+
+
+def _receipt_to_proto(receipt: Receipt, parent: str) -> keys_pb2.DestructionReceipt:
+    message = keys_pb2.DestructionReceipt(
+        name=f"{parent}/destructionReceipts/{receipt.id}",
+        key_version=f"{parent}/keys/{KEK}/versions/{receipt.kek_version}",
+        payload_type=RECEIPT_TYPE,
+        payload=receipt.payload,
+        signature=receipt.signature,
+        key_id=str(receipt.key_id),
+    )
+    message.destroy_time.FromDatetime(receipt.destroy_time)
     return message
 
 

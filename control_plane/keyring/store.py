@@ -5,7 +5,16 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from control_plane.keyring.model import KEK, KEY_IDS, Key, KeyVersion, VersionState, kek_version
+from control_plane.keyring.model import (
+    KEK,
+    KEY_IDS,
+    Destruction,
+    Key,
+    KeyVersion,
+    Receipt,
+    VersionState,
+    kek_version,
+)
 from control_plane.keys.model import Purpose
 from control_plane.postgres.database import SystemTransaction
 
@@ -180,3 +189,75 @@ async def note_destroyed_kek(tx: SystemTransaction, tenant_uid: UUID, *, version
         {"tenant_uid": tenant_uid, "version": version, "now": now},
     )
     return found == 1
+
+
+async def begun_destruction(tx: SystemTransaction, tenant_uid: UUID, *, version: int) -> Destruction | None:
+    """Find the destruction of a version of the KEK that was begun, whether or not it is done."""
+    row = await tx.fetch_one(
+        """
+        SELECT id, tenant_uid, kek_version, sample FROM csm_system.key_destructions
+         WHERE tenant_uid = %(tenant_uid)s AND kek_version = %(version)s
+        """,
+        {"tenant_uid": tenant_uid, "version": version},
+    )
+    return None if row is None else Destruction(**row)
+
+
+async def begin_destruction(tx: SystemTransaction, destruction: Destruction, *, now: datetime) -> None:
+    """Keep what a KEK has wrapped, from before it is destroyed."""
+    await tx.execute(
+        """
+        INSERT INTO csm_system.key_destructions (id, tenant_uid, kek_version, begin_time, sample)
+        VALUES (%(id)s, %(tenant_uid)s, %(kek_version)s, %(now)s, %(sample)s)
+        ON CONFLICT ON CONSTRAINT key_destructions_kek_version_key DO NOTHING
+        """,
+        {
+            "id": destruction.id,
+            "tenant_uid": destruction.tenant_uid,
+            "kek_version": destruction.kek_version,
+            "now": now,
+            "sample": destruction.sample,
+        },
+    )
+
+
+async def sign_destruction(tx: SystemTransaction, receipt: Receipt) -> None:
+    """Keep a receipt; one that is there stays."""
+    await tx.execute(
+        """
+        UPDATE csm_system.key_destructions
+           SET destroy_time = %(destroy_time)s, payload = %(payload)s, signature = %(signature)s, key_id = %(key_id)s
+         WHERE id = %(id)s AND payload IS NULL
+        """,
+        {
+            "id": receipt.id,
+            "destroy_time": receipt.destroy_time,
+            "payload": receipt.payload,
+            "signature": receipt.signature,
+            "key_id": receipt.key_id,
+        },
+    )
+
+
+async def find_receipt(tx: SystemTransaction, tenant_uid: UUID, receipt_id: UUID) -> Receipt | None:
+    """Return a receipt of the tenant, or None."""
+    row = await tx.fetch_one(
+        """
+        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.key_destructions
+         WHERE tenant_uid = %(tenant_uid)s AND id = %(id)s AND payload IS NOT NULL
+        """,
+        {"tenant_uid": tenant_uid, "id": receipt_id},
+    )
+    return None if row is None else Receipt(**row)
+
+
+async def receipts(tx: SystemTransaction, tenant_uid: UUID, *, before: UUID, limit: int) -> list[Receipt]:
+    """List a tenant's receipts whose ids are before `before`, the newest first."""
+    rows = await tx.fetch_all(
+        """
+        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.key_destructions
+         WHERE tenant_uid = %(tenant_uid)s AND id < %(before)s AND payload IS NOT NULL ORDER BY id DESC LIMIT %(limit)s
+        """,
+        {"tenant_uid": tenant_uid, "before": before, "limit": limit},
+    )
+    return [Receipt(**row) for row in rows]

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from control_plane.keys.cache import Answers, KeyCache
 from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
     FIRST_OBJECT_VERSION,
+    KEY_BYTES,
     ROTATED,
     IntegrityError,
     KekRef,
@@ -43,6 +45,7 @@ _NEWEST: Final = timedelta(milliseconds=750)
 _OPEN_KEYS: Final = 4096
 _TOKEN_KEYS: Final = 16_384
 _LOGIN_LABEL: Final = b"database login 1"
+_SAMPLE: Final = b"bulkhead/destruction sample/1"
 
 _log = structlog.get_logger(__name__)
 
@@ -189,6 +192,20 @@ class TenantKeys:
         if not hmac.compare_digest((await self._unwrapped(made)).material.private, opened.material.private):
             raise IntegrityError("a key that was wrapped anew")
         return made
+
+    async def sample(self, kek: KekRef) -> WrappedKey:
+        """Wrap something random under a KEK, and open it, to show later that it does not open any more."""
+        sample = await self._vault.wrap(kek, secrets.token_bytes(KEY_BYTES), aad=_SAMPLE)
+        await self._vault.unwrap(kek, sample, aad=_SAMPLE)
+        return sample
+
+    async def opens(self, kek: KekRef, sample: WrappedKey) -> bool:
+        """Say whether a sample opens: no, where there is no such KEK any more. Else raises IntegrityError."""
+        try:
+            await self._vault.unwrap(kek, sample, aad=_SAMPLE)
+        except MissingKeyError:
+            return False
+        return True
 
     async def destroy_kek(self, kek: KekRef) -> None:
         """Destroy a KEK: what is wrapped under it is lost for good. Safe to call again."""

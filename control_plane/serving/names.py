@@ -12,6 +12,7 @@ TOKEN: Final = "tenants/{tenant}/tokens/{token}"  # noqa: S105 a pattern of name
 CERTIFICATE: Final = "tenants/{tenant}/certificates/{certificate}"
 ATTESTATION: Final = "tenants/{tenant}/attestations/{attestation}"
 KEY: Final = "tenants/{tenant}/keys/{key}"
+DESTRUCTION_RECEIPT: Final = "tenants/{tenant}/destructionReceipts/{receipt}"
 CELL: Final = "cells/{cell}"
 OPERATION: Final = "operations/{operation}"
 

@@ -302,7 +302,16 @@ class _Founder:
         self._done(
             self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/storage"), metadata=self._metadata)
         )
+        # Each leaves a receipt of what it has destroyed.
+        for _ in range(2):
+            self._done(
+                self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/kek"), metadata=self._metadata)
+            )
+        receipts = self._keys.ListDestructionReceipts(
+            keys_pb2.ListDestructionReceiptsRequest(parent=parent), metadata=self._metadata
+        )
         names = {
+            "destructionReceipts": receipts.destruction_receipts[0].name,
             "tokens": token.metadata.name,
             "certificates": certificate.name,
             "attestations": attestation.name,

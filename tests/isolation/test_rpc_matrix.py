@@ -98,7 +98,10 @@ def test_an_open_rpc_tells_nobody_which_tenants_there_are(method: MethodDescript
 
 
 def _names_a_resource(method: MethodDescriptor) -> bool:
-    probe = Target(tenant="probe", resources={name: uuid4() for name in ("tokens", "certificates", "attestations")})
+    probe = Target(
+        tenant="probe",
+        resources={name: uuid4() for name in ("tokens", "certificates", "attestations", "destructionReceipts")},
+    )
     return bool(rule(method).tenant) and any(
         str(id_) in resource_name(method, probe) for id_ in probe.resources.values()
     )

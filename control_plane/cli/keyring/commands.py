@@ -1,12 +1,13 @@
 """List keys and their versions, show what they rest on, and rotate them."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from control_plane.cli import arguments, operations, output
-from control_plane.cli.calls.failures import CallFailedError, with_hint
+from control_plane.cli.calls.failures import CallFailedError, failed, with_hint
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
 from control_plane.cli.keyring import tree
@@ -15,11 +16,15 @@ from control_plane.cli.session import Session
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys: what they rest on, and their rotation.")
 
 _SERVICE: Final = "bulkhead.v1.KeyService"
+_RECEIPTS: Final = ("name", "key_version", "destroy_time", "key_id")
+_LEFT_OUT: Final = ("payload", "payload_type", "signature")
+_PUBLIC: Final = 0o644
 _KEYS: Final = ("name", "algorithm", "primary_version", "version_count", "create_time", "rotation")
 _VERSIONS: Final = ("name", "state", "primary", "algorithm", "kek_version", "create_time", "destroy_time", "kid")
 # The call may have arrived: repeated with the same id, it is carried out once.
 _UNCERTAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
+Receipt = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/destructionReceipts/RECEIPT")]
 Key = Annotated[
     str,
     typer.Argument(
@@ -86,6 +91,53 @@ def rotate_key(
     else:
         session.show(operation, leave_out=["metadata", "response"])
         session.hint("operations", "watch", operation["name"])
+
+
+@command(app, "receipts")
+def list_receipts(session: Session, tenant: arguments.Tenant, *, paging: arguments.Paging) -> None:
+    """List what of a tenant's keys was destroyed, newest first: a signed receipt for each KEK."""
+    session.show_list(f"{_SERVICE}/ListDestructionReceipts", {"parent": tenant}, columns=_RECEIPTS, paging=paging)
+
+
+@command(app, "receipt")
+def get_receipt(session: Session, name: Receipt, *, out: arguments.OutFile = None) -> None:
+    """Show one receipt. --out writes it as a DSSE envelope."""
+    receipt = session.call(f"{_SERVICE}/GetDestructionReceipt", {"name": name})
+    if out:
+        from control_plane.cli.isolation import envelope  # noqa: PLC0415 only who writes waits for cryptography
+
+        session.deliver(envelope.write(receipt), out, mode=_PUBLIC)
+    if out != Path("-"):
+        session.show(receipt, leave_out=_LEFT_OUT)
+
+
+@command(app, "check")
+def check_receipt(
+    session: Session,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A receipt that --out wrote.")],
+    *,
+    keys: Annotated[Path, typer.Option(metavar="FILE", help="The keys that `isolation keys --out` wrote.")],
+) -> None:
+    """Check a receipt against the platform's keys. Needs no stack. Fails where it is forged."""
+    from control_plane.cli.isolation import envelope  # noqa: PLC0415 the same
+
+    try:
+        said = envelope.read(_text(file), _text(keys), kind=envelope.RECEIPT)
+    except envelope.EnvelopeError as error:
+        raise failed(
+            "FAILED_PRECONDITION",
+            f"{file}: {error}",
+            hint="compare it with `{bulkhead} keys receipt NAME`, and the keys with `{bulkhead} isolation keys`",
+            reason="RECEIPT_FORGED",
+        ) from error
+    session.show(dict(said))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise failed("INVALID_ARGUMENT", f"{path} cannot be read") from error
 
 
 def _rotate(session: Session, request: Message) -> Message:

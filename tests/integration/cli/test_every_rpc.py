@@ -42,6 +42,8 @@ COMMANDS: dict[str, list[str]] = {
     "GetKey": ["keys", "get", "tenants/org_1/keys/kek"],
     "ListKeyVersions": ["keys", "versions", "tenants/org_1/keys/tokens"],
     "RotateKey": ["keys", "rotate", "tenants/org_1/keys/storage", "--no-wait"],
+    "ListDestructionReceipts": ["keys", "receipts", "org_1"],
+    "GetDestructionReceipt": ["keys", "receipt", "tenants/org_1/destructionReceipts/1"],
     "ListEdges": ["edges", "list"],
     "ListTenantTraffic": ["top"],
     "WaitApplied": ["edges", "wait", "--revision", "7", "--timeout", "30s"],

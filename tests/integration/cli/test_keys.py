@@ -1,13 +1,23 @@
 """A tenant's keys at the command line."""
 
+import json
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.longrunning import operations_pb2
 
 from bulkhead.v1 import keys_pb2, steps_pb2
 from control_plane.errors import PreconditionError, UnavailableError
+from control_plane.isolation.model import PAYLOAD_TYPE
+from control_plane.keyring.model import RECEIPT_TYPE
+from control_plane.keys.platform import AttestationSigner
 
+RECEIPT = "tenants/org_1/destructionReceipts/1"
+SIGNER = Ed25519PrivateKey.generate()
 KEY = "tenants/org_1/keys/tokens"
 
 
@@ -96,3 +106,60 @@ def test_a_refusal_says_what_to_do(api: Any, cli: Any, error: Exception, *, code
 
     assert done.code == code
     assert hint in done.err
+
+
+def receipt(*, payload_type: str = RECEIPT_TYPE) -> keys_pb2.DestructionReceipt:
+    payload = json.dumps({"tenant": "tenants/org_1", "destroyed": [{"key": "kek", "version": 1}]}).encode()
+    signer = AttestationSigner(key_id=UUID(int=1), private_key=SIGNER)
+    return keys_pb2.DestructionReceipt(
+        name=RECEIPT,
+        key_version="tenants/org_1/keys/kek/versions/1",
+        payload_type=payload_type,
+        payload=payload,
+        signature=signer.sign(payload_type, payload),
+        key_id="k",
+    )
+
+
+def pem(key: Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def check(cli: Any, folder: Path, *, key: Ed25519PrivateKey = SIGNER) -> Any:
+    (folder / "keys.pem").write_text(pem(key))
+    return cli("keys", "check", str(folder / "receipt.json"), "--keys", str(folder / "keys.pem"), "--json")
+
+
+def test_a_receipt_is_checked_without_the_platform(api: Any, cli: Any, tmp_path: Path) -> None:
+    api.answer("GetDestructionReceipt", receipt())
+    written = cli("keys", "receipt", RECEIPT, "--out", str(tmp_path / "receipt.json"))
+    api.received.clear()
+    checked = check(cli, tmp_path)
+
+    assert (written.code, checked.code, api.received) == (0, 0, [])
+    assert checked.json["destroyed"] == [{"key": "kek", "version": 1}]
+
+
+def test_a_receipt_that_was_forged_or_is_none_fails_the_check(api: Any, cli: Any, tmp_path: Path) -> None:
+    file = tmp_path / "receipt.json"
+    api.answer("GetDestructionReceipt", receipt())
+    cli("keys", "receipt", RECEIPT, "--out", str(file))
+    envelope = json.loads(file.read_text())
+    others = check(cli, tmp_path, key=Ed25519PrivateKey.generate())
+    file.write_text(json.dumps({**envelope, "payload": "e30="}))
+    changed = check(cli, tmp_path)
+    # Signed by the same key, for something else.
+    api.answer("GetDestructionReceipt", receipt(payload_type=PAYLOAD_TYPE))
+    cli("keys", "receipt", RECEIPT, "--out", str(file))
+    attestation = check(cli, tmp_path)
+
+    for refused in (others, changed, attestation):
+        assert (refused.code, refused.error["reason"]) == (4, "RECEIPT_FORGED")
+    assert "no receipt of a destruction" in attestation.error["message"]
+
+
+def test_receipts_are_listed(api: Any, cli: Any) -> None:
+    api.answer("ListDestructionReceipts", keys_pb2.ListDestructionReceiptsResponse(destruction_receipts=[receipt()]))
+    done = cli("keys", "receipts", "org_1")
+
+    assert (done.code, "keys/kek/versions/1" in done.out) == (0, True)

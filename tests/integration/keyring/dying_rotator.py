@@ -13,6 +13,7 @@ from pathlib import Path
 
 from control_plane.keyring.rotation import rotations
 from control_plane.keys.model import KekRef
+from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
 from control_plane.operations.jobs import JobQueue
@@ -64,7 +65,13 @@ async def main() -> None:
     async with Database.open(settings) as database:
         vault = await SoftwareVault.open(Path(vault_dir))
         keys = DyingKeys(vault, database) if point == "amid:destruction" else TenantKeys(vault, database)
-        plans = rotations(database, keys, lagging_edges=_no_edges, touched=lambda _: None)
+        plans = rotations(
+            database,
+            keys,
+            platform_keys=PlatformKeys(vault, database),
+            lagging_edges=_no_edges,
+            touched=lambda _: None,
+        )
         for plan in plans.values():
             plan.steps = [_step(step, tenant, point) for step in plan.steps]
         queue = JobQueue(database, settings)

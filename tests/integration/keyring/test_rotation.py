@@ -135,7 +135,7 @@ async def test_a_new_kek_wraps_every_key_and_the_old_one_is_destroyed_while_ever
     await ring.rotated(tenant, "kek")
     process = ring.other_process()
 
-    assert await ring.vault.keks() == sorted(
+    assert await ring.keks() == sorted(
         [KekRef(tenant_uid=tenant.uid, version=2), KekRef(tenant_uid=neighbour.uid, version=1)]
     )
     assert await process.decrypt(tenant, sealed, object_name=NAME) == PLAIN
@@ -201,7 +201,7 @@ async def test_a_key_that_is_wrapped_under_the_old_kek_keeps_it_alive(ring: Ring
 
     with pytest.raises(RuntimeError, match="still wrapped"):
         await plan.runs["destruction"](begun)
-    assert len(await ring.vault.keks()) == 2
+    assert len(await ring.keks()) == 2
     assert await ring.other_process().decrypt(tenant, sealed, object_name=NAME) == PLAIN
 
 
@@ -221,7 +221,7 @@ async def test_a_key_that_does_not_open_as_it_was_is_not_put_in_place(
     while not (await ring.operation(begun.id)).is_done:
         await asyncio.gather(ring.runner.run(begun.id), return_exceptions=True)
 
-    assert await ring.vault.keks() == [KekRef(tenant_uid=tenant.uid, version=1)]
+    assert await ring.keks() == [KekRef(tenant_uid=tenant.uid, version=1)]
     assert await ring.other_process().decrypt(tenant, sealed, object_name=NAME) == PLAIN
 
 

@@ -27,3 +27,22 @@ CREATE TABLE csm_system.key_rotations (
 );
 CREATE UNIQUE INDEX key_rotations_tenant_uid_key ON csm_system.key_rotations (tenant_uid) WHERE end_time IS NULL;
 GRANT SELECT, INSERT, UPDATE ON csm_system.key_rotations TO csm_control;
+
+-- KEKs that were destroyed, and the proof of it, signed with a key of the platform's own.
+
+-- Begun before a KEK is destroyed, with something that it wrapped; signed when that does not open any more. Nothing of it
+-- is ever changed but for that.
+CREATE TABLE csm_system.key_destructions (
+  id uuid CONSTRAINT key_destructions_pkey PRIMARY KEY,
+  tenant_uid uuid NOT NULL,
+  kek_version integer NOT NULL,
+  begin_time timestamptz NOT NULL,
+  sample bytea NOT NULL,
+  destroy_time timestamptz,
+  payload bytea,
+  signature bytea,
+  key_id uuid CONSTRAINT key_destructions_key_id_fkey REFERENCES csm_system.platform_keys,
+  CONSTRAINT key_destructions_kek_version_key UNIQUE (tenant_uid, kek_version),
+  CONSTRAINT key_destructions_signed_check CHECK (num_nonnulls(destroy_time, payload, signature, key_id) IN (0, 4))
+);
+GRANT SELECT, INSERT, UPDATE (destroy_time, payload, signature, key_id) ON csm_system.key_destructions TO csm_control;

@@ -56,6 +56,16 @@ class KeyServiceStub:
                 request_serializer=bulkhead_dot_v1_dot_keys__pb2.RotateKeyRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.GetDestructionReceipt = channel.unary_unary(
+                '/bulkhead.v1.KeyService/GetDestructionReceipt',
+                request_serializer=bulkhead_dot_v1_dot_keys__pb2.GetDestructionReceiptRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.DestructionReceipt.FromString,
+                _registered_method=True)
+        self.ListDestructionReceipts = channel.unary_unary(
+                '/bulkhead.v1.KeyService/ListDestructionReceipts',
+                request_serializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsResponse.FromString,
+                _registered_method=True)
 
 
 class KeyServiceServicer:
@@ -93,9 +103,26 @@ class KeyServiceServicer:
         longer than any token lives; the rotation after that retires them.
 
         `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
-        it is. A copy of the database from before opens nothing any more.
+        it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
         `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDestructionReceipt(self, request, context):
+        """Get one receipt of a destruction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDestructionReceipts(self, request, context):
+        """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
+
+        They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
+        receipt without us.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +150,16 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.RotateKey,
                     request_deserializer=bulkhead_dot_v1_dot_keys__pb2.RotateKeyRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'GetDestructionReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDestructionReceipt,
+                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.GetDestructionReceiptRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.DestructionReceipt.SerializeToString,
+            ),
+            'ListDestructionReceipts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDestructionReceipts,
+                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -234,6 +271,60 @@ class KeyService:
             '/bulkhead.v1.KeyService/RotateKey',
             bulkhead_dot_v1_dot_keys__pb2.RotateKeyRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDestructionReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.KeyService/GetDestructionReceipt',
+            bulkhead_dot_v1_dot_keys__pb2.GetDestructionReceiptRequest.SerializeToString,
+            bulkhead_dot_v1_dot_keys__pb2.DestructionReceipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDestructionReceipts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.KeyService/ListDestructionReceipts',
+            bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsRequest.SerializeToString,
+            bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,9 +50,17 @@ class KeyServiceStub:
     longer than any token lives; the rotation after that retires them.
 
     `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
-    it is. A copy of the database from before opens nothing any more.
+    it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
     `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+    """
+    GetDestructionReceipt: _grpc.UnaryUnaryMultiCallable[_keys_pb2.GetDestructionReceiptRequest, _keys_pb2.DestructionReceipt]
+    """Get one receipt of a destruction."""
+    ListDestructionReceipts: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ListDestructionReceiptsRequest, _keys_pb2.ListDestructionReceiptsResponse]
+    """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
+
+    They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
+    receipt without us.
     """
 
 @_typing.type_check_only
@@ -76,9 +84,17 @@ class KeyServiceAsyncStub(KeyServiceStub):
     longer than any token lives; the rotation after that retires them.
 
     `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
-    it is. A copy of the database from before opens nothing any more.
+    it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
     `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+    """
+    GetDestructionReceipt: _aio.UnaryUnaryMultiCallable[_keys_pb2.GetDestructionReceiptRequest, _keys_pb2.DestructionReceipt]  # type: ignore[assignment]
+    """Get one receipt of a destruction."""
+    ListDestructionReceipts: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListDestructionReceiptsRequest, _keys_pb2.ListDestructionReceiptsResponse]  # type: ignore[assignment]
+    """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
+
+    They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
+    receipt without us.
     """
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -123,9 +139,29 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         longer than any token lives; the rotation after that retires them.
 
         `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
-        it is. A copy of the database from before opens nothing any more.
+        it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
         `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDestructionReceipt(
+        self,
+        request: _keys_pb2.GetDestructionReceiptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.DestructionReceipt, _abc.Awaitable[_keys_pb2.DestructionReceipt]]:
+        """Get one receipt of a destruction."""
+
+    @_abc_1.abstractmethod
+    def ListDestructionReceipts(
+        self,
+        request: _keys_pb2.ListDestructionReceiptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.ListDestructionReceiptsResponse, _abc.Awaitable[_keys_pb2.ListDestructionReceiptsResponse]]:
+        """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
+
+        They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
+        receipt without us.
         """
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
