@@ -42,7 +42,7 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
-from control_plane.keyring.rotation import rotations as rotations_of
+from control_plane.keyring.rotation import rotations
 from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.platform import PlatformKeys
 from control_plane.operations.jobs import JobQueue
@@ -104,14 +104,7 @@ async def run_control_plane(settings: Settings) -> None:
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
         platform_keys = PlatformKeys(vault, database)
-        rotations = rotations_of(
-            database,
-            keys,
-            platform_keys=platform_keys,
-            lagging_edges=partial(_lagging, edges),
-            touched=process.sealer.touch,
-        )
-        plans: Plans = {creation.kind: creation, **rotations}
+        plans: Plans = {creation.kind: creation, **_rotations(process, platform_keys, edges)}
         reports = Reports(process.database, process.denials)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
@@ -175,6 +168,16 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
+
+
+def _rotations(process: Process, platform_keys: PlatformKeys, edges: Edges) -> Plans:
+    return rotations(
+        process.database,
+        process.keys,
+        platform_keys=platform_keys,
+        lagging_edges=partial(_lagging, edges),
+        touched=process.sealer.touch,
+    )
 
 
 async def _lagging(edges: Edges, revision: int) -> Sequence[str]:

@@ -45,6 +45,7 @@ from tests.leaks.walls import (
     policies,
     proxy,
     requests,
+    rotations,
     routes,
     rules,
     tables,
@@ -57,6 +58,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *tables.WALLS,
     # What is sealed.
     *keys.WALLS,
+    *rotations.WALLS,
     *devices.WALLS,
     *objects.WALLS,
     *caches.WALLS,

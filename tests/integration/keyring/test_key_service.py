@@ -43,7 +43,20 @@ async def test_a_tenant_has_a_kek_and_a_key_for_each_purpose_and_each_says_what_
         ("tenants/org_1/keys/enrolment", "HMAC-SHA256", 1, 1),
     ]
     assert {(key.root_of_trust.hsm_backed, key.root_of_trust.label) for key in keys} == {(False, "software")}
-    assert [await ring.key(tenant, key.name.rsplit("/", 1)[1]) for key in keys] == list(keys)
+    requests = [keys_pb2.GetKeyRequest(name=key.name) for key in keys]
+    assert [await ring.calling(tenant, "GetKey").GetKey(request, CONTEXT) for request in requests] == list(keys)
+
+
+async def test_a_tenants_keys_are_its_own(ring: Ring) -> None:
+    tenant, other = await ring.cell.tenant(), await ring.cell.tenant("org_2")
+    for key in ("storage", "kek"):
+        await ring.rotated(other, key)
+
+    assert {(key.primary_version, key.version_count, key.rotation) for key in (await _list(ring, tenant)).keys} == {
+        (1, 1, "")
+    }
+    ours, theirs = [await ring.versions(each, "tokens") for each in (tenant, other)]
+    assert (len(ours), ours[0].kid != theirs[0].kid) == (1, True)
 
 
 async def test_keys_come_in_pages(ring: Ring) -> None:

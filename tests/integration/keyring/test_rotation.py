@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bulkhead.v1 import keys_pb2
-from control_plane.errors import UnavailableError
+from control_plane.errors import ConflictError, UnavailableError
 from control_plane.keyring import store
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, MissingKeyError, Purpose
@@ -203,6 +203,28 @@ async def test_a_key_that_is_wrapped_under_the_old_kek_keeps_it_alive(ring: Ring
         await plan.runs["destruction"](begun)
     assert len(await ring.keks()) == 2
     assert await ring.other_process().decrypt(tenant, sealed, object_name=NAME) == PLAIN
+
+
+async def test_a_key_that_was_changed_while_it_was_wrapped_anew_stays_as_it_is(
+    ring: Ring, superuser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, rewrapped = await ring.cell.tenant(), ring.cell.keys.rewrapped
+    begun = await ring.rotate(tenant, "kek")
+    plan = ring.plans[begun.kind]
+    await plan.runs["kek"](begun)
+
+    async def meanwhile(stored: keys_store.StoredKey, *, kek: KekRef) -> keys_store.StoredKey:
+        if stored.purpose is Purpose.STORAGE:
+            await superuser.execute("UPDATE csm_system.tenant_keys SET wrapped = 'x' WHERE id = %s", [stored.id])
+        return await rewrapped(stored, kek=kek)
+
+    monkeypatch.setattr(ring.cell.keys, "rewrapped", meanwhile)
+    with pytest.raises(ConflictError):
+        await plan.runs["wrapping"](begun)
+    stored = await ring.cell.database.system().run(lambda tx: keys_store.all_of(tx, tenant.uid))
+
+    assert {key.kek_version for key in stored} == {1}
+    assert next(key.wrapped for key in stored if key.purpose is Purpose.STORAGE) == b"x"
 
 
 async def test_a_key_that_does_not_open_as_it_was_is_not_put_in_place(
