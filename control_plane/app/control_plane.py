@@ -1,10 +1,13 @@
 """What each process is made of. One straight function each: settings in, a running server out."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 from random import SystemRandom
 from typing import Final
+from uuid import UUID
 
 import grpc
 from google.longrunning import operations_pb2_grpc
@@ -15,6 +18,7 @@ from bulkhead.v1 import (
     edges_pb2_grpc,
     encryption_pb2_grpc,
     isolation_pb2_grpc,
+    keys_pb2_grpc,
     secrets_pb2_grpc,
     tenants_pb2_grpc,
     tokens_pb2_grpc,
@@ -41,6 +45,8 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
+from control_plane.keyring.rotation import rotations
+from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.platform import PlatformKeys
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
@@ -51,6 +57,7 @@ from control_plane.policies.feed import Publisher
 from control_plane.policies.reports import Reports
 from control_plane.policies.service import Edges
 from control_plane.policies.servicer import EdgeServicer, PolicyServicer
+from control_plane.postgres.database import SystemTransaction
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.notifications import notified
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
@@ -64,6 +71,8 @@ from control_plane.tenants.servicer import TenantServicer
 from control_plane.tokens.platform import PlatformIssuer, keep_admin_token
 from control_plane.tokens.servicer import TokenServicer
 
+# As long as a step of an operation may take without the others waiting; it is taken again.
+_EDGES_WITHIN: Final = timedelta(seconds=2)
 _REFLECTED: Final = (
     "bulkhead.v1.TenantService",
     "bulkhead.v1.TokenService",
@@ -72,6 +81,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.IsolationService",
     "bulkhead.v1.EncryptionService",
     "bulkhead.v1.SecretService",
+    "bulkhead.v1.KeyService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -95,13 +105,13 @@ async def run_control_plane(settings: Settings) -> None:
         creation = TenantCreation(
             database, directory, keys, cache_users=cache.users, touched=process.sealer.touch, cache_doubted=cache.hint
         )
-        plans: Plans = {creation.kind: creation}
         queue = JobQueue(process.database, postgres)
         await stack.enter_async_context(queue.open())
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
-        reports = Reports(process.database, process.denials)
         platform_keys = PlatformKeys(vault, database)
+        plans: Plans = {creation.kind: creation, **_rotations(process, platform_keys, edges)}
+        reports = Reports(process.database, process.denials)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
 
@@ -148,19 +158,39 @@ async def _open_verifier(stack: AsyncExitStack, process: Process, keys: Platform
 
 
 def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plans, queue: JobQueue) -> None:
+    async def defer(operation_id: UUID, tx: SystemTransaction) -> None:
+        await queue.defer(operation_id, within=tx)
+
     tenants = TenantServicer(
         process.directory,
         process.page_tokens,
         plans,
-        defer=lambda operation_id, tx: queue.defer(operation_id, within=tx),
+        defer=defer,
         hsm_backed=process.keys.hsm_backed,
     )
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
+    keys = KeyServicer(process.keys, process.page_tokens, plans, defer=defer)
+    keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
     secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(process.keys, process.page_tokens), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
+
+
+def _rotations(process: Process, platform_keys: PlatformKeys, edges: Edges) -> Plans:
+    return rotations(
+        process.database,
+        process.keys,
+        platform_keys=platform_keys,
+        lagging_edges=partial(_lagging, edges),
+        touched=process.sealer.touch,
+    )
+
+
+async def _lagging(edges: Edges, revision: int) -> Sequence[str]:
+    """Name the edges that have not applied the revision after a while."""
+    return (await edges.wait_applied(revision, within=_EDGES_WITHIN)).lagging
 
 
 def _add_edges(server: grpc.aio.Server, *, publisher: Publisher, edges: Edges, reports: Reports) -> None:

@@ -5,8 +5,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 from control_plane.errors import Violations
+from control_plane.keys.model import Binding
 from control_plane.tenants.model import reason_violation
 
 LARGEST_PLAINTEXT: Final = 64 << 10
@@ -31,6 +33,10 @@ class Purpose:
     def binding(self) -> str:
         """Write the context as one text. Two contexts never have the same one."""
         return json.dumps(dict(sorted(self.context.items())), separators=(",", ":"))
+
+    def aad(self, tenant_uid: UUID, version: int) -> bytes:
+        """Say what is authenticated with what this version of the tenant's key seals."""
+        return Binding(tenant_uid=tenant_uid, purpose="services", version=version, object_name=self.binding).aad()
 
     def check(self, violations: Violations) -> None:
         """Note everything that is wrong with it."""

@@ -1,10 +1,11 @@
 """Seals and opens, each use with its entry in the tenant's audit log: nothing goes out without."""
 
+import secrets
 from dataclasses import dataclass, field
 
 from control_plane.encryption.model import Purpose
 from control_plane.errors import FieldViolation, InvalidArgumentError, PreconditionError
-from control_plane.keys.model import IntegrityError, MissingKeyError
+from control_plane.keys.model import NONCE_BYTES, IntegrityError, MissingKeyError, seal, sealed_version, unseal
 from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import TenantHandle, TenantTransaction
 from control_plane.postgres.effects import Effect, JsonValue
@@ -61,14 +62,18 @@ class Encryption:
         return sealed
 
     async def _sealed(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle) -> Sealed:
-        ciphertext, version = await self._keys.seal_for_services(handle.placement, plaintext, bound_to=purpose.binding)
-        return Sealed(ciphertext=ciphertext, version=version)
+        key = await self._keys.services_key(handle.placement)
+        aad = purpose.aad(handle.placement.uid, key.version)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        ciphertext = seal(key.private, plaintext, version=key.version, nonce=nonce, aad=aad)
+        return Sealed(ciphertext=ciphertext, version=key.version)
 
     async def _opened(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle) -> Opened:
         try:
-            plaintext, version = await self._keys.open_for_services(
-                handle.placement, ciphertext, bound_to=purpose.binding
-            )
+            version = sealed_version(ciphertext)
+            key = await self._keys.services_key(handle.placement, version=version)
+            aad = purpose.aad(handle.placement.uid, version)
+            plaintext = unseal(key.private, ciphertext, version=version, aad=aad)
         except IntegrityError:
             text = "does not open: altered, or sealed elsewhere, for another tenant or with another context"
             raise InvalidArgumentError(

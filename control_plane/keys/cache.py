@@ -1,4 +1,7 @@
-"""Opened keys, kept for a short while and in a bounded number, so that not every call asks the vault."""
+"""Opened keys, kept for a short while and in a bounded number, so that not every call asks the vault.
+
+And which version of a key is the newest: known for a moment only, but not forgotten while nobody can say better.
+"""
 
 import time
 from collections import OrderedDict
@@ -39,6 +42,9 @@ class KeyCache(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._kept
+
     @property
     def epoch(self) -> Epoch:
         """Read this before fetching a value, and give it to `put`."""
@@ -69,3 +75,45 @@ class KeyCache(Generic[K, V]):
         self._epoch = Epoch(self._epoch + 1)
         for key in [key for key, kept in self._kept.items() if kept.owner == owner]:
             del self._kept[key]
+
+
+class Answers(Generic[K, V]):
+    """Keeps what may change elsewhere: fresh for `fresh`, and better than nothing for as long as a KeyCache has it.
+
+    When one is not fresh any more, whoever asks first is to find out; meanwhile the others are given the old one.
+    """
+
+    def __init__(self, *, fresh: timedelta, kept: KeyCache[K, V], clock: Callable[[], float] = time.monotonic) -> None:
+        """Keep them in `kept`."""
+        self._fresh_s = fresh.total_seconds()
+        self._kept = kept
+        self._clock = clock
+        self._fresh_until_s: dict[K, float] = {}
+
+    @property
+    def epoch(self) -> Epoch:
+        """See `KeyCache`."""
+        return self._kept.epoch
+
+    def get(self, key: K) -> V | None:
+        """Return the answer; None where there is none, or where the caller is to ask and `put` a new one."""
+        found = self._kept.get(key)
+        if found is not None and self._fresh_until_s.get(key, 0.0) <= self._clock():
+            self._fresh_until_s[key] = self._clock() + self._fresh_s / 4
+            return None
+        return found
+
+    def last(self, key: K) -> V | None:
+        """Return the last answer, fresh or not, for whoever could not get a new one."""
+        return self._kept.get(key)
+
+    def put(self, key: K, value: V, *, owner: UUID, since: Epoch) -> None:
+        """Keep an answer to a question of after `since`."""
+        self._kept.put(key, value, owner=owner, since=since)
+        if len(self._fresh_until_s) > 2 * len(self._kept):
+            self._fresh_until_s = {known: s for known, s in self._fresh_until_s.items() if known in self._kept}
+        self._fresh_until_s[key] = self._clock() + self._fresh_s
+
+    def forget(self, owner: UUID) -> None:
+        """Drop all answers about a tenant, and whatever is being found out at this moment."""
+        self._kept.forget(owner)

@@ -83,6 +83,10 @@ class Purpose(StrEnum):
     """Derives secrets that are stored nowhere: enrolment tokens, the password of the tenant's own database role."""
 
 
+ROTATED: Final = frozenset({Purpose.STORAGE, Purpose.SERVICES, Purpose.TOKENS})
+"""The purposes whose keys get new versions. Of the others what was made with a key does not say with which version."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class KekRef:
     """Names a key-encryption key. The key itself exists inside a vault only."""

@@ -30,6 +30,11 @@ class AttestationSigner:
     key_id: UUID
     private_key: Ed25519PrivateKey = field(repr=False)
 
+    def sign(self, payload_type: str, payload: bytes) -> bytes:
+        """Sign a payload as a DSSE envelope (version 1) has it: with its type, so that it passes for nothing else."""
+        kind = payload_type.encode()
+        return self.private_key.sign(b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttestationKey:

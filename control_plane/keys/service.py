@@ -15,36 +15,37 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from control_plane.errors import UnavailableError
 from control_plane.ids import new_uuid
 from control_plane.keys import store
 from control_plane.keys.algorithms import DEFAULT_AUTHORITY, CertificatePolicy, KeyAlgorithm, SigningKey
-from control_plane.keys.cache import KeyCache
+from control_plane.keys.cache import Answers, KeyCache
 from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
     FIRST_OBJECT_VERSION,
-    NONCE_BYTES,
-    Binding,
+    KEY_BYTES,
+    ROTATED,
     IntegrityError,
     KekRef,
     MissingKeyError,
     Purpose,
     WrappedKey,
-    seal,
-    sealed_version,
-    unseal,
 )
 from control_plane.keys.sealing import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
-from control_plane.keys.vault import KeyVault
+from control_plane.keys.vault import KeyVault, RootOfTrust
 from control_plane.postgres.database import Database
 from control_plane.postgres.placement import Placement
 
 _FIRST_VERSION: Final = 1
 # What a destroyed or rotated key may still be used for by a process that has not heard of it.
 _LIFETIME: Final = timedelta(minutes=5)
+# How long another process may go on with the version of before a rotation: this, and what a slow query takes on top.
+_NEWEST: Final = timedelta(milliseconds=750)
 _OPEN_KEYS: Final = 4096
 _TOKEN_KEYS: Final = 16_384
 _LOGIN_LABEL: Final = b"database login 1"
+_SAMPLE: Final = b"bulkhead/destruction sample/1"
 
 _log = structlog.get_logger(__name__)
 
@@ -81,23 +82,21 @@ class _OpenKey:
     material: Material = field(repr=False)
 
 
-def _services_binding(placement: Placement, bound_to: str, version: int) -> Binding:
-    return Binding(tenant_uid=placement.uid, purpose="services", version=version, object_name=bound_to)
-
-
 class TenantKeys:
     """The keys of all tenants of a cell. Needs read access to `csm_system.tenant_keys`; `create` and `destroy` more.
 
-    Opened keys are kept for five minutes. Every method but `hsm_backed` and `forget` raises UnavailableError when the
-    database or the vault is away and the key is not at hand, and MissingKeyError for a tenant without keys.
+    Opened keys are kept for five minutes; which version is the newest is asked again each second, and the last answer
+    holds while nobody can tell. Every async method raises UnavailableError when the database or the vault is away and
+    the key is not at hand, and MissingKeyError for a tenant without keys.
     """
 
     def __init__(self, vault: KeyVault, database: Database) -> None:
         """Keys are made and opened by `vault`, and kept, wrapped, in `database`."""
         self._vault = vault
         self._system = database.system()
-        self._open: KeyCache[tuple[UUID, Purpose, int | None], _OpenKey] = KeyCache(
-            lifetime=_LIFETIME, capacity=_OPEN_KEYS
+        self._open: KeyCache[tuple[UUID, Purpose, int], _OpenKey] = KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
+        self._newest: Answers[tuple[UUID, Purpose], int] = Answers(
+            fresh=_NEWEST, kept=KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
         )
         self._token_keys: KeyCache[UUID, TokenKey] = KeyCache(lifetime=_LIFETIME, capacity=_TOKEN_KEYS)
 
@@ -105,6 +104,10 @@ class TenantKeys:
     def hsm_backed(self) -> bool:
         """Say whether an HSM holds the KEKs."""
         return self._vault.root_of_trust.hsm_backed
+
+    def root_of_trust(self, tenant_uid: UUID) -> RootOfTrust:
+        """Say what a tenant's keys rest on."""
+        return self._vault.root_of_trust_of(tenant_uid)
 
     async def create(
         self,
@@ -119,7 +122,7 @@ class TenantKeys:
         Safe to call again, at once from elsewhere too, and to be killed in: the first keys that were stored stay.
         """
         stored = await self._stored(placement.uid)
-        kek = KekRef(tenant_uid=placement.uid, version=_FIRST_VERSION)
+        kek = stored[0].kek if stored else KekRef(tenant_uid=placement.uid, version=_FIRST_VERSION)
         if not stored:
             # Never where there are keys already: a lost KEK must be noticed, not replaced by one that opens nothing.
             await self._vault.create_kek(kek)
@@ -150,7 +153,63 @@ class TenantKeys:
     def forget(self, tenant_uid: UUID) -> None:
         """Drop a tenant's opened keys from this process's memory."""
         self._open.forget(tenant_uid)
+        self._newest.forget(tenant_uid)
         self._token_keys.forget(tenant_uid)
+
+    def look_again(self, tenant_uid: UUID) -> None:
+        """Have this process find out anew which versions of a tenant's keys are the newest. What is open stays open."""
+        self._newest.forget(tenant_uid)
+
+    async def new_version(self, placement: Placement, purpose: Purpose, *, version: int, now: datetime) -> StoredKey:
+        """Make a version of a key, wrapped under the tenant's KEK, and open it once to be sure. Stores nothing."""
+        stored = await self._stored(placement.uid)
+        if not stored:
+            raise MissingKeyError(f"{purpose} key of tenant {placement.uid}")
+        kek = max(key.kek for key in stored)
+        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
+        material = new_material(purpose, holder=holder, now=now)
+        algorithm = holder.algorithm(purpose)
+        made = await self._wrapped(material, purpose=purpose, algorithm=algorithm, kek=kek, version=version)
+        await self._unwrapped(made)
+        return made
+
+    async def create_kek(self, kek: KekRef) -> None:
+        """Make a KEK, unless it is there. Nothing is wrapped under it yet."""
+        await self._vault.create_kek(kek)
+
+    async def rewrapped(self, stored: StoredKey, *, kek: KekRef) -> StoredKey:
+        """Return the key wrapped under another KEK of its tenant; stores nothing. Unwraps twice, and wraps once.
+
+        It was opened under the new KEK and found to be the same: who destroys the old one cannot come back.
+
+        Raises:
+            IntegrityError: what is stored, or what came of it, does not open.
+        """
+        opened = await self._unwrapped(stored)
+        unwrapped = replace(stored, kek_version=kek.version)
+        wrapped = await self._vault.wrap(kek, opened.material.private, aad=unwrapped.binding.aad())
+        made = replace(unwrapped, wrapped=wrapped)
+        if not hmac.compare_digest((await self._unwrapped(made)).material.private, opened.material.private):
+            raise IntegrityError("a key that was wrapped anew")
+        return made
+
+    async def sample(self, kek: KekRef) -> WrappedKey:
+        """Wrap something random under a KEK, and open it, to show later that it does not open any more."""
+        sample = await self._vault.wrap(kek, secrets.token_bytes(KEY_BYTES), aad=_SAMPLE)
+        await self._vault.unwrap(kek, sample, aad=_SAMPLE)
+        return sample
+
+    async def opens(self, kek: KekRef, sample: WrappedKey) -> bool:
+        """Say whether a sample opens: no, where there is no such KEK any more. Else raises IntegrityError."""
+        try:
+            await self._vault.unwrap(kek, sample, aad=_SAMPLE)
+        except MissingKeyError:
+            return False
+        return True
+
+    async def destroy_kek(self, kek: KekRef) -> None:
+        """Destroy a KEK: what is wrapped under it is lost for good. Safe to call again."""
+        await self._vault.destroy_kek(kek)
 
     async def encrypt(
         self, placement: Placement, plaintext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION
@@ -194,32 +253,21 @@ class TenantKeys:
         """
         return self._seal(placement, object_name, object_version).open_stream(ciphertext)
 
-    async def seal_for_services(self, placement: Placement, plaintext: bytes, *, bound_to: str) -> tuple[bytes, int]:
-        """Seal up to some 64 KiB for this tenant and `bound_to`; return the envelope, and the version that sealed it.
+    async def services_key(self, placement: Placement, *, version: int | None = None) -> StorageKey:
+        """Return the key for services, of that version or the newest; raise MissingKeyError where it is not used.
 
-        A tenant from before there were keys for services is given one. Needs the rights that `create` does.
+        A tenant from before there were such keys is given one, which needs the rights that `create` does.
         """
         try:
-            key = await self._opened(placement.uid, Purpose.SERVICES)
+            opened = await self._opened(placement.uid, Purpose.SERVICES, version=version)
         except MissingKeyError:
-            await self._add(placement, Purpose.SERVICES)
-            key = await self._opened(placement.uid, Purpose.SERVICES)
-        binding = _services_binding(placement, bound_to, key.version)
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        sealed = seal(key.material.private, plaintext, version=key.version, nonce=nonce, aad=binding.aad())
-        return sealed, key.version
-
-    async def open_for_services(self, placement: Placement, sealed: bytes, *, bound_to: str) -> tuple[bytes, int]:
-        """Open what was sealed for this tenant and `bound_to`; return it, and the version that had sealed it.
-
-        Raises:
-            IntegrityError: for anything else.
-            MissingKeyError: no such version is used.
-        """
-        version = sealed_version(sealed)
-        key = await self._opened(placement.uid, Purpose.SERVICES, version=version)
-        binding = _services_binding(placement, bound_to, version)
-        return unseal(key.material.private, sealed, version=version, aad=binding.aad()), version
+            if version is not None:
+                raise
+            made = await self.new_version(placement, Purpose.SERVICES, version=_FIRST_VERSION, now=datetime.now(UTC))
+            if not await self._system.run(lambda tx: store.insert_first(tx, made)):
+                raise UnavailableError("a key of the tenant is being rotated") from None
+            opened = await self._opened(placement.uid, Purpose.SERVICES)
+        return StorageKey(version=opened.version, private=opened.material.private)
 
     async def token_signer(self, placement: Placement) -> TokenSigner:
         """Return the newest key for the tenant's tokens."""
@@ -261,17 +309,6 @@ class TenantKeys:
             self.forget(placement.uid)
         return (await self.derive(placement, _LOGIN_LABEL)).hex()
 
-    async def _add(self, placement: Placement, purpose: Purpose) -> None:
-        """Give a tenant the first key of a purpose, under the KEK that its newest keys are under."""
-        stored = await self._stored(placement.uid)
-        if not stored:
-            raise MissingKeyError(f"any key of tenant {placement.uid}")
-        kek = KekRef(tenant_uid=placement.uid, version=max(key.kek_version for key in stored))
-        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
-        material = new_material(purpose, holder=holder, now=datetime.now(UTC))
-        added = await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek)
-        await self._system.run(lambda tx: store.insert_missing(tx, [added]))
-
     def _seal(self, placement: Placement, object_name: str, object_version: int) -> ObjectSeal:
         return ObjectSeal(
             tenant_uid=placement.uid,
@@ -288,25 +325,59 @@ class TenantKeys:
         return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))
 
     async def _opened(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None = None) -> _OpenKey:
-        """Open the key of that version, or the newest."""
-        place = (tenant_uid, purpose, version)
-        kept = self._open.get(place)
+        """Open the key of that version, or the newest that is used."""
+        known = self._newest.get if purpose in ROTATED else self._newest.last
+        wanted = version or known((tenant_uid, purpose))
+        kept = self._open.get((tenant_uid, purpose, wanted)) if wanted else None
         if kept is not None:
             return kept
-        since = self._open.epoch
-        for stored in await self._stored(tenant_uid):
-            if stored.purpose is purpose and version in {None, stored.version}:
+        try:
+            return await self._found(tenant_uid, purpose, version=version)
+        except UnavailableError:
+            last = None if version else self._newest.last((tenant_uid, purpose))
+            kept = self._open.get((tenant_uid, purpose, last)) if last else None
+            if kept is None:
+                raise
+            return kept
+
+    async def _found(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None) -> _OpenKey:
+        since, asked = self._open.epoch, self._newest.epoch
+        stored = await self._chosen(tenant_uid, purpose, version=version)
+        opened = self._open.get((tenant_uid, purpose, stored.version))
+        if opened is None:
+            try:
                 opened = await self._unwrapped(stored)
-                self._open.put(place, opened, owner=tenant_uid, since=since)
-                return opened
+            except MissingKeyError:
+                # Its KEK may have been replaced since the row was read.
+                again = await self._chosen(tenant_uid, purpose, version=version)
+                if again.kek == stored.kek:
+                    raise
+                opened = await self._unwrapped(again)
+            self._open.put((tenant_uid, purpose, opened.version), opened, owner=tenant_uid, since=since)
+        if version is None:
+            self._newest.put((tenant_uid, purpose), opened.version, owner=tenant_uid, since=asked)
+        return opened
+
+    async def _chosen(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None) -> StoredKey:
+        for stored in await self._stored(tenant_uid):
+            if stored.purpose is purpose and (stored.is_used if version is None else stored.version == version):
+                return stored
         raise MissingKeyError(f"{purpose} key {version or ''} of tenant {tenant_uid}")
 
-    async def _wrapped(self, material: Material, *, purpose: Purpose, algorithm: str, kek: KekRef) -> StoredKey:
+    async def _wrapped(
+        self,
+        material: Material,
+        *,
+        purpose: Purpose,
+        algorithm: str,
+        kek: KekRef,
+        version: int = _FIRST_VERSION,
+    ) -> StoredKey:
         unwrapped = StoredKey(
             id=new_uuid(),
             tenant_uid=kek.tenant_uid,
             purpose=purpose,
-            version=_FIRST_VERSION,
+            version=version,
             algorithm=algorithm,
             kek_version=kek.version,
             public=material.public,

@@ -24,6 +24,8 @@ class StoredKey:
     kek_version: int
     public: bytes | None = field(repr=False)
     wrapped: WrappedKey = field(repr=False)
+    is_used: bool = True
+    """Whether it is for what is new, too, unless there is a newer one; else it was published only."""
 
     @property
     def kek(self) -> KekRef:
@@ -59,7 +61,8 @@ async def enabled(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
     """List a tenant's keys that may be used, the newest version of each purpose first."""
     rows = await tx.fetch_all(
         """
-        SELECT id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public
+        SELECT id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public,
+               use_time IS NOT NULL AS is_used
           FROM csm_system.tenant_keys
          WHERE tenant_uid = %(tenant_uid)s AND state = 'ENABLED'
          ORDER BY purpose, version DESC
@@ -104,15 +107,54 @@ def read_certificate_policy(row: Mapping[str, Any]) -> CertificatePolicy:
     )
 
 
-async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> None:
-    """Insert each key, unless its tenant has one of that purpose and version already: the first stays."""
+async def all_of(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
+    """List all of a tenant's keys, whatever their state."""
+    rows = await tx.fetch_all(
+        """
+        SELECT id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public,
+               use_time IS NOT NULL AS is_used
+          FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s ORDER BY purpose, version DESC
+        """,
+        {"tenant_uid": tenant_uid},
+    )
+    return [_stored_key(row) for row in rows]
+
+
+async def insert_first(tx: SystemTransaction, key: StoredKey) -> bool:
+    """Insert the first key of a purpose, unless there is one; False where one of the tenant's is just being rotated.
+
+    Until the transaction ends no rotation begins: what it wraps under must not be gone when it is there.
+    """
+    tenant = {"tenant_uid": key.tenant_uid}
+    await tx.fetch_one("SELECT FROM csm_system.tenants WHERE uid = %(tenant_uid)s FOR UPDATE", tenant)
+    row = await tx.fetch_one(
+        """
+        SELECT EXISTS (SELECT FROM csm_system.key_rotations
+                        WHERE tenant_uid = %(tenant_uid)s AND end_time IS NULL) AS is_rotating,
+               (SELECT max(kek_version) FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s) AS kek_version
+        """,
+        tenant,
+    )
+    if row is None or row["is_rotating"] or row["kek_version"] != key.kek_version:
+        return False
+    await insert_missing(tx, [key])
+    return True
+
+
+async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> int:
+    """Insert each key, unless its tenant has one of that purpose and version already: the first stays.
+
+    Return how many were inserted.
+    """
+    inserted = 0
     for key in keys:
-        await tx.execute(
+        await note_kek(tx, key.kek)
+        inserted += await tx.execute(
             """
             INSERT INTO csm_system.tenant_keys
-                   (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state)
+                   (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state, use_time)
             VALUES (%(id)s, %(tenant_uid)s, %(purpose)s, %(version)s, %(algorithm)s, %(kek_version)s,
-                    %(wrapped)s, %(public)s, 'ENABLED')
+                    %(wrapped)s, %(public)s, 'ENABLED', CASE WHEN %(is_used)s THEN now() END)
             ON CONFLICT (tenant_uid, purpose, version) DO NOTHING
             """,
             {
@@ -124,12 +166,45 @@ async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> No
                 "kek_version": key.kek_version,
                 "wrapped": key.wrapped,
                 "public": key.public,
+                "is_used": key.is_used,
             },
         )
+    return inserted
+
+
+async def rewrap(tx: SystemTransaction, before: StoredKey, after: StoredKey) -> bool:
+    """Put the key as it is wrapped `after` in the place of what was wrapped `before`; False where that is not there."""
+    found = await tx.execute(
+        """
+        UPDATE csm_system.tenant_keys SET kek_version = %(kek_version)s, wrapped = %(after)s
+         WHERE id = %(id)s AND tenant_uid = %(tenant_uid)s AND wrapped = %(before)s
+        """,
+        {
+            "id": before.id,
+            "tenant_uid": before.tenant_uid,
+            "kek_version": after.kek_version,
+            "before": before.wrapped,
+            "after": after.wrapped,
+        },
+    )
+    return found == 1
+
+
+async def note_kek(tx: SystemTransaction, kek: KekRef) -> bool:
+    """Keep that the tenant has this KEK; False where that is known."""
+    noted = await tx.execute(
+        """
+        INSERT INTO csm_system.tenant_keks (tenant_uid, version) VALUES (%(tenant_uid)s, %(version)s)
+        ON CONFLICT ON CONSTRAINT tenant_keks_pkey DO NOTHING
+        """,
+        {"tenant_uid": kek.tenant_uid, "version": kek.version},
+    )
+    return noted == 1
 
 
 async def delete_all(tx: SystemTransaction, tenant_uid: UUID) -> None:
     """Delete all of a tenant's keys."""
+    await tx.execute("DELETE FROM csm_system.tenant_keks WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
     await tx.execute("DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
 
 

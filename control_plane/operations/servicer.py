@@ -10,9 +10,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2
 from typing_extensions import override
 
+from bulkhead.v1 import steps_pb2
 from control_plane.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from control_plane.operations import store
-from control_plane.operations.model import Operation
+from control_plane.operations.model import Operation, StepRecord
 from control_plane.operations.plan import Plans
 from control_plane.serving import names
 from control_plane.serving.call import current_call
@@ -91,6 +92,22 @@ async def to_proto(operation: Operation, plans: Plans) -> operations_pb2.Operati
     elif operation.is_done:
         message.response.Pack(await plan.response(operation))
     return message
+
+
+def steps_to_proto(operation: Operation) -> list[steps_pb2.OperationStep]:
+    """Render how far each step is, for the metadata of any kind."""
+    return [_step_to_proto(record) for record in operation.steps]
+
+
+def _step_to_proto(record: StepRecord) -> steps_pb2.OperationStep:
+    step = steps_pb2.OperationStep(
+        name=record.name, state=steps_pb2.OperationStep.State.Value(record.state), attempts=record.attempts
+    )
+    if record.start_time is not None:
+        step.start_time.FromDatetime(record.start_time)
+    if record.end_time is not None:
+        step.end_time.FromDatetime(record.end_time)
+    return step
 
 
 def _packed(detail: Any) -> AnyMessage:

@@ -18,6 +18,7 @@ from control_plane.errors import PreconditionError, UnavailableError
 from control_plane.keys.service import TenantKeys
 from control_plane.operations.model import Operation
 from control_plane.operations.plan import Step
+from control_plane.operations.servicer import steps_to_proto
 from control_plane.postgres.database import Database, Isolation, SystemTransaction
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.effects import Effect
@@ -84,18 +85,9 @@ class TenantCreation:
 
     def metadata(self, operation: Operation) -> tenants_pb2.CreateTenantMetadata:
         """Show the steps."""
-        message = tenants_pb2.CreateTenantMetadata(tenant=f"tenants/{operation.tenant_id}")
+        tenant = f"tenants/{operation.tenant_id}"
+        message = tenants_pb2.CreateTenantMetadata(tenant=tenant, steps=steps_to_proto(operation))
         message.create_time.FromDatetime(operation.create_time)
-        for record in operation.steps:
-            step = message.steps.add(
-                name=record.name,
-                state=tenants_pb2.OperationStep.State.Value(record.state),
-                attempts=record.attempts,
-            )
-            if record.start_time is not None:
-                step.start_time.FromDatetime(record.start_time)
-            if record.end_time is not None:
-                step.end_time.FromDatetime(record.end_time)
         return message
 
     async def response(self, operation: Operation) -> tenants_pb2.Tenant:

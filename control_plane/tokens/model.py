@@ -14,7 +14,7 @@ from uuid import UUID
 TENANT_ROLES: Final = frozenset({"tenant-admin", "tenant-member", "auditor"})
 SCOPES: Final = frozenset({
     "audit.read", "certificates.read", "certificates.write", "isolation.read", "isolation.verify",
-    "keys.use", "secrets.access", "secrets.read", "secrets.write",
+    "keys.read", "keys.use", "secrets.access", "secrets.read", "secrets.write",
 })  # fmt: skip
 
 PLATFORM_GRANTS: Final = SCOPES - {"secrets.access"}

@@ -22,6 +22,8 @@ from bulkhead.v1 import (
     certificates_pb2_grpc,
     isolation_pb2,
     isolation_pb2_grpc,
+    keys_pb2,
+    keys_pb2_grpc,
     rules_pb2,
     secret_versions_pb2,
     secrets_pb2,
@@ -305,6 +307,7 @@ class _Founder:
         self._secrets = secrets_pb2_grpc.SecretServiceStub(channel)
         self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
         self._isolation = isolation_pb2_grpc.IsolationServiceStub(channel)
+        self._keys = keys_pb2_grpc.KeyServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
         self._operations = operations(channel)
         self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
@@ -312,11 +315,7 @@ class _Founder:
     def tenant(self, kind: str) -> Target:
         tenant = f"{kind}_{secrets.token_hex(4)}"
         wished = tenants_pb2.CreateTenantRequest(tenant_id=tenant)
-        begun = self._tenants.CreateTenant(wished, metadata=self._metadata)
-        done = self._operations.WaitOperation(
-            operations_pb2.WaitOperationRequest(name=begun.name), metadata=self._metadata
-        )
-        assert done.WhichOneof("result") == "response", done
+        self._done(self._tenants.CreateTenant(wished, metadata=self._metadata))
         parent = f"tenants/{tenant}"
         wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="spare")
         token = self._tokens.IssueToken(wanted, metadata=self._metadata)
@@ -326,7 +325,19 @@ class _Founder:
         certificate, _ = [self._certificates.IssueCertificate(one, metadata=self._metadata) for one in asked]
         verified = isolation_pb2.VerifyIsolationRequest(name=parent)
         attestation, _ = [self._isolation.VerifyIsolation(verified, metadata=self._metadata) for _ in range(2)]
+        self._done(
+            self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/storage"), metadata=self._metadata)
+        )
+        # Each leaves a receipt of what it has destroyed.
+        for _ in range(2):
+            self._done(
+                self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/kek"), metadata=self._metadata)
+            )
+        receipts = self._keys.ListDestructionReceipts(
+            keys_pb2.ListDestructionReceiptsRequest(parent=parent), metadata=self._metadata
+        )
         names = {
+            "destructionReceipts": receipts.destruction_receipts[0].name,
             "tokens": token.metadata.name,
             "certificates": certificate.name,
             "attestations": attestation.name,
@@ -348,6 +359,12 @@ class _Founder:
     def _admin(self, parent: str) -> Metadata:
         wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)
         return (_bearer(self._tokens.IssueToken(wanted, metadata=self._metadata).token),)
+
+    def _done(self, begun: operations_pb2.Operation) -> None:
+        done = self._operations.WaitOperation(
+            operations_pb2.WaitOperationRequest(name=begun.name), metadata=self._metadata
+        )
+        assert done.WhichOneof("result") == "response", done
 
     def suspend(self, target: Target) -> None:
         asked = tenants_pb2.SuspendTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")

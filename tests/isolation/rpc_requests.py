@@ -24,6 +24,9 @@ METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
     method for file in PLATFORM_FILES for service in file.services_by_name.values() for method in service.methods
 )
 
+# What every tenant has under the same name; versions count from 1, whatever they are of.
+COMMON: Final[Mapping[str, str]] = {"keys": "storage", "versions": "1"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -51,13 +54,12 @@ def resource_name(method: MethodDescriptor, target: Target) -> str:
     for place, word in enumerate(words):
         if word == "*":
             collection = words[place - 1]
-            words[place] = target.tenant if collection == "tenants" else _segment(collection, target)
+            words[place] = COMMON.get(collection) or _own(target, collection)
     return "/".join(words)
 
 
-def _segment(collection: str, target: Target) -> str:
-    # Versions count from 1, whatever they are of.
-    return "1" if collection == "versions" else str(target.resources[collection])
+def _own(target: Target, collection: str) -> str:
+    return target.tenant if collection == "tenants" else str(target.resources[collection])
 
 
 def request(method: MethodDescriptor, target: Target) -> Message:
@@ -125,6 +127,10 @@ def _signing_request(message: Any) -> None:
     message.validate_only = True
 
 
+def _validate(message: Any) -> None:
+    message.validate_only = True
+
+
 def _cell(message: Any) -> None:
     message.cell = "cells/local"
 
@@ -173,6 +179,7 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "DisableSecretVersion": _stale_etag,
     "EnableSecretVersion": _stale_etag,
     "DestroySecretVersion": _stale_etag,
+    "RotateKey": _validate,
     "VerifyCell": _cell,
     "Encrypt": _plaintext,
     "Decrypt": _ciphertext,

@@ -19,7 +19,7 @@ EACH_METHOD: Final = pytest.mark.parametrize("method", METHODS, ids=path)
 # Roles of the platform's own people: they know which tenants there are.
 PLATFORM: Final = {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_PROVIDER_OPERATOR}
 SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2.ROLE_SERVICE}
-COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets")
+COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets", "destructionReceipts")
 # What is sent is valid but for an etag of yesterday, so that the tenants and their secrets stay as they are.
 STALE: Final = {
     "SuspendTenant", "ReactivateTenant", "DeleteSecret", "DisableSecretVersion", "EnableSecretVersion",

@@ -45,6 +45,7 @@ from tests.leaks.walls import (
     policies,
     proxy,
     requests,
+    rotations,
     routes,
     rules,
     secrets,
@@ -58,6 +59,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *tables.WALLS,
     # What is sealed.
     *keys.WALLS,
+    *rotations.WALLS,
     *devices.WALLS,
     *objects.WALLS,
     *secrets.WALLS,

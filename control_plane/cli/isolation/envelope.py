@@ -1,4 +1,6 @@
-"""An attestation as a file: a DSSE envelope in JSON (https://github.com/secure-systems-lab/dsse, version 1).
+"""What the platform has signed, as a file: a DSSE envelope in JSON, version 1.
+
+See https://github.com/secure-systems-lab/dsse.
 
 Whoever has the file and the platform's public keys needs nothing else, and nobody's word, to check it.
 """
@@ -15,37 +17,39 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from control_plane.cli.calls.message import Message
 
 _BEGIN: Final = "-----BEGIN PUBLIC KEY-----"
-_PAYLOAD_TYPE: Final = "application/vnd.bulkhead.isolation+json"
+ATTESTATION: Final = "application/vnd.bulkhead.isolation+json"
+RECEIPT: Final = "application/vnd.bulkhead.key-destruction+json"
+_TITLES: Final = {ATTESTATION: "attestation of isolation", RECEIPT: "receipt of a destruction"}
 
 
 class EnvelopeError(Exception):
     """The file, or the keys, are not what they should be. The text says what is wrong, for people."""
 
 
-def write(attestation: Message) -> str:
-    """Write an attestation, as the API gives it, as an envelope."""
+def write(signed: Message) -> str:
+    """Write an attestation or a receipt, as the API gives it, as an envelope."""
     envelope = {
-        "payloadType": attestation["payload_type"],
-        "payload": attestation["payload"],
-        "signatures": [{"keyid": attestation["key_id"], "sig": attestation["signature"]}],
+        "payloadType": signed["payload_type"],
+        "payload": signed["payload"],
+        "signatures": [{"keyid": signed["key_id"], "sig": signed["signature"]}],
     }
     return json.dumps(envelope, indent=2)
 
 
-def read(text: str, keys_pem: str) -> Mapping[str, Any]:
-    """Return what an envelope says, if one of the keys has signed it.
+def read(text: str, keys_pem: str, *, kind: str = ATTESTATION) -> Mapping[str, Any]:
+    """Return what an envelope of a kind says, if one of the keys has signed it.
 
     Raises:
-        EnvelopeError: when none has, or it is no envelope of an attestation.
+        EnvelopeError: when none has, or it is an envelope of something else, or none.
     """
     try:
         envelope = json.loads(text)
-        kind, payload = envelope["payloadType"], _decoded(envelope["payload"])
+        found, payload = envelope["payloadType"], _decoded(envelope["payload"])
         signatures = [_decoded(signature["sig"]) for signature in envelope["signatures"]]
     except (KeyError, TypeError, ValueError) as error:
         raise EnvelopeError("the file is no DSSE envelope") from error
-    if kind != _PAYLOAD_TYPE:
-        raise EnvelopeError("the envelope holds no attestation of isolation")
+    if found != kind:
+        raise EnvelopeError(f"the envelope holds no {_TITLES[kind]}")
     signed = _signed_bytes(kind.encode(), payload)
     if not any(_has_signed(key, signature, signed) for key in _keys(keys_pem) for signature in signatures):
         raise EnvelopeError("none of the keys has signed this")

@@ -10,7 +10,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
-from bulkhead.v1 import tenants_pb2
+from bulkhead.v1 import steps_pb2, tenants_pb2
 from control_plane import errors
 
 NAME = "operations/0192"
@@ -19,9 +19,9 @@ STEPS = ("registry", "schema", "verification")
 
 def operation(done: int, **ending: Any) -> operations_pb2.Operation:
     """Make the operation with its first `done` steps done, and with what ended it if anything did."""
-    states = [tenants_pb2.OperationStep.DONE if i < done else tenants_pb2.OperationStep.PENDING for i in range(3)]
+    states = [steps_pb2.OperationStep.DONE if i < done else steps_pb2.OperationStep.PENDING for i in range(3)]
     steps = [
-        tenants_pb2.OperationStep(
+        steps_pb2.OperationStep(
             name=name, state=state, attempts=2 if name == "schema" else 1,
             start_time=Timestamp(seconds=1), end_time=Timestamp(seconds=1, nanos=12_000_000),
         )

@@ -1,7 +1,7 @@
 """What a service seals for a tenant opens for that tenant and its context, and each use is told."""
 
 import asyncio
-from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -11,6 +11,8 @@ import pytest
 from psycopg.rows import DictRow
 
 from bulkhead.v1 import encryption_pb2
+from control_plane.keys import store
+from control_plane.keys.model import MissingKeyError, Purpose
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
 from control_plane.postgres.placement import Placement
@@ -156,7 +158,7 @@ async def test_sealing_anew_takes_the_newest_version_and_the_old_one_opens_as_lo
     cell: Cell, stub: "EncryptionServiceAsyncStub", member: Metadata, superuser: Superuser, tenant: Placement
 ) -> None:
     before = await sealed(stub, member)
-    await a_second_version(cell, superuser, tenant)
+    await a_second_version(cell, tenant)
     asked = encryption_pb2.RewrapRequest(parent="tenants/org_1", ciphertext=before, encryption_context=CONTEXT)
     answer = await stub.Rewrap(asked, metadata=member)
     both = [await opened(stub, member, each) for each in (before, answer.ciphertext)]
@@ -201,18 +203,31 @@ async def test_without_the_vault_a_database_opens_nothing(
     stolen = TenantKeys(await SoftwareVault.open(tmp_path / "another"), cell.database)
 
     assert await opened(stub, member, ciphertext) == PLAINTEXT
-    with pytest.raises(Exception, match="KEK"):
-        await stolen.open_for_services(tenant, ciphertext, bound_to="{}")
+    with pytest.raises(MissingKeyError, match="KEK"):
+        await stolen.services_key(tenant)
 
 
-async def a_second_version(cell: Cell, superuser: Superuser, tenant: Placement) -> None:
-    """Give the tenant another key for services, as a rotation does."""
-    stored = next(key for key in await cell.keys._stored(tenant.uid) if key.purpose == "services")
-    second = replace(stored, id=UUID(int=stored.id.int + 1), version=2)
-    wrapped = await cell.keys._vault.wrap(second.kek, bytes(range(32)), aad=second.binding.aad())
-    await superuser.execute(
-        "INSERT INTO csm_system.tenant_keys (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, state)"
-        " VALUES (%s, %s, 'services', 2, %s, %s, %s, 'ENABLED')",
-        (second.id, tenant.uid, second.algorithm, second.kek_version, wrapped),
-    )
+async def test_while_a_key_is_rotated_none_is_added(
+    cell: Cell, stub: "EncryptionServiceAsyncStub", member: Metadata, superuser: Superuser, tenant: Placement
+) -> None:
+    """Else it might be wrapped under a KEK that is about to be destroyed."""
+    await superuser.execute("DELETE FROM csm_system.tenant_keys WHERE purpose = 'services'")
     cell.keys.forget(tenant.uid)
+    await superuser.execute("SET session_replication_role = replica")
+    await superuser.execute(
+        "INSERT INTO csm_system.key_rotations (operation_id, tenant_uid, key, version) VALUES (%s, %s, 'kek', 2)",
+        (UUID(int=1), tenant.uid),
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await sealed(stub, member)
+    await superuser.execute("UPDATE csm_system.key_rotations SET end_time = now()")
+
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert await opened(stub, member, await sealed(stub, member)) == PLAINTEXT
+
+
+async def a_second_version(cell: Cell, tenant: Placement) -> None:
+    """Give the tenant another key for services, as a rotation does."""
+    made = await cell.keys.new_version(tenant, Purpose.SERVICES, version=2, now=datetime.now(UTC))
+    await cell.database.system().run(lambda tx: store.insert_missing(tx, [made]))
+    cell.keys.look_again(tenant.uid)

@@ -72,6 +72,7 @@ async def test_a_tenant_gets_one_key_for_each_purpose_under_a_kek_of_its_own(
     assert [(row["purpose"], row["algorithm"], row["version"], row["kek_version"], row["state"]) for row in rows] == [
         ("authority", "ECDSA-P256-SHA256", 1, 1, "ENABLED"),
         ("enrolment", "HMAC-SHA256", 1, 1, "ENABLED"),
+        ("services", "AES-256-GCM", 1, 1, "ENABLED"),
         ("storage", "AES-256-GCM", 1, 1, "ENABLED"),
         ("tokens", "Ed25519", 1, 1, "ENABLED"),
     ]
@@ -329,9 +330,9 @@ async def test_rows_restored_from_a_backup_stay_shut_once_the_kek_is_destroyed(
 async def test_opened_keys_are_kept_and_forgotten_when_told(keys: TenantKeys, superuser: Superuser) -> None:
     sealed = await keys.encrypt(ALPHA, PLAIN, object_name=NAME)
     await superuser.execute("DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %s", [ALPHA.uid])
-    await keys.encrypt(ALPHA, PLAIN, object_name=NAME)
+    assert await keys.decrypt(ALPHA, sealed, object_name=NAME) == PLAIN
     keys.forget(BETA.uid)
-    await keys.encrypt(ALPHA, PLAIN, object_name=NAME)
+    assert await keys.decrypt(ALPHA, sealed, object_name=NAME) == PLAIN
     keys.forget(ALPHA.uid)
 
     with pytest.raises(MissingKeyError):

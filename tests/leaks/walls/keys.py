@@ -270,9 +270,9 @@ WALLS: Final = (
     ),
     Mutation(
         name="what a service sealed is bound to no context",
-        file=SERVICE,
-        before="version=version, object_name=bound_to)",
-        after='version=version, object_name="")',
+        file="control_plane/encryption/model.py",
+        before="object_name=self.binding).aad()",
+        after='object_name="").aad()',
         noticed_by=(f"{ENCRYPTION_TESTS}::test_it_opens_with_its_own_context_only",),
     ),
     Mutation(

@@ -4,6 +4,7 @@ isort:skip_file
 Tenants and their lifecycle."""
 
 from bulkhead.v1 import certificate_policies_pb2 as _certificate_policies_pb2
+from bulkhead.v1 import steps_pb2 as _steps_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -424,7 +425,7 @@ class CreateTenantMetadata(_message.Message):
     tenant: _builtins.str
     """The tenant that is being made."""
     @_builtins.property
-    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationStep]:
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_steps_pb2.OperationStep]:
         """Its steps, in order."""
 
     @_builtins.property
@@ -435,7 +436,7 @@ class CreateTenantMetadata(_message.Message):
         self,
         *,
         tenant: _builtins.str = ...,
-        steps: _abc.Iterable[Global___OperationStep] | None = ...,
+        steps: _abc.Iterable[_steps_pb2.OperationStep] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
@@ -445,79 +446,6 @@ class CreateTenantMetadata(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateTenantMetadata: _TypeAlias = CreateTenantMetadata  # noqa: Y015
-
-@_typing.final
-class OperationStep(_message.Message):
-    """One idempotent step of a long-running operation."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    class _State:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[OperationStep._State.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        STATE_UNSPECIFIED: OperationStep._State.ValueType  # 0
-        """Never returned."""
-        PENDING: OperationStep._State.ValueType  # 1
-        """Not begun."""
-        RUNNING: OperationStep._State.ValueType  # 2
-        """Begun; begun again after a crash."""
-        DONE: OperationStep._State.ValueType  # 3
-        """Its effect is durable."""
-        FAILED: OperationStep._State.ValueType  # 4
-        """Given up; what was made has been taken back."""
-
-    class State(_State, metaclass=_StateEnumTypeWrapper):
-        """How far a step is."""
-
-    STATE_UNSPECIFIED: OperationStep.State.ValueType  # 0
-    """Never returned."""
-    PENDING: OperationStep.State.ValueType  # 1
-    """Not begun."""
-    RUNNING: OperationStep.State.ValueType  # 2
-    """Begun; begun again after a crash."""
-    DONE: OperationStep.State.ValueType  # 3
-    """Its effect is durable."""
-    FAILED: OperationStep.State.ValueType  # 4
-    """Given up; what was made has been taken back."""
-
-    NAME_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    ATTEMPTS_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Its name, such as `schema`."""
-    state: Global___OperationStep.State.ValueType
-    """How far it is."""
-    attempts: _builtins.int
-    """How often it was begun."""
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was first begun."""
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was done or given up."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        state: Global___OperationStep.State.ValueType = ...,
-        attempts: _builtins.int = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "end_time", b"end_time", "name", b"name", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___OperationStep: _TypeAlias = OperationStep  # noqa: Y015
 
 @_typing.final
 class GetTenantRequest(_message.Message):

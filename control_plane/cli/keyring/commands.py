@@ -1,0 +1,156 @@
+"""List keys and their versions, show what they rest on, and rotate them."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from control_plane.cli import arguments, operations, output
+from control_plane.cli.calls.failures import CallFailedError, failed, with_hint
+from control_plane.cli.calls.message import Message
+from control_plane.cli.command import command
+from control_plane.cli.keyring import tree
+from control_plane.cli.session import Session
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys: what they rest on, and their rotation.")
+
+_SERVICE: Final = "bulkhead.v1.KeyService"
+_RECEIPTS: Final = ("name", "key_version", "destroy_time", "key_id")
+_LEFT_OUT: Final = ("payload", "payload_type", "signature")
+_PUBLIC: Final = 0o644
+_KEYS: Final = ("name", "algorithm", "primary_version", "version_count", "create_time", "rotation")
+_VERSIONS: Final = ("name", "state", "primary", "algorithm", "kek_version", "create_time", "destroy_time", "kid")
+# The call may have arrived: repeated with the same id, it is carried out once.
+_UNCERTAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+
+Receipt = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/destructionReceipts/RECEIPT")]
+Key = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="tenants/TENANT/keys/KEY; KEY is kek, storage, tokens, authority or enrolment."
+    ),
+]
+
+
+@command(app, "list")
+def list_keys(session: Session, tenant: arguments.Tenant, *, paging: arguments.Paging) -> None:
+    """List a tenant's keys. No command shows a key itself."""
+    session.show_list(f"{_SERVICE}/ListKeys", {"parent": tenant}, columns=_KEYS, paging=paging)
+
+
+@command(app, "get")
+def get_key(session: Session, name: Key) -> None:
+    """Show one key: its primary version, and what it rests on."""
+    session.show(session.call(f"{_SERVICE}/GetKey", {"name": name}))
+
+
+@command(app, "versions")
+def list_versions(session: Session, name: Key, *, paging: arguments.Paging) -> None:
+    """List the versions of a key, newest first. --json has public keys and certificates, too."""
+    session.show_list(f"{_SERVICE}/ListKeyVersions", {"parent": name}, columns=_VERSIONS, paging=paging)
+
+
+@command(app, "tree")
+def show_tree(session: Session, tenant: arguments.Tenant) -> None:
+    """Show what a tenant's keys rest on: the root of trust, the KEK, and what it wraps, each version with its age."""
+    keys = session.call(f"{_SERVICE}/ListKeys", {"parent": tenant})["keys"]
+    versions = {key["name"]: _versions_of(session, key["name"]) for key in keys}
+    if session.as_json:
+        output.put_json({"keys": [{**key, "key_versions": versions[key["name"]]} for key in keys]})
+    else:
+        output.put("\n".join(tree.drawn(tenant, keys, versions, now=datetime.now(UTC))))
+
+
+@command(app, "rotate")
+def rotate_key(
+    session: Session,
+    name: Key,
+    *,
+    etag: arguments.Etag = "",
+    request_id: arguments.RequestId = "",
+    validate_only: arguments.ValidateOnly = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")] = True,
+    timeout: operations.Timeout = operations.TIMEOUT,
+) -> None:
+    """Replace a key by a new version, while everything is served: storage, tokens or kek."""
+    request = {
+        "name": name,
+        "etag": etag,
+        "request_id": session.request_id(request_id),
+        "validate_only": validate_only,
+    }
+    operation = _rotate(session, request)
+    if validate_only:
+        session.say("valid; nothing was rotated")
+        if session.as_json:
+            session.show(operation)
+    elif wait:
+        session.show(operations.result(operations.follow(session, operation, timeout=timeout)))
+        session.hint("keys", "tree", name.split("/")[1])
+    else:
+        session.show(operation, leave_out=["metadata", "response"])
+        session.hint("operations", "watch", operation["name"])
+
+
+@command(app, "receipts")
+def list_receipts(session: Session, tenant: arguments.Tenant, *, paging: arguments.Paging) -> None:
+    """List what of a tenant's keys was destroyed, newest first: a signed receipt for each KEK."""
+    session.show_list(f"{_SERVICE}/ListDestructionReceipts", {"parent": tenant}, columns=_RECEIPTS, paging=paging)
+
+
+@command(app, "receipt")
+def get_receipt(session: Session, name: Receipt, *, out: arguments.OutFile = None) -> None:
+    """Show one receipt. --out writes it as a DSSE envelope."""
+    receipt = session.call(f"{_SERVICE}/GetDestructionReceipt", {"name": name})
+    if out:
+        from control_plane.cli.isolation import envelope  # noqa: PLC0415 only who writes waits for cryptography
+
+        session.deliver(envelope.write(receipt), out, mode=_PUBLIC)
+    if out != Path("-"):
+        session.show(receipt, leave_out=_LEFT_OUT)
+
+
+@command(app, "check")
+def check_receipt(
+    session: Session,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A receipt that --out wrote.")],
+    *,
+    keys: Annotated[Path, typer.Option(metavar="FILE", help="The keys that `isolation keys --out` wrote.")],
+) -> None:
+    """Check a receipt against the platform's keys. Needs no stack. Fails where it is forged."""
+    from control_plane.cli.isolation import envelope  # noqa: PLC0415 the same
+
+    try:
+        said = envelope.read(_text(file), _text(keys), kind=envelope.RECEIPT)
+    except envelope.EnvelopeError as error:
+        raise failed(
+            "FAILED_PRECONDITION",
+            f"{file}: {error}",
+            hint="compare it with `{bulkhead} keys receipt NAME`, and the keys with `{bulkhead} isolation keys`",
+            reason="RECEIPT_FORGED",
+        ) from error
+    session.show(dict(said))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise failed("INVALID_ARGUMENT", f"{path} cannot be read") from error
+
+
+def _rotate(session: Session, request: Message) -> Message:
+    try:
+        return session.call(f"{_SERVICE}/RotateKey", request)
+    except CallFailedError as error:
+        if error.failure.code not in _UNCERTAIN:
+            raise
+        raise with_hint(
+            error, f"repeat it with --request-id {request['request_id']}: it is carried out once"
+        ) from error
+
+
+def _versions_of(session: Session, name: str) -> list[Message]:
+    pages = session.pages(f"{_SERVICE}/ListKeyVersions", {"parent": name}, follow=lambda _: True)
+    return [version for page in pages for version in page["key_versions"]]

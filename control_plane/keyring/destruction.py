@@ -1,0 +1,75 @@
+"""How a KEK is destroyed, and what proves that it is."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from control_plane.ids import TenantId, new_uuid
+from control_plane.keyring import store
+from control_plane.keyring.model import RECEIPT_TYPE, Destruction, Receipt
+from control_plane.keys.model import KekRef, WrappedKey
+from control_plane.keys.platform import PlatformKeys
+from control_plane.keys.service import TenantKeys
+from control_plane.postgres.database import Database
+
+
+class Destroyer:
+    """Destroys KEKs, and signs for it."""
+
+    def __init__(self, database: Database, keys: TenantKeys, platform_keys: PlatformKeys) -> None:
+        """Destroy those of `keys`; sign with what `platform_keys` has for attestations."""
+        self._system = database.system()
+        self._keys = keys
+        self._platform_keys = platform_keys
+
+    async def destroy(self, kek: KekRef, tenant_id: TenantId) -> Receipt:
+        """Destroy a KEK, see that what it wrapped before does not open any more, and return the receipt, to be kept.
+
+        What it wrapped is kept first: whoever is killed in between is followed by one that asks for the same. Safe to
+        call again.
+
+        Raises:
+            RuntimeError: the vault has destroyed it, and opens what it wrapped all the same.
+            UnavailableError: the vault or the database is away, or nothing can be signed; nothing is said to be done.
+        """
+        # Before anything is done: without a signature there would be a destruction without a receipt.
+        signer = await self._platform_keys.attestation_signer()
+        destruction = await self._begun(kek)
+        await self._keys.destroy_kek(kek)
+        if await self._keys.opens(kek, WrappedKey(destruction.sample)):
+            message = f"{kek.title} was destroyed, and still opens what it wrapped"
+            raise RuntimeError(message)
+        now, root = datetime.now(UTC), self._keys.root_of_trust(kek.tenant_uid)
+        said: dict[str, str | bool] = {
+            "hsm_backed": root.hsm_backed,
+            "label": root.label,
+            "firmware": root.firmware,
+            "token": root.token,
+        }
+        payload = destruction.payload(tenant_id, root=said, now=now)
+        return Receipt(
+            id=destruction.id,
+            kek_version=kek.version,
+            destroy_time=now,
+            payload=payload,
+            signature=signer.sign(RECEIPT_TYPE, payload),
+            key_id=signer.key_id,
+        )
+
+    async def _begun(self, kek: KekRef) -> Destruction:
+        begun = await self._find(kek)
+        if begun is None:
+            sample = await self._keys.sample(kek)
+            made = _destruction(new_uuid(), kek, sample)
+            await self._system.run(lambda tx: store.begin_destruction(tx, made, now=datetime.now(UTC)))
+            begun = await self._find(kek)
+        if begun is None:
+            message = f"the destruction of {kek.title} was begun and is not known"
+            raise RuntimeError(message)
+        return begun
+
+    async def _find(self, kek: KekRef) -> Destruction | None:
+        return await self._system.run(lambda tx: store.begun_destruction(tx, kek.tenant_uid, version=kek.version))
+
+
+def _destruction(destruction_id: UUID, kek: KekRef, sample: WrappedKey) -> Destruction:
+    return Destruction(id=destruction_id, tenant_uid=kek.tenant_uid, kek_version=kek.version, sample=sample)

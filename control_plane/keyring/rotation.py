@@ -1,0 +1,289 @@
+"""How a key is rotated: the plans of `RotateKey`.
+
+Each step may be killed at any instruction and is run again from its beginning, so each is idempotent. Nothing that was
+sealed, signed or wrapped before becomes unreadable at any moment: what is new is there, and known to all who must know
+it, before it is used; what is old goes when nothing needs it any more.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from typing_extensions import override
+
+from bulkhead.v1 import keys_pb2
+from control_plane.audit.recorder import Touched, operation_recorder
+from control_plane.errors import ConflictError, NotFoundError, PreconditionError, UnavailableError
+from control_plane.keyring import store
+from control_plane.keyring.destruction import Destroyer
+from control_plane.keyring.model import KEK, STEPS
+from control_plane.keyring.service import KIND, get_key
+from control_plane.keyring.servicer import key_to_proto
+from control_plane.keys import store as keys_store
+from control_plane.keys.model import KekRef, Purpose
+from control_plane.keys.platform import PlatformKeys
+from control_plane.keys.service import TenantKeys
+from control_plane.operations.model import Operation
+from control_plane.operations.plan import Step, StepRun
+from control_plane.operations.servicer import steps_to_proto
+from control_plane.postgres.database import Database, SystemHandle, SystemTransaction
+from control_plane.postgres.effects import Effect, JsonValue
+from control_plane.postgres.placement import Placement
+from control_plane.tenants.store import find_placement
+from control_plane.tokens.model import LONGEST_LIFETIME
+
+_ROTATE_METHOD: Final = "/bulkhead.v1.KeyService/RotateKey"
+# The longest that a token lives, and what clocks may differ and processes go on with what they know.
+_VERIFIES_ON: Final = LONGEST_LIFETIME + timedelta(hours=1)
+
+LaggingEdges = Callable[[int], Awaitable[Sequence[str]]]
+"""Waits a while for the edges to apply a revision, and names those that have not. MUST NOT take longer than seconds."""
+
+
+class KeyRotation:
+    """What the plans of all rotations have; each is an `operations.plan.Plan`."""
+
+    def __init__(self, database: Database, keys: TenantKeys, *, key_id: str, touched: Touched) -> None:
+        """Make versions with `keys`; tell `touched` whose audit log grows."""
+        self.kind = f"{KIND}{key_id}"
+        self.steps: Sequence[Step] = [Step(name, self.runs[name]) for name in STEPS[key_id]]
+        self._key_id = key_id
+        self._touched = touched
+        self._database = database
+        self._keys = keys
+
+    @property
+    def runs(self) -> Mapping[str, StepRun]:
+        """What each step does."""
+        raise NotImplementedError
+
+    async def undo(self, operation: Operation) -> None:
+        """Take back what was made and is not used, and let others begin."""
+        await self._take_back(operation, await self._version(operation))
+        await self._database.system().run(lambda tx: store.end_rotation(tx, operation.id, now=datetime.now(UTC)))
+
+    def metadata(self, operation: Operation) -> keys_pb2.RotateKeyMetadata:
+        """Show the steps."""
+        tenant = f"tenants/{operation.tenant_id}"
+        message = keys_pb2.RotateKeyMetadata(
+            tenant=tenant, key=f"{tenant}/keys/{self._key_id}", steps=steps_to_proto(operation)
+        )
+        message.create_time.FromDatetime(operation.create_time)
+        return message
+
+    async def response(self, operation: Operation) -> keys_pb2.Key:
+        """Show the key as it is now; only its name where the tenant is gone."""
+        placement = await self._find(operation)
+        try:
+            if placement is not None:
+                key = await self._database.system().run(lambda tx: get_key(tx, placement, self._key_id))
+                return key_to_proto(key, self._keys.root_of_trust(placement.uid))
+        except NotFoundError:
+            pass
+        return keys_pb2.Key(name=f"tenants/{operation.tenant_id}/keys/{self._key_id}")
+
+    async def _take_back(self, operation: Operation, version: int) -> None:
+        raise NotImplementedError
+
+    async def _version(self, operation: Operation) -> int:
+        return await self._database.system().run(lambda tx: store.rotated_version(tx, operation.id))
+
+    async def _placement(self, operation: Operation) -> Placement:
+        placement = await self._find(operation)
+        if placement is None:
+            name = f"tenants/{operation.tenant_id}"
+            raise PreconditionError(name, f"{name} is gone", reason="TENANT_GONE")
+        return placement
+
+    async def _find(self, operation: Operation) -> Placement | None:
+        placement = await self._database.system().run(lambda tx: find_placement(tx, operation.tenant_id))
+        return placement if placement is not None and placement.uid == operation.tenant_uid else None
+
+    def _recorded(self, operation: Operation) -> SystemHandle:
+        recorder = operation_recorder(
+            actor=operation.actor, request_id=operation.call_request_id, method=_ROTATE_METHOD, touched=self._touched
+        )
+        return self._database.system(before_commit=recorder)
+
+    def _effect(self, placement: Placement, version: int, **details: JsonValue) -> Effect:
+        name = f"tenants/{placement.tenant_id}/keys/{self._key_id}/versions/{version}"
+        return Effect(resource=name, placement=placement, details=details)
+
+
+class SealingRotation(KeyRotation):
+    """A new key for what is sealed from now on. Older versions open what they sealed, for as long as it lies there."""
+
+    @property
+    @override
+    def runs(self) -> Mapping[str, StepRun]:
+        return {"version": self._make}
+
+    @override
+    async def _take_back(self, operation: Operation, version: int) -> None:
+        """Leave it: there is a version, used from its making on, or there is none."""
+
+    async def _make(self, operation: Operation) -> None:
+        placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
+        made = await self._keys.new_version(placement, Purpose(self._key_id), version=version, now=now)
+
+        async def work(tx: SystemTransaction) -> None:
+            await store.end_rotation(tx, operation.id, now=now)
+            if await keys_store.insert_missing(tx, [made]):
+                tx.record(self._effect(placement, version, state="ENABLED"))
+            else:
+                tx.unchanged()
+
+        await self._recorded(operation).run(work)
+        self._keys.look_again(placement.uid)
+
+
+class TokensRotation(KeyRotation):
+    """A new key for new tokens, which every edge and every process can verify before there are any."""
+
+    def __init__(self, database: Database, keys: TenantKeys, *, lagging_edges: LaggingEdges, touched: Touched) -> None:
+        """Sign with the new version once `lagging_edges` names none."""
+        super().__init__(database, keys, key_id=Purpose.TOKENS.value, touched=touched)
+        self._lagging_edges = lagging_edges
+
+    @property
+    @override
+    def runs(self) -> Mapping[str, StepRun]:
+        return {"publication": self._publish, "edges": self._wait_for_edges, "use": self._use}
+
+    @override
+    async def _take_back(self, operation: Operation, version: int) -> None:
+        withdrawn = operation.tenant_uid
+        await self._database.system().run(
+            lambda tx: store.withdraw(tx, withdrawn, purpose=Purpose.TOKENS, version=version)
+        )
+
+    async def _publish(self, operation: Operation) -> None:
+        placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
+        made = await self._keys.new_version(placement, Purpose.TOKENS, version=version, now=now)
+
+        async def work(tx: SystemTransaction) -> None:
+            if await keys_store.insert_missing(tx, [replace(made, is_used=False)]):
+                tx.record(self._effect(placement, version, state="ENABLED"))
+            else:
+                tx.unchanged()
+
+        await self._recorded(operation).run(work)
+
+    async def _wait_for_edges(self, operation: Operation) -> None:
+        revision = await self._database.system().run(lambda tx: store.edge_revision(tx, operation.tenant_uid))
+        lagging = await self._lagging_edges(revision)
+        if lagging:
+            raise UnavailableError(f"{', '.join(lagging)} do not know the new key yet", reason="EDGES_BEHIND")
+
+    async def _use(self, operation: Operation) -> None:
+        placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
+
+        async def work(tx: SystemTransaction) -> None:
+            await store.end_rotation(tx, operation.id, now=now)
+            if not await store.use(tx, placement.uid, purpose=Purpose.TOKENS, version=version):
+                tx.unchanged()
+                return
+            tx.record(self._effect(placement, version, signs=True))
+            for old in await store.retire(tx, placement.uid, purpose=Purpose.TOKENS, unused_for=_VERIFIES_ON):
+                tx.record(self._effect(placement, old, state="RETIRED"))
+
+        await self._recorded(operation).run(work)
+        self._keys.look_again(placement.uid)
+
+
+class KekRotation(KeyRotation):
+    """A new KEK, under which every key of the tenant is wrapped anew; then the old one is destroyed."""
+
+    def __init__(self, database: Database, keys: TenantKeys, *, platform_keys: PlatformKeys, touched: Touched) -> None:
+        """Sign for what is destroyed with `platform_keys`."""
+        super().__init__(database, keys, key_id=KEK, touched=touched)
+        self._destroyer = Destroyer(database, keys, platform_keys)
+
+    @property
+    @override
+    def runs(self) -> Mapping[str, StepRun]:
+        return {"kek": self._make, "wrapping": self._wrap, "destruction": self._destroy}
+
+    @override
+    async def _take_back(self, operation: Operation, version: int) -> None:
+        """Destroy the new KEK; where keys are wrapped under it already, the old one is left for the next rotation."""
+        kek = KekRef(tenant_uid=operation.tenant_uid, version=version)
+        if await self._database.system().run(lambda tx: store.is_wrapped_under(tx, kek.tenant_uid, version)):
+            return
+        await self._keys.destroy_kek(kek)
+        now = datetime.now(UTC)
+        await self._database.system().run(
+            lambda tx: store.note_destroyed_kek(tx, kek.tenant_uid, version=version, now=now)
+        )
+
+    async def _make(self, operation: Operation) -> None:
+        placement, kek = await self._placement(operation), await self._kek(operation)
+        await self._keys.create_kek(kek)
+
+        async def work(tx: SystemTransaction) -> None:
+            if await keys_store.note_kek(tx, kek):
+                tx.record(self._effect(placement, kek.version, state="ENABLED"))
+            else:
+                tx.unchanged()
+
+        await self._recorded(operation).run(work)
+
+    async def _wrap(self, operation: Operation) -> None:
+        """Wrap all keys anew, retired ones too, and put them in place at once."""
+        placement, kek = await self._placement(operation), await self._kek(operation)
+        stored = await self._database.system().run(lambda tx: keys_store.all_of(tx, placement.uid))
+        before = [key for key in stored if key.kek != kek]
+        after = [await self._keys.rewrapped(key, kek=kek) for key in before]
+
+        async def work(tx: SystemTransaction) -> None:
+            for old, new in zip(before, after, strict=True):
+                if not await keys_store.rewrap(tx, old, new):
+                    raise ConflictError("a key was changed while it was wrapped anew")
+            if before:
+                tx.record(self._effect(placement, kek.version, wraps=len(stored)))
+            else:
+                tx.unchanged()
+
+        await self._recorded(operation).run(work)
+
+    async def _destroy(self, operation: Operation) -> None:
+        placement, kek = await self._placement(operation), await self._kek(operation)
+        for version in await self._database.system().run(
+            lambda tx: store.replaced_keks(tx, placement.uid, version=kek.version)
+        ):
+            await self._destroy_version(operation, placement, version)
+        await self._database.system().run(lambda tx: store.end_rotation(tx, operation.id, now=datetime.now(UTC)))
+
+    async def _destroy_version(self, operation: Operation, placement: Placement, version: int) -> None:
+        # Nobody else wraps a key of this tenant meanwhile: that would be another rotation.
+        if await self._database.system().run(lambda tx: store.is_wrapped_under(tx, placement.uid, version)):
+            message = f"a key of {placement.tenant_id} is still wrapped under version {version} of its KEK"
+            raise RuntimeError(message)
+        kek = KekRef(tenant_uid=placement.uid, version=version)
+        receipt = await self._destroyer.destroy(kek, placement.tenant_id)
+
+        async def work(tx: SystemTransaction) -> None:
+            await store.sign_destruction(tx, receipt)
+            if await store.note_destroyed_kek(tx, placement.uid, version=version, now=receipt.destroy_time):
+                tx.record(self._effect(placement, version, state="DESTROYED", receipt=str(receipt.id)))
+            else:
+                tx.unchanged()
+
+        await self._recorded(operation).run(work)
+
+    async def _kek(self, operation: Operation) -> KekRef:
+        return KekRef(tenant_uid=operation.tenant_uid, version=await self._version(operation))
+
+
+def rotations(
+    database: Database, keys: TenantKeys, *, platform_keys: PlatformKeys, lagging_edges: LaggingEdges, touched: Touched
+) -> dict[str, KeyRotation]:
+    """Return the plan of each kind of rotation."""
+    plans = (
+        KekRotation(database, keys, platform_keys=platform_keys, touched=touched),
+        SealingRotation(database, keys, key_id=Purpose.STORAGE.value, touched=touched),
+        SealingRotation(database, keys, key_id=Purpose.SERVICES.value, touched=touched),
+        TokensRotation(database, keys, lagging_edges=lagging_edges, touched=touched),
+    )
+    return {plan.kind: plan for plan in plans}

@@ -1,0 +1,194 @@
+"""KeyService over gRPC."""
+
+import hashlib
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from google.longrunning import operations_pb2
+from typing_extensions import override
+
+from bulkhead.v1 import keys_pb2, keys_pb2_grpc
+from control_plane.errors import NotFoundError, Violations
+from control_plane.ids import uuid_of
+from control_plane.keyring import service, store
+from control_plane.keyring.model import KEK, KEY_IDS, RECEIPT_TYPE, Key, KeyVersion, Receipt
+from control_plane.keys.model import Purpose
+from control_plane.keys.service import TenantKeys
+from control_plane.keys.vault import RootOfTrust
+from control_plane.operations.plan import Plans
+from control_plane.operations.servicer import to_proto as operation_to_proto
+from control_plane.postgres.placement import Placement
+from control_plane.serving import names
+from control_plane.serving.call import Call, current_call
+from control_plane.serving.interception import Context
+from control_plane.serving.paging import PageTokens
+
+
+class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
+    """See keys.proto."""
+
+    def __init__(self, keys: TenantKeys, page_tokens: PageTokens, plans: Plans, *, defer: service.DeferJob) -> None:
+        """Say what `keys` rest on; defer the jobs of rotations with `defer`."""
+        self._keys = keys
+        self._page_tokens = page_tokens
+        self._plans = plans
+        self._defer = defer
+
+    @override
+    async def ListKeys(self, request: keys_pb2.ListKeysRequest, context: Context) -> keys_pb2.ListKeysResponse:
+        call, placement = current_call(), _placement(current_call())
+        page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
+        keys = await call.system().run(lambda tx: service.list_keys(tx, placement))
+        after = KEY_IDS.index(page.after) + 1 if page.after else 0
+        shown, next_page_token = page.cut([key for key in keys if KEY_IDS.index(key.id) >= after], lambda key: key.id)
+        root = self._keys.root_of_trust(placement.uid)
+        return keys_pb2.ListKeysResponse(
+            keys=[key_to_proto(key, root) for key in shown], next_page_token=next_page_token
+        )
+
+    @override
+    async def GetKey(self, request: keys_pb2.GetKeyRequest, context: Context) -> keys_pb2.Key:
+        placement = _placement(current_call())
+        key_id = names.parse(names.KEY, request.name)["key"]
+        key = await current_call().system().run(lambda tx: service.get_key(tx, placement, key_id))
+        return key_to_proto(key, self._keys.root_of_trust(placement.uid))
+
+    @override
+    async def ListKeyVersions(
+        self, request: keys_pb2.ListKeyVersionsRequest, context: Context
+    ) -> keys_pb2.ListKeyVersionsResponse:
+        call, placement = current_call(), _placement(current_call())
+        key_id = names.parse(names.KEY, request.parent, field="parent")["key"]
+        page = self._page_tokens.page(request, method=call.method, parent=request.parent, now=datetime.now(UTC))
+        key = await call.system().run(lambda tx: service.get_key(tx, placement, key_id))
+        rest = [each for each in key.versions if not page.after or each.version < int(page.after)]
+        shown, next_page_token = page.cut(rest, lambda version: version.version)
+        return keys_pb2.ListKeyVersionsResponse(
+            key_versions=[_version_to_proto(key, version) for version in shown], next_page_token=next_page_token
+        )
+
+    @override
+    async def ListDestructionReceipts(
+        self, request: keys_pb2.ListDestructionReceiptsRequest, context: Context
+    ) -> keys_pb2.ListDestructionReceiptsResponse:
+        call, placement = current_call(), _placement(current_call())
+        page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
+        found = await call.system().run(
+            lambda tx: store.receipts(tx, placement.uid, before=page.before, limit=page.limit)
+        )
+        shown, next_page_token = page.cut(found, lambda receipt: receipt.id)
+        return keys_pb2.ListDestructionReceiptsResponse(
+            destruction_receipts=[_receipt_to_proto(receipt, call.tenant_name) for receipt in shown],
+            next_page_token=next_page_token,
+        )
+
+    @override
+    async def GetDestructionReceipt(
+        self, request: keys_pb2.GetDestructionReceiptRequest, context: Context
+    ) -> keys_pb2.DestructionReceipt:
+        call, placement = current_call(), _placement(current_call())
+        receipt_id = uuid_of(names.parse(names.DESTRUCTION_RECEIPT, request.name)["receipt"])
+        if receipt_id is None:
+            raise NotFoundError(request.name)
+        receipt = await call.system().run(lambda tx: store.find_receipt(tx, placement.uid, receipt_id))
+        if receipt is None:
+            raise NotFoundError(request.name)
+        return _receipt_to_proto(receipt, call.tenant_name)
+
+    @override
+    async def RotateKey(self, request: keys_pb2.RotateKeyRequest, context: Context) -> operations_pb2.Operation:
+        call = current_call()
+        wanted = _wanted(request, call)
+        if request.validate_only:
+            await service.check_rotation(call.system(), wanted)
+            return operations_pb2.Operation(done=True)
+        operation = await service.rotate_key(call.system(), wanted, defer=self._defer, now=datetime.now(UTC))
+        return await operation_to_proto(operation, self._plans)
+
+
+def _wanted(request: keys_pb2.RotateKeyRequest, call: Call) -> service.Request:
+    violations = Violations()
+    request_id = uuid_of(request.request_id.lower())
+    if request.request_id and request_id is None:
+        violations.add("request_id", "must be a UUID", reason="REQUEST_ID")
+    violations.check()
+    return service.Request(
+        placement=_placement(call),
+        key_id=names.parse(names.KEY, request.name)["key"],
+        etag=request.etag,
+        actor=call.actor,
+        call_request_id=call.request_id,
+        request_id=request_id,
+        request_hash=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
+    )
+
+
+def _placement(call: Call) -> Placement:
+    if call.placement is None:
+        message = f"the rule of {call.method} names no tenant"
+        raise RuntimeError(message)
+    return call.placement
+
+
+def key_to_proto(key: Key, root: RootOfTrust) -> keys_pb2.Key:
+    """Show a key."""
+    message = keys_pb2.Key(
+        name=key.name,
+        purpose=keys_pb2.KeyPurpose.Value(key.id.upper()),
+        algorithm=key.primary.algorithm,
+        primary_version=key.primary.version,
+        root_of_trust=keys_pb2.RootOfTrust(
+            hsm_backed=root.hsm_backed, label=root.label, firmware=root.firmware, token=root.token
+        ),
+        version_count=len(key.versions),
+        rotation=f"operations/{key.rotation}" if key.rotation else "",
+        etag=key.etag,
+    )
+    message.create_time.FromDatetime(key.primary.create_time)
+    return message
+
+
+def _version_to_proto(key: Key, version: KeyVersion) -> keys_pb2.KeyVersion:
+    message = keys_pb2.KeyVersion(
+        name=f"{key.name}/versions/{version.version}",
+        state=keys_pb2.KeyVersion.State.Value(version.state),
+        primary=version is key.primary,
+        algorithm=version.algorithm,
+        kek_version=version.kek_version,
+        public_pem=_public_pem(key.id, version.public),
+        kid=str(version.id) if key.id == Purpose.TOKENS else "",
+    )
+    message.create_time.FromDatetime(version.create_time)
+    if version.destroy_time is not None:
+        message.destroy_time.FromDatetime(version.destroy_time)
+    return message
+
+
+def _receipt_to_proto(receipt: Receipt, parent: str) -> keys_pb2.DestructionReceipt:
+    message = keys_pb2.DestructionReceipt(
+        name=f"{parent}/destructionReceipts/{receipt.id}",
+        key_version=f"{parent}/keys/{KEK}/versions/{receipt.kek_version}",
+        payload_type=RECEIPT_TYPE,
+        payload=receipt.payload,
+        signature=receipt.signature,
+        key_id=str(receipt.key_id),
+    )
+    message.destroy_time.FromDatetime(receipt.destroy_time)
+    return message
+
+
+def _public_pem(key_id: str, public: bytes | None) -> str:
+    """Write a public half; empty where there is none, or what is stored there is none."""
+    try:
+        match key_id:
+            case Purpose.TOKENS if public is not None:
+                key = Ed25519PublicKey.from_public_bytes(public)
+                return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+            case Purpose.AUTHORITY if public is not None:
+                return x509.load_der_x509_certificate(public).public_bytes(Encoding.PEM).decode()
+            case _:
+                return ""
+    except ValueError:
+        return ""

@@ -1,0 +1,85 @@
+"""A worker of rotations that kills itself, as `kill -9` would, at the point that it is told.
+
+Run as a process of its own: SOCKET_DIR PORT DBNAME VAULT_DIR TENANT POINT. A point is `before:STEP` or `after:STEP`,
+`amid:destruction` (the old KEK is gone, and nobody has written it down), or `never`. It ends when no operation is
+running any more. Edges know everything at once.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from control_plane.keyring.rotation import rotations
+from control_plane.keys.model import KekRef
+from control_plane.keys.platform import PlatformKeys
+from control_plane.keys.service import TenantKeys
+from control_plane.keys.vault_software import SoftwareVault
+from control_plane.operations.jobs import JobQueue
+from control_plane.operations.model import Operation
+from control_plane.operations.plan import Step
+from control_plane.operations.service import OperationRunner
+from control_plane.postgres.database import Database, PostgresSettings
+
+_DEADLINE_S = 60.0
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DyingKeys(TenantKeys):
+    """Destroys a KEK, and dies of it."""
+
+    async def destroy_kek(self, kek: KekRef) -> None:  # type: ignore[explicit-override]  # for this process alone
+        await super().destroy_kek(kek)
+        die()
+
+
+def _step(step: Step, tenant: str, point: str) -> Step:
+    async def run(operation: Operation) -> None:
+        if operation.tenant_id == tenant and point == f"before:{step.name}":
+            die()
+        await step.run(operation)
+        if operation.tenant_id == tenant and point == f"after:{step.name}":
+            die()
+
+    return Step(step.name, run)
+
+
+async def _is_running(database: Database) -> bool:
+    row = await database.system().run(
+        lambda tx: tx.fetch_one("SELECT count(*) AS running FROM csm_system.operations WHERE state = 'RUNNING'")
+    )
+    return row is not None and row["running"] > 0
+
+
+async def _no_edges(_: int) -> list[str]:
+    return []
+
+
+async def main() -> None:
+    socket_dir, port, dbname, vault_dir, tenant, point = sys.argv[1:]
+    settings = PostgresSettings(socket_dir=Path(socket_dir), port=int(port), dbname=dbname)
+    async with Database.open(settings) as database:
+        vault = await SoftwareVault.open(Path(vault_dir))
+        keys = DyingKeys(vault, database) if point == "amid:destruction" else TenantKeys(vault, database)
+        plans = rotations(
+            database,
+            keys,
+            platform_keys=PlatformKeys(vault, database),
+            lagging_edges=_no_edges,
+            touched=lambda _: None,
+        )
+        for plan in plans.values():
+            plan.steps = [_step(step, tenant, point) for step in plan.steps]
+        queue = JobQueue(database, settings)
+        async with queue.open(), asyncio.timeout(_DEADLINE_S):
+            work = asyncio.create_task(queue.work(OperationRunner(database, plans)))
+            while await _is_running(database):  # noqa: ASYNC110 another process may end the operation
+                await asyncio.sleep(0.1)
+            work.cancel()
+
+
+asyncio.run(main())
