@@ -1,5 +1,6 @@
 """What the rest of the control plane does with a tenant's keys. No key leaves this module but to be used at once."""
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncGenerator, AsyncIterable
@@ -14,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from control_plane.errors import DomainError
 from control_plane.ids import new_uuid
 from control_plane.keys import store
 from control_plane.keys.cache import KeyCache
@@ -29,12 +31,14 @@ from control_plane.keys.model import (
 from control_plane.keys.sealing import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault
-from control_plane.postgres.database import Database
+from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.placement import Placement
 
 _FIRST_VERSION: Final = 1
 # What a destroyed or rotated key may still be used for by a process that has not heard of it.
 _LIFETIME: Final = timedelta(minutes=5)
+# By looking, since what is called out (NOTIFY) may be missed.
+_SEALS_SEEN_EVERY: Final = timedelta(milliseconds=500)
 _OPEN_KEYS: Final = 4096
 _TOKEN_KEYS: Final = 16_384
 _LOGIN_LABEL: Final = b"database login 1"
@@ -77,8 +81,10 @@ class _OpenKey:
 class TenantKeys:
     """The keys of all tenants of a cell. Needs read access to `csm_system.tenant_keys`; `create` and `destroy` more.
 
-    Opened keys are kept for five minutes. Every method but `hsm_backed` and `forget` raises UnavailableError when the
-    database or the vault is away and the key is not at hand, and MissingKeyError for a tenant without keys.
+    Opened keys are kept for five minutes; a sealed tenant's for a second at most, while `run` runs and the database is
+    there. Every method but `hsm_backed` and `forget` raises UnavailableError when the database or the vault is away and
+    the key is not at hand, and MissingKeyError for a tenant without keys. Whatever needs a tenant's private key raises
+    TenantSealedError once the tenant is sealed.
     """
 
     def __init__(self, vault: KeyVault, database: Database) -> None:
@@ -129,6 +135,22 @@ class TenantKeys:
         """Drop a tenant's opened keys from this process's memory."""
         self._open.forget(tenant_uid)
         self._token_keys.forget(tenant_uid)
+
+    async def run(self) -> None:
+        """Drop what is open of sealed tenants, twice a second, until cancelled: also where nobody calls for them."""
+        while True:
+            try:
+                await self.forget_sealed()
+            except DomainError as error:
+                _log.warning("seals_unseen", reason=error.code)
+            await asyncio.sleep(_SEALS_SEEN_EVERY.total_seconds())
+
+    async def forget_sealed(self) -> None:
+        """Drop what is open of sealed tenants. What is being opened at this moment is found the next time."""
+        owners = self._open.owners() | self._token_keys.owners()
+        if owners:
+            for tenant_uid in await self._system.run(lambda tx: store.sealed(tx, owners)):
+                self.forget(tenant_uid)
 
     async def encrypt(
         self, placement: Placement, plaintext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION
@@ -220,6 +242,15 @@ class TenantKeys:
         opened = await self._opened(tenant_uid, Purpose.STORAGE, version=version)
         return StorageKey(version=opened.version, private=opened.material.private)
 
+    async def _usable(self, tenant_uid: UUID) -> list[StoredKey]:
+        """List the keys that may be opened: of a sealed tenant none, whoever asks."""
+
+        async def read(tx: SystemTransaction) -> list[StoredKey]:
+            await store.check_unsealed(tx, tenant_uid)
+            return await store.enabled(tx, tenant_uid)
+
+        return await self._system.run(read)
+
     async def _stored(self, tenant_uid: UUID) -> list[StoredKey]:
         return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))
 
@@ -230,7 +261,7 @@ class TenantKeys:
         if kept is not None:
             return kept
         since = self._open.epoch
-        for stored in await self._stored(tenant_uid):
+        for stored in await self._usable(tenant_uid):
             if stored.purpose is purpose and version in {None, stored.version}:
                 opened = await self._unwrapped(stored)
                 self._open.put(place, opened, owner=tenant_uid, since=since)

@@ -28,6 +28,9 @@ from control_plane.policies.traffic import WINDOW, Present, Requests
 from control_plane.tally import Kind, Tally
 
 # Of one message. Tenants with the longest of everything still fit into the 4 MiB that receivers take by default.
+# What an edge does with a state. Whether a call would change anything, the services know; and a sealed tenant is shut out
+# as a suspended one is, by edges of any version.
+_EDGE_STATES: Final = {"READ_ONLY": "ACTIVE", "SEALED": "SUSPENDED"}
 _TENANTS: Final = 500
 _REVOCATIONS: Final = 5_000
 _MOST_DENIALS: Final = 2_000
@@ -173,8 +176,7 @@ def _policy(policy: TenantPolicy) -> policies_pb2.TenantPolicy:
         tenant_id=policy.tenant_id,
         uid=str(policy.uid),
         revision=policy.revision,
-        # Whether a call would change anything, the services know.
-        state=policies_pb2.TenantPolicy.State.Value("ACTIVE" if policy.state == "READ_ONLY" else policy.state),
+        state=policies_pb2.TenantPolicy.State.Value(_EDGE_STATES.get(policy.state, policy.state)),
         tier=policy.tier,
         isolation_level=policy.isolation_level,
         dns_label=policy.dns_label,

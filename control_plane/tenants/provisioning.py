@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from bulkhead.v1 import tenants_pb2
+from bulkhead.v1 import creations_pb2, tenants_pb2
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.cache.users import CacheUsers
 from control_plane.errors import PreconditionError, UnavailableError
@@ -82,14 +82,14 @@ class TenantCreation:
         # Whoever read the registry a moment ago may have made the user once more.
         self._cache_doubted()
 
-    def metadata(self, operation: Operation) -> tenants_pb2.CreateTenantMetadata:
+    def metadata(self, operation: Operation) -> creations_pb2.CreateTenantMetadata:
         """Show the steps."""
-        message = tenants_pb2.CreateTenantMetadata(tenant=f"tenants/{operation.tenant_id}")
+        message = creations_pb2.CreateTenantMetadata(tenant=f"tenants/{operation.tenant_id}")
         message.create_time.FromDatetime(operation.create_time)
         for record in operation.steps:
             step = message.steps.add(
                 name=record.name,
-                state=tenants_pb2.OperationStep.State.Value(record.state),
+                state=creations_pb2.OperationStep.State.Value(record.state),
                 attempts=record.attempts,
             )
             if record.start_time is not None:

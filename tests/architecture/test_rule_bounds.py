@@ -21,6 +21,16 @@ BY_SCOPE: Final = {role_number(role) for role in SCOPED}
 # Whoever works in or for a tenant from day to day, and has nothing to do there while it is suspended.
 AT_WORK: Final = {role_number(Role.TENANT_MEMBER), role_number(Role.SERVICE)}
 TENANTS: Final = "bulkhead.v1.TenantService."
+# Of a sealed tenant nothing is opened: there is its entry in the registry, its audit log, and the way out.
+SERVE_SEALED: Final = {
+    "bulkhead.v1.AuditService.ListAuditEntries",
+    "bulkhead.v1.AuditService.VerifyAuditLog",
+    "bulkhead.v1.TenantService.GetTenant",
+    "bulkhead.v1.TenantService.SealTenant",
+    "bulkhead.v1.TenantService.UnsealTenant",
+}
+# A tenant's own kill switch: it asks nobody before it is shut. Nobody of it is left who could open it.
+BY_ITSELF: Final = {"bulkhead.v1.TenantService.SealTenant"}
 # The message itself is the credential.
 OPEN_TO_ANYBODY: Final = {"bulkhead.v1.TokenService.RedeemEnrolmentToken"}
 
@@ -38,10 +48,17 @@ def excesses(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
         yield "asks for the scope of something else"
     if opens_tenant and roles & {rules_pb2.ROLE_PROVIDER_OPERATOR}:
         yield "shows a provider a tenant's data"
-    if changes and name.startswith(TENANTS) and roles != {rules_pb2.ROLE_PLATFORM_ADMIN}:
+    deciding = {rules_pb2.ROLE_PLATFORM_ADMIN} | ({rules_pb2.ROLE_TENANT_ADMIN} if name in BY_ITSELF else set())
+    if changes and name.startswith(TENANTS) and roles != deciding:
         yield "lets others than the platform's administrators decide over tenants"
     if opens_tenant and rule.serves_suspended and roles & AT_WORK:
         yield "serves who works for a suspended tenant"
+    if rule.serves_sealed and name not in SERVE_SEALED:
+        yield "opens a sealed tenant"
+    if rule.serves_sealed and not rule.serves_suspended:
+        yield "serves a sealed tenant what it does not serve a suspended one"
+    if rule.serves_sealed and opens_tenant and changes:
+        yield "writes into a sealed tenant"
 
 
 @pytest.mark.behaviour("H1")
@@ -59,6 +76,14 @@ def test_a_rule_lets_in_nobody_whom_none_may(method: MethodDescriptor) -> None:
         (rules_pb2.Rule(scope="a.write", audit=rules_pb2.AUDIT_DENIALS), "something else"),
         (rules_pb2.Rule(roles=[rules_pb2.ROLE_PROVIDER_OPERATOR], isolation=rules_pb2.ISOLATION_SERIALIZABLE), "data"),
         (rules_pb2.Rule(roles=[rules_pb2.ROLE_TENANT_ADMIN], audit=rules_pb2.AUDIT_EFFECTS), "decide over tenants"),
+        (rules_pb2.Rule(serves_sealed=True, serves_suspended=True), "opens a sealed"),
+        (rules_pb2.Rule(serves_sealed=True), "does not serve a suspended"),
+        (
+            rules_pb2.Rule(
+                serves_sealed=True, isolation=rules_pb2.ISOLATION_SERIALIZABLE, audit=rules_pb2.AUDIT_EFFECTS
+            ),
+            "writes into a sealed",
+        ),
     ],
 )
 def test_the_build_notices_a_rule_that_lets_in_too_many(rule: rules_pb2.Rule, excess: str) -> None:

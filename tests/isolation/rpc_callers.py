@@ -103,6 +103,7 @@ class World:
     own: Target
     foreign: Target
     suspended: Target
+    sealed: Target
     absent: Target
     callers: Mapping[str, Caller]
     # By whether the caller is internal and whether the service is that of certificates.
@@ -113,7 +114,13 @@ class World:
     @property
     def targets(self) -> dict[str, Target]:
         """The tenants by what they are to the callers."""
-        return {"own": self.own, "foreign": self.foreign, "suspended": self.suspended, "absent": self.absent}
+        return {
+            "own": self.own,
+            "foreign": self.foreign,
+            "suspended": self.suspended,
+            "sealed": self.sealed,
+            "absent": self.absent,
+        }
 
     def ask(self, caller: str, method: str, message: Message, *, appended: bytes = b"") -> Answer:
         """Send the message, with `appended` bytes after it, and keep all that comes back."""
@@ -162,7 +169,7 @@ def _answer(body: bytes, call: Any) -> Answer:
 
 @contextmanager
 def open_world(state_dir: Path) -> Iterator[World]:
-    """Make three tenants in a running stack, and callers of every role."""
+    """Make four tenants in a running stack, and callers of every role."""
     settings = Settings.from_dir(state_dir)
     services = {False: settings.control_plane, True: settings.certificates}
     with ExitStack() as stack:
@@ -177,13 +184,15 @@ def open_world(state_dir: Path) -> Iterator[World]:
         }
         admin: Metadata = (_bearer(settings.admin_token_file.read_text().strip()),)
         founder = _Founder(channels, admin)
-        own, foreign, suspended = (founder.tenant(kind) for kind in ("own", "foreign", "suspended"))
+        own, foreign, suspended, sealed = (founder.tenant(kind) for kind in ("own", "foreign", "suspended", "sealed"))
+        founder.seal(sealed)
         founder.suspend(suspended)
         _note_two_breaches(settings)
         yield World(
             own=own,
             foreign=foreign,
             suspended=suspended,
+            sealed=sealed,
             absent=Target(tenant=f"absent_{secrets.token_hex(4)}", resources={name: uuid4() for name in own.resources}),
             callers=_platform_callers(settings, admin) | founder.callers(own) | _service_callers(settings, own) | EDGES,
             channels=channels,
@@ -312,6 +321,10 @@ class _Founder:
         self._tenants.SuspendTenant(asked, metadata=self._metadata)
         # Another process may know its tenants' states for a second before it looks again.
         time.sleep(1.1)
+
+    def seal(self, target: Target) -> None:
+        asked = tenants_pb2.SealTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
+        self._tenants.SealTenant(asked, metadata=self._metadata)
 
     def callers(self, own: Target) -> dict[str, Caller]:
         kinds = {

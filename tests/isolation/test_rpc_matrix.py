@@ -20,7 +20,7 @@ EACH_METHOD: Final = pytest.mark.parametrize("method", METHODS, ids=path)
 PLATFORM: Final = {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_PROVIDER_OPERATOR}
 SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2.ROLE_SERVICE}
 # What is sent is valid but for an etag of yesterday, so that the tenants stay as they are.
-STALE: Final = {"SuspendTenant", "ReactivateTenant"}
+STALE: Final = {"SuspendTenant", "ReactivateTenant", "SealTenant", "UnsealTenant"}
 # What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for.
 IMPOSSIBLE: Final = {"AcknowledgePolicies"}
 
@@ -46,12 +46,13 @@ def expected(method: MethodDescriptor, caller: Caller, target: str) -> tuple[str
         ("FAILED_PRECONDITION", "TENANT_SUSPENDED"): said.tenant
         and target == "suspended"
         and not said.serves_suspended,
+        ("FAILED_PRECONDITION", "TENANT_SEALED"): said.tenant and target == "sealed" and not said.serves_sealed,
     }
     return next((refusal for refusal, applies in refusals.items() if applies), _served(method))
 
 
 @EACH_METHOD
-@pytest.mark.behaviour("T-A1", "T-A3", "H1")
+@pytest.mark.behaviour("T-A1", "T-A3", "H1", "S2.3")
 def test_an_rpc_serves_exactly_the_callers_and_tenants_that_its_rule_names(
     method: MethodDescriptor, world: World
 ) -> None:
@@ -79,7 +80,7 @@ def test_somebody_may_call_an_rpc(method: MethodDescriptor, world: World) -> Non
 @EACH_METHOD
 @pytest.mark.behaviour("T-A1", "T-E16", "H14")
 def test_a_tenants_caller_cannot_tell_others_tenants_from_absent_ones(method: MethodDescriptor, world: World) -> None:
-    """Status, text, headers, trailers and body are the same, whether a tenant is there, suspended or not."""
+    """Status, text, headers, trailers and body are the same, whether a tenant is there, suspended, sealed or not."""
     strangers = [name for name, caller in world.callers.items() if caller.role not in PLATFORM]
     others = {kind: target for kind, target in world.targets.items() if kind != "own"}
     for name in strangers:

@@ -10,7 +10,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
-from bulkhead.v1 import tenants_pb2
+from bulkhead.v1 import creations_pb2, tenants_pb2
 from control_plane import errors
 
 NAME = "operations/0192"
@@ -19,16 +19,16 @@ STEPS = ("registry", "schema", "verification")
 
 def operation(done: int, **ending: Any) -> operations_pb2.Operation:
     """Make the operation with its first `done` steps done, and with what ended it if anything did."""
-    states = [tenants_pb2.OperationStep.DONE if i < done else tenants_pb2.OperationStep.PENDING for i in range(3)]
+    states = [creations_pb2.OperationStep.DONE if i < done else creations_pb2.OperationStep.PENDING for i in range(3)]
     steps = [
-        tenants_pb2.OperationStep(
+        creations_pb2.OperationStep(
             name=name, state=state, attempts=2 if name == "schema" else 1,
             start_time=Timestamp(seconds=1), end_time=Timestamp(seconds=1, nanos=12_000_000),
         )
         for name, state in zip(STEPS, states, strict=True)
     ]  # fmt: skip
     message = operations_pb2.Operation(name=NAME, done=bool(ending))
-    message.metadata.Pack(tenants_pb2.CreateTenantMetadata(tenant="tenants/org_1", steps=steps))
+    message.metadata.Pack(creations_pb2.CreateTenantMetadata(tenant="tenants/org_1", steps=steps))
     if "tenant" in ending:
         message.response.Pack(ending["tenant"])
     if "error" in ending:

@@ -46,6 +46,8 @@ class Tenant(_message.Message):
         """Its reads are served; what would change its data is refused until it is reactivated. A tenant gets here when a
         verification finds that its isolation does not hold.
         """
+        SEALED: Tenant._State.ValueType  # 5
+        """Neither its keys nor its data are opened for anybody until it is unsealed; they stay."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a tenant is in its life."""
@@ -62,6 +64,8 @@ class Tenant(_message.Message):
     """Its reads are served; what would change its data is refused until it is reactivated. A tenant gets here when a
     verification finds that its isolation does not hold.
     """
+    SEALED: Tenant.State.ValueType  # 5
+    """Neither its keys nor its data are opened for anybody until it is unsealed; they stay."""
 
     class _IsolationLevel:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -283,7 +287,7 @@ class Tenant(_message.Message):
     hsm_backed: _builtins.bool
     """Whether the tenant's keys are held by a hardware security module."""
     suspend_reason: _builtins.str
-    """Why it is suspended, as the caller of SuspendTenant said."""
+    """Why it is suspended or sealed, as the caller of SuspendTenant, SealTenant or UnsealTenant said."""
     requests_per_minute: _builtins.int
     """How many requests the edge admits in a minute: 1 to 1,000,000. Zero takes what the tier has: 600 for `standard`,
     3,000 for `business`, 12,000 for `enterprise`.
@@ -328,9 +332,7 @@ class Tenant(_message.Message):
 
     @_builtins.property
     def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant.RateLimit]:
-        """What its calls may cost, beside how many there may be in a minute. A call that is one too many for any of these takes
-        nothing of the others.
-        """
+        """What its calls may cost, beside how many there may be in a minute; one too many for any takes nothing of the others."""
 
     def __init__(
         self,
@@ -404,113 +406,6 @@ class CreateTenantRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateTenantRequest: _TypeAlias = CreateTenantRequest  # noqa: Y015
-
-@_typing.final
-class CreateTenantMetadata(_message.Message):
-    """What a creation has done so far."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TENANT_FIELD_NUMBER: _builtins.int
-    STEPS_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    tenant: _builtins.str
-    """The tenant that is being made."""
-    @_builtins.property
-    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationStep]:
-        """Its steps, in order."""
-
-    @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was asked for."""
-
-    def __init__(
-        self,
-        *,
-        tenant: _builtins.str = ...,
-        steps: _abc.Iterable[Global___OperationStep] | None = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "steps", b"steps", "tenant", b"tenant"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CreateTenantMetadata: _TypeAlias = CreateTenantMetadata  # noqa: Y015
-
-@_typing.final
-class OperationStep(_message.Message):
-    """One idempotent step of a long-running operation."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    class _State:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[OperationStep._State.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        STATE_UNSPECIFIED: OperationStep._State.ValueType  # 0
-        """Never returned."""
-        PENDING: OperationStep._State.ValueType  # 1
-        """Not begun."""
-        RUNNING: OperationStep._State.ValueType  # 2
-        """Begun; begun again after a crash."""
-        DONE: OperationStep._State.ValueType  # 3
-        """Its effect is durable."""
-        FAILED: OperationStep._State.ValueType  # 4
-        """Given up; what was made has been taken back."""
-
-    class State(_State, metaclass=_StateEnumTypeWrapper):
-        """How far a step is."""
-
-    STATE_UNSPECIFIED: OperationStep.State.ValueType  # 0
-    """Never returned."""
-    PENDING: OperationStep.State.ValueType  # 1
-    """Not begun."""
-    RUNNING: OperationStep.State.ValueType  # 2
-    """Begun; begun again after a crash."""
-    DONE: OperationStep.State.ValueType  # 3
-    """Its effect is durable."""
-    FAILED: OperationStep.State.ValueType  # 4
-    """Given up; what was made has been taken back."""
-
-    NAME_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    ATTEMPTS_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Its name, such as `schema`."""
-    state: Global___OperationStep.State.ValueType
-    """How far it is."""
-    attempts: _builtins.int
-    """How often it was begun."""
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was first begun."""
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was done or given up."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        state: Global___OperationStep.State.ValueType = ...,
-        attempts: _builtins.int = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "end_time", b"end_time", "name", b"name", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___OperationStep: _TypeAlias = OperationStep  # noqa: Y015
 
 @_typing.final
 class GetTenantRequest(_message.Message):
@@ -679,3 +574,63 @@ class ReactivateTenantRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReactivateTenantRequest: _TypeAlias = ReactivateTenantRequest  # noqa: Y015
+
+@_typing.final
+class SealTenantRequest(_message.Message):
+    """Ask for a seal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    reason: _builtins.str
+    """Why, for the tenant's audit log; at most 500 characters."""
+    etag: _builtins.str
+    """When not empty, must be the current one (AIP-154)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealTenantRequest: _TypeAlias = SealTenantRequest  # noqa: Y015
+
+@_typing.final
+class UnsealTenantRequest(_message.Message):
+    """Ask for a seal to be broken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    reason: _builtins.str
+    """Why, for the tenant's audit log; at most 500 characters."""
+    etag: _builtins.str
+    """When not empty, must be the current one (AIP-154)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnsealTenantRequest: _TypeAlias = UnsealTenantRequest  # noqa: Y015
