@@ -83,7 +83,9 @@ def test_pages_go_through_all_tenants_once_and_in_order(world: World, service: A
             break
 
     assert seen == whole == sorted(whole)
-    assert {f"tenants/{target.tenant}" for target in (world.own, world.foreign, world.suspended, world.sealed)} <= set(whole)
+    assert {f"tenants/{target.tenant}" for target in (world.own, world.foreign, world.suspended, world.sealed)} <= set(
+        whole
+    )
 
 
 @pytest.mark.parametrize(

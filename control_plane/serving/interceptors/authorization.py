@@ -64,7 +64,6 @@ class Authorization(Interceptor):
                 raise PermissionDeniedError(error.message) from error
             raise
 
-
     async def _leave(self, rule: rules_pb2.Rule, tenant_id: TenantId) -> None:
         """Raise where the tenant has been sealed since: whatever the call found, or did, is not told."""
         entry = await self._directory.find(tenant_id)

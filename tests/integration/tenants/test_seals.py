@@ -249,9 +249,7 @@ async def test_a_sealed_tenant_is_nobodys_neighbour_and_is_not_verified(
     system = database.system()
     await system.run(isolation_store.enrol)
     await take(database, sealed, Action.SEAL)
-    due = [
-        await system.run(lambda tx: isolation_store.take_due(tx, put_off=MAXIMUM_AGE * 1000)) for _ in range(2)
-    ]
+    due = [await system.run(lambda tx: isolation_store.take_due(tx, put_off=MAXIMUM_AGE * 1000)) for _ in range(2)]
 
     assert await system.run(lambda tx: isolation_store.find_neighbour(tx, other)) is None
     assert due == [other.uid, None]
