@@ -71,8 +71,8 @@ class KeyCache(Generic[K, V]):
     def forget(self, owner: UUID) -> None:
         """Drop all values of a tenant, and whatever is being fetched at this moment.
 
-        They are let go, not overwritten: Python has no way to change `bytes`, and OpenSSL has copies of its own, which it
-        clears when their last user is gone. Until the memory is used for something else, what was in it may be there.
+        They are let go, not overwritten: Python has no way to change `bytes`, and what OpenSSL made of them is its own,
+        which it clears when the last user is gone. Until the memory is used anew, it may hold what it held.
         """
         self._epoch = Epoch(self._epoch + 1)
         for key in [key for key, kept in self._kept.items() if kept.owner == owner]:

@@ -28,9 +28,6 @@ from control_plane.policies.traffic import WINDOW, Present, Requests
 from control_plane.tally import Kind, Tally
 
 # Of one message. Tenants with the longest of everything still fit into the 4 MiB that receivers take by default.
-# What an edge does with a state. Whether a call would change anything, the services know; and a sealed tenant is shut out
-# as a suspended one is, by edges of any version.
-_EDGE_STATES: Final = {"READ_ONLY": "ACTIVE", "SEALED": "SUSPENDED"}
 _TENANTS: Final = 500
 _REVOCATIONS: Final = 5_000
 _MOST_DENIALS: Final = 2_000
@@ -43,6 +40,9 @@ _LONGEST_TEXT: Final = 300
 _LONGEST_FEED: Final = 64
 # The end of the year 9999, which is as far as a message and the database agree.
 _LAST_SECOND: Final = 253_402_300_799
+# What an edge is told, where it knows no such state. Whether a call would change anything, the services know; and a
+# sealed tenant is shut out as a suspended one is.
+_EDGE_STATES: Final = {"READ_ONLY": "ACTIVE", "SEALED": "SUSPENDED"}
 _NANOS: Final = 1_000_000_000
 _NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -1,7 +1,8 @@
 """How code reaches rows: a handle bound to a tenant, or to the registry, runs a use case in one transaction.
 
 A tenant's transaction begins with a pipeline that costs no round trip of its own: BEGIN, the search path, the tenant,
-whether that is sealed, and the role last, since from there on nothing may be changed any more. All of it is LOCAL: COMMIT and ROLLBACK undo it.
+whether that is sealed, and the role last, since from there on nothing may be changed any more. All of it is LOCAL:
+COMMIT and ROLLBACK undo it.
 A strict tenant's session has logged in as the role, and there is no other that it could go back to.
 """
 

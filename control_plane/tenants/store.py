@@ -131,7 +131,8 @@ async def read_clock(tx: SystemTransaction) -> datetime:
     if row is None:
         message = "the database does not tell the time"
         raise RuntimeError(message)
-    return row["now"]
+    now: datetime = row["now"]
+    return now
 
 
 async def end_transactions(tx: SystemTransaction, placement: Placement, *, begun: datetime) -> int:

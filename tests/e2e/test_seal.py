@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import grpc
+import psycopg
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
@@ -17,11 +18,14 @@ from bulkhead.v1 import (
     audit_pb2_grpc,
     certificates_pb2,
     certificates_pb2_grpc,
+    rules_pb2,
     tenants_pb2,
     tenants_pb2_grpc,
     tokens_pb2,
     tokens_pb2_grpc,
 )
+from control_plane.settings import Settings
+from control_plane.stack.postgres import SUPERUSER
 from tests.fixtures.stack import Stack
 from tests.isolation.rpc_requests import signing_request
 
@@ -67,7 +71,7 @@ class Doors:
 
     async def token(self, tenant: str) -> Metadata:
         """Issue a token of the tenant's administrator."""
-        request = tokens_pb2.IssueTokenRequest(parent=tenant, subject="admin", role="ROLE_TENANT_ADMIN")
+        request = tokens_pb2.IssueTokenRequest(parent=tenant, subject="admin", role=rules_pb2.ROLE_TENANT_ADMIN)
         answer = await self.tokens.IssueToken(request, metadata=self.admin)
         return (("authorization", f"Bearer {answer.token}"),)
 
@@ -182,3 +186,39 @@ async def test_of_a_hundred_operations_under_way_none_succeeds_after_the_seal_an
         assert unsealed.state == tenants_pb2.Tenant.SUSPENDED
         await doors.tenants.ReactivateTenant(tenants_pb2.ReactivateTenantRequest(name=sealed), metadata=doors.admin)
         assert await read[sealed](sealed, who[sealed]) is not None
+
+
+@pytest.mark.behaviour("S2.3")
+async def test_no_process_keeps_a_sealed_tenants_keys_in_memory(stack: Stack) -> None:
+    """Made visible by taking the stored keys away while it is sealed: what worked then would come from memory."""
+    name = "tenants/seal_three"
+    created = await asyncio.to_thread(stack.bulkhead, "tenants", "create", "seal_three")
+    assert created.returncode == 0, created.stderr
+    async with Doors.open(stack) as doors:
+        uses = doors.issue_token, doors.issue_certificate
+        for use in uses:
+            await use(name, doors.admin)
+        seal = tenants_pb2.SealTenantRequest(name=name, reason="a test")
+        sealed = await doors.tenants.SealTenant(seal, metadata=doors.admin)
+        _set_keys(stack, sealed.uid, state="RETIRED")
+        unseal = tenants_pb2.UnsealTenantRequest(name=name, reason="a test")
+        await doors.tenants.UnsealTenant(unseal, metadata=doors.admin)
+        reactivate = tenants_pb2.ReactivateTenantRequest(name=name)
+        await doors.tenants.ReactivateTenant(reactivate, metadata=doors.admin)
+        for use in uses:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await use(name, doors.admin)
+        _set_keys(stack, sealed.uid, state="ENABLED")
+        for use in uses:
+            await use(name, doors.admin)
+
+
+def _set_keys(stack: Stack, uid: str, *, state: str) -> None:
+    settings = Settings.from_dir(stack.dir)
+    with psycopg.connect(
+        host=str(settings.postgres_socket_dir),
+        port=settings.postgres_port,
+        dbname=settings.postgres_dbname,
+        user=SUPERUSER,
+    ) as connection:
+        connection.execute("UPDATE csm_system.tenant_keys SET state = %s WHERE tenant_uid = %s", (state, uid))

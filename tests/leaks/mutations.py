@@ -47,6 +47,7 @@ from tests.leaks.walls import (
     requests,
     routes,
     rules,
+    seals,
     tables,
     tokens,
 )
@@ -60,6 +61,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *devices.WALLS,
     *objects.WALLS,
     *caches.WALLS,
+    *seals.WALLS,
     # The platform's own doors.
     *rules.WALLS,
     *callers.WALLS,

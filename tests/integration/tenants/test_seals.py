@@ -22,6 +22,7 @@ from control_plane.serving.interceptors.authorization import Authorization
 from control_plane.tenants import service
 from control_plane.tenants.model import Action, State, Tenant
 from tests.fixtures.cell import Cell, bearer
+from tests.fixtures.eventually import eventually
 from tests.fixtures.postgres import MakeTenant
 
 EACH_LEVEL: Final = pytest.mark.parametrize("level", list(Isolation))
@@ -127,22 +128,37 @@ async def test_a_seal_is_told_after_the_longest_that_a_process_may_take_the_tena
     assert slept[0] > MAXIMUM_AGE.total_seconds()
 
 
+async def _admit(database: Database, own: Placement, other: Placement) -> object:
+    async def look(tx: TenantTransaction) -> object:
+        return await tx.fetch_all("SELECT csm_session.admit(%(number)s::integer)", {"number": other.number})
+
+    return await database.tenant(own, isolation=Isolation.READ_COMMITTED).run(look)
+
+
+async def test_a_pooled_tenants_role_asks_for_nobody(database: Database, make_tenant: MakeTenant) -> None:
+    own = await make_tenant("org_1")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await _admit(database, own, own)
+
+
+async def test_a_strict_tenant_does_not_learn_who_else_is_sealed(database: Database, make_tenant: MakeTenant) -> None:
+    own, other, sealed = [await make_tenant(name, isolation="STRICT") for name in ("org_1", "org_2", "org_3")]
+    await take(database, sealed, Action.SEAL)
+
+    assert await _admit(database, own, sealed) == await _admit(database, own, other)
+
+
 @EACH_KIND
-async def test_a_tenants_own_role_can_neither_end_transactions_nor_see_who_is_sealed(
+async def test_a_tenants_own_role_can_end_nobodys_transactions(
     database: Database, make_tenant: MakeTenant, isolation: str
 ) -> None:
     own, other = [await make_tenant(name, isolation=isolation) for name in ("org_1", "org_2")]
-    handle = database.tenant(own, isolation=Isolation.READ_COMMITTED)
 
     async def end(tx: TenantTransaction) -> None:
         await tx.fetch_all("SELECT csm_system.end_transactions(%(number)s, now())", {"number": other.number})
 
-    async def look(tx: TenantTransaction) -> None:
-        await tx.fetch_all("SELECT csm_session.admit(%(number)s::integer)", {"number": other.number})
-
-    for work in (end, look):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await handle.run(work)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await database.tenant(own, isolation=Isolation.READ_COMMITTED).run(end)
 
 
 @pytest.fixture
@@ -174,6 +190,19 @@ async def test_a_sealed_tenants_keys_are_not_opened_by_anybody(
     assert await keys.decrypt(placement, ciphertext, object_name="a") == b"secret"
 
 
+async def test_what_is_open_of_a_sealed_tenant_is_dropped_and_of_others_is_not(
+    database: Database, make_tenant: MakeTenant, keys: TenantKeys
+) -> None:
+    sealed, other = await make_tenant("org_1"), await make_tenant("org_2")
+    for placement in (sealed, other):
+        await _sealed_text(keys, placement)
+        await keys.token_verifier((await keys.token_signer(placement)).kid)
+    await take(database, sealed, Action.SEAL)
+    await keys.forget_sealed()
+
+    assert keys._open.owners() == keys._token_keys.owners() == {other.uid}
+
+
 @pytest.mark.behaviour("S2.3")
 async def test_what_was_open_of_a_sealed_tenant_is_dropped_although_nobody_calls(
     database: Database, make_tenant: MakeTenant, keys: TenantKeys
@@ -184,9 +213,7 @@ async def test_what_was_open_of_a_sealed_tenant_is_dropped_although_nobody_calls
     await keys.token_verifier(signer.kid)
     await take(database, sealed, Action.SEAL)
     looking = asyncio.create_task(keys.run())
-    async with asyncio.timeout(30):
-        while sealed.uid in keys._open.owners() | keys._token_keys.owners():
-            await asyncio.sleep(0.005)
+    await eventually(lambda: sealed.uid not in keys._open.owners() | keys._token_keys.owners())
     looking.cancel()
 
     assert other.uid in keys._open.owners()
@@ -203,10 +230,14 @@ async def test_what_a_call_found_is_not_told_once_its_tenant_is_sealed(database:
     begin_call(call)
     authorization = Authorization(Directory(database))
     request = tokens_pb2.ListTokensRequest(parent="tenants/org_1")
-    with pytest.raises(TenantSealedError):
+
+    async def serve() -> None:
         async with authorization.around(LIST, request, None):  # type: ignore[arg-type]  # it is not looked at
             await take(database, placement, Action.SEAL)
             authorization._directory.forget(placement.tenant_id)
+
+    with pytest.raises(TenantSealedError):
+        await serve()
 
 
 @EACH_KIND

@@ -7,21 +7,29 @@ ALTER TABLE csm_system.tenants
 -- Each transaction of a tenant looks here for its own number, and each process twice a second for whose keys it has.
 CREATE INDEX tenants_sealed_idx ON csm_system.tenants (number, uid) WHERE state = 'SEALED';
 
--- How each transaction of a tenant begins, before it takes on the tenant's role: one that sees the tenant sealed goes no
--- further. The lock keeps nobody out. It says whose transaction this is to who seals, and nobody gives it back early.
-CREATE FUNCTION csm_session.admit(tenant integer) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION csm_session.refuse_sealed() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  -- A strict tenant stays itself, and must not learn of others.
-  IF session_user LIKE 'csm\_t\_%' AND session_user <> 'csm_t_' || tenant THEN
-    RAISE insufficient_privilege USING MESSAGE = 'a tenant asks for itself';
-  END IF;
-  PERFORM pg_advisory_xact_lock_shared(1936024940, tenant);  -- "seal" as a number
-  IF EXISTS (SELECT FROM csm_system.tenants WHERE number = tenant AND state = 'SEALED') THEN
-    RAISE SQLSTATE 'BH002' USING MESSAGE = 'the tenant is sealed';
-  END IF;
+  RAISE SQLSTATE 'BH002' USING MESSAGE = 'the tenant is sealed';
 END
 $$;
+
+-- How each transaction of a tenant begins, before it takes on the tenant's role: one that sees the tenant sealed goes no
+-- further. The lock keeps nobody out. It says whose transaction this is to who seals, and nobody gives it back early.
+-- Who asks for a tenant that it does not log in for learns nothing. One expression, parsed beforehand: sessions forget
+-- their plans after each transaction.
+CREATE FUNCTION csm_session.admit(tenant integer) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT CASE
+    WHEN pg_try_advisory_xact_lock_shared(1936024940, tenant)  -- "seal" as a number
+      AND EXISTS (
+        SELECT FROM csm_system.tenants
+        WHERE tenants.number = tenant AND tenants.state = 'SEALED' AND tenants.login_role = session_user
+      )
+    THEN csm_session.refuse_sealed()
+  END;
+END;
 GRANT EXECUTE ON FUNCTION csm_session.admit(integer) TO csm_login;
 
 -- Ends the transactions of a sealed tenant that began before `begun`, and says how many there were: they may have seen
