@@ -67,6 +67,17 @@ def test_a_rule_lets_in_nobody_whom_none_may(method: MethodDescriptor) -> None:
     assert list(excesses(method.full_name, method.GetOptions().Extensions[rules_pb2.rule])) == []
 
 
+def test_no_call_that_names_a_tenant_streams_its_answers() -> None:
+    """They would have left before the tenant is looked at again."""
+    streaming = [
+        method.full_name
+        for method in METHODS
+        if method.server_streaming and method.GetOptions().Extensions[rules_pb2.rule].tenant
+    ]
+
+    assert streaming == []
+
+
 @pytest.mark.parametrize(
     ("rule", "excess"),
     [
