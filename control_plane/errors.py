@@ -11,6 +11,7 @@
     ├── EtagMismatchError         somebody changed it in between (AIP-154)
     ├── ConflictError             lost against others too often; the same call may work at once
     ├── PreconditionError         not in this state
+    │   └── TenantSealedError     nothing of the tenant is opened for anybody
     ├── QuotaExceededError        a limit is reached
     └── UnavailableError          something we need is away; try again
 
@@ -130,6 +131,16 @@ class PreconditionError(DomainError):
         """Name the resource, and the state that it would have to be in."""
         super().__init__(message, reason=reason, **metadata)
         self.resource = resource
+
+
+class TenantSealedError(PreconditionError):
+    """The tenant is sealed: nothing of its is opened, and nothing done, for anybody."""
+
+    reason = "TENANT_SEALED"
+
+    def __init__(self, tenant: str) -> None:
+        """Name the tenant as a resource."""
+        super().__init__(tenant, f"{tenant} is sealed", reason="TENANT_SEALED", state="SEALED")
 
 
 class QuotaExceededError(DomainError):

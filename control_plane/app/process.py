@@ -199,6 +199,7 @@ async def serve(
             group.create_task(task)
             for task in (
                 *background,
+                process.keys.run(),
                 process.denials.run(),
                 process.sealer.run(),
                 process.breaches.run(),

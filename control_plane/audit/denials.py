@@ -22,7 +22,7 @@ from control_plane.audit.recorder import Touched
 from control_plane.errors import ConflictError, DomainError, UnavailableError
 from control_plane.ids import TenantId, new_uuid
 from control_plane.postgres.database import Database, Isolation, SystemTransaction, TenantTransaction
-from control_plane.postgres.directory import Directory
+from control_plane.postgres.directory import SEALED, Directory
 from control_plane.serving.call import Call
 from control_plane.tally import Kind, Tallies, Tally
 
@@ -93,7 +93,8 @@ class Denials:
         """Write into one log. One that is broken must neither stop the others' nor fill the memory: it loses them."""
         try:
             entry = None if tenant is None else await self._directory.find(tenant)
-            if entry is None:
+            # What a sealed tenant's own role would write, the database refuses.
+            if entry is None or entry.state == SEALED:
                 await self._database.system().run(lambda tx: _write_platform(tx, log))
                 return
             handle = self._database.tenant(entry.placement, isolation=Isolation.READ_COMMITTED)

@@ -23,6 +23,7 @@ _STATE_STYLES: Final = {
     "STALE": "yellow",
     "SUSPENDED": "yellow",
     "READ_ONLY": "yellow",
+    "SEALED": "red",
     "RUNNING": "yellow",
     "REVOKED": "red",
     "FAILED": "red",

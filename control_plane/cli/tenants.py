@@ -15,7 +15,7 @@ from control_plane.cli.command import command
 from control_plane.cli.edge import applied
 from control_plane.cli.session import Session
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tenants: create, change, suspend.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tenants: create, change, suspend, seal.")
 
 _SERVICE: Final = "bulkhead.v1.TenantService"
 _COLUMNS: Final = ("name", "state", "tier", "display_name", "create_time")
@@ -270,6 +270,39 @@ def reactivate_tenant(
     """Serve a suspended tenant, or one that is read-only, as before."""
     _show_changed(session, session.call(f"{_SERVICE}/ReactivateTenant", {"name": tenant, "etag": etag}), wait=wait)
     session.hint("tenants", "get", tenant)
+
+
+@command(app, "seal")
+def seal_tenant(
+    session: Session,
+    tenant: arguments.Tenant,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; the tenant's audit log is told.")],
+    etag: arguments.Etag = "",
+    wait: applied.Wait = False,
+) -> None:
+    """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed.
+
+    Ends when nothing that was under way can succeed any more.
+    """
+    sealed = session.call(f"{_SERVICE}/SealTenant", {"name": tenant, "reason": reason, "etag": etag})
+    _show_changed(session, sealed, wait=wait)
+    session.hint("tenants", "unseal", tenant, "--reason", "REASON")
+
+
+@command(app, "unseal")
+def unseal_tenant(
+    session: Session,
+    tenant: arguments.Tenant,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; the tenant's audit log is told.")],
+    etag: arguments.Etag = "",
+    wait: applied.Wait = False,
+) -> None:
+    """Break a tenant's seal. It is suspended then, until it is reactivated."""
+    unsealed = session.call(f"{_SERVICE}/UnsealTenant", {"name": tenant, "reason": reason, "etag": etag})
+    _show_changed(session, unsealed, wait=wait)
+    session.hint("tenants", "reactivate", tenant)
 
 
 def _show_changed(session: Session, tenant: Message, *, wait: bool) -> None:

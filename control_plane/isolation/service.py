@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from control_plane.audit.recorder import Touched, operation_recorder
-from control_plane.errors import PreconditionError
+from control_plane.errors import PreconditionError, TenantSealedError
 from control_plane.ids import TenantId, new_uuid
 from control_plane.isolation import store
 from control_plane.isolation.model import Attestation, Report, Result, Subject, signed_bytes
@@ -16,6 +16,7 @@ from control_plane.isolation.probes.probe import Between, BreachNoted, Probe, ru
 from control_plane.isolation.walls import Walls
 from control_plane.keys.platform import PlatformKeys
 from control_plane.postgres.database import Database, SystemHandle, SystemTransaction
+from control_plane.postgres.directory import SEALED
 from control_plane.postgres.effects import Effect, JsonValue
 from control_plane.postgres.placement import Placement
 from control_plane.tenants.service import restrict_tenant
@@ -66,7 +67,7 @@ class Verifier:
         """Ask every wall around the tenant; keep the attestation in a transaction of `within`. Takes less than 5 s.
 
         Raises:
-            PreconditionError: when the tenant is still being created.
+            PreconditionError: when the tenant is still being created, or sealed.
             UnavailableError: when nothing can be kept, or signed.
         """
         name = f"tenants/{placement.tenant_id}"
@@ -140,4 +141,6 @@ async def _between(tx: SystemTransaction, placement: Placement) -> Between | Non
     state = await store.find_state(tx, placement.uid)
     if state is None:
         return None
+    if state == SEALED:
+        raise TenantSealedError(f"tenants/{placement.tenant_id}")
     return Between(own=placement, other=await store.find_neighbour(tx, placement), is_suspended=state == "SUSPENDED")

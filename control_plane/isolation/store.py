@@ -69,11 +69,11 @@ async def find_state(tx: SystemTransaction, tenant_uid: UUID) -> str | None:
 
 
 async def find_neighbour(tx: SystemTransaction, placement: Placement) -> Placement | None:
-    """Return another tenant that has tables: the next one by number, or the first."""
+    """Return another tenant that has tables, and may be asked: the next one by number, or the first."""
     rows = await tx.fetch_all(
         SELECT_PLACEMENTS  # noqa: S608 two constants
         + """
-         WHERE uid <> %(uid)s AND state <> 'PROVISIONING'
+         WHERE uid <> %(uid)s AND state NOT IN ('PROVISIONING', 'SEALED')
            AND EXISTS (SELECT FROM csm_system.tenant_schemas WHERE tenant_uid = uid)
          ORDER BY number < (SELECT number FROM csm_system.tenants WHERE uid = %(uid)s), number LIMIT 1
         """,
@@ -99,12 +99,13 @@ async def enrol(tx: SystemTransaction) -> None:
 async def take_due(tx: SystemTransaction, *, put_off: timedelta) -> UUID | None:
     """Return the tenant that is due for longest, put off so that nobody else takes it; None where nobody is due.
 
-    Should the taker die, the tenant is due again when the time is over.
+    Should the taker die, the tenant is due again when the time is over. A sealed tenant is not due.
     """
     row = await tx.fetch_one(
         """
         UPDATE csm_system.verifications SET due_time = now() + %(put_off)s
          WHERE tenant_uid = (SELECT tenant_uid FROM csm_system.verifications WHERE due_time <= now()
+                                AND tenant_uid NOT IN (SELECT uid FROM csm_system.tenants WHERE state = 'SEALED')
                               ORDER BY due_time LIMIT 1 FOR UPDATE SKIP LOCKED)
         RETURNING tenant_uid
         """,

@@ -34,8 +34,8 @@ class Destroyer:
         # Before anything is done: without a signature there would be a destruction without a receipt.
         signer = await self._platform_keys.attestation_signer()
         destruction = await self._begun(kek)
-        await self._keys.destroy_kek(kek)
-        if await self._keys.opens(kek, WrappedKey(destruction.sample)):
+        await self._keys.keks.destroy(kek)
+        if await self._keys.keks.opens(kek, WrappedKey(destruction.sample)):
             message = f"{kek.title} was destroyed, and still opens what it wrapped"
             raise RuntimeError(message)
         now, root = datetime.now(UTC), self._keys.root_of_trust(kek.tenant_uid)
@@ -58,7 +58,7 @@ class Destroyer:
     async def _begun(self, kek: KekRef) -> Destruction:
         begun = await self._find(kek)
         if begun is None:
-            sample = await self._keys.sample(kek)
+            sample = await self._keys.keks.sample(kek)
             made = _destruction(new_uuid(), kek, sample)
             await self._system.run(lambda tx: store.begin_destruction(tx, made, now=datetime.now(UTC)))
             begun = await self._find(kek)

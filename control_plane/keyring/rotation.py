@@ -211,7 +211,7 @@ class KekRotation(KeyRotation):
         kek = KekRef(tenant_uid=operation.tenant_uid, version=version)
         if await self._database.system().run(lambda tx: store.is_wrapped_under(tx, kek.tenant_uid, version)):
             return
-        await self._keys.destroy_kek(kek)
+        await self._keys.keks.destroy(kek)
         now = datetime.now(UTC)
         await self._database.system().run(
             lambda tx: store.note_destroyed_kek(tx, kek.tenant_uid, version=version, now=now)
@@ -219,7 +219,7 @@ class KekRotation(KeyRotation):
 
     async def _make(self, operation: Operation) -> None:
         placement, kek = await self._placement(operation), await self._kek(operation)
-        await self._keys.create_kek(kek)
+        await self._keys.keks.create(kek)
 
         async def work(tx: SystemTransaction) -> None:
             if await keys_store.note_kek(tx, kek):
@@ -234,7 +234,7 @@ class KekRotation(KeyRotation):
         placement, kek = await self._placement(operation), await self._kek(operation)
         stored = await self._database.system().run(lambda tx: keys_store.all_of(tx, placement.uid))
         before = [key for key in stored if key.kek != kek]
-        after = [await self._keys.rewrapped(key, kek=kek) for key in before]
+        after = [await self._keys.keks.rewrapped(key, kek=kek) for key in before]
 
         async def work(tx: SystemTransaction) -> None:
             for old, new in zip(before, after, strict=True):

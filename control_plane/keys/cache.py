@@ -70,8 +70,16 @@ class KeyCache(Generic[K, V]):
         while len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
 
+    def owners(self) -> set[UUID]:
+        """Tell of which tenants values are kept."""
+        return {kept.owner for kept in self._kept.values()}
+
     def forget(self, owner: UUID) -> None:
-        """Drop all values of a tenant, and whatever is being fetched at this moment."""
+        """Drop all values of a tenant, and whatever is being fetched at this moment.
+
+        They are let go, not overwritten: Python has no way to change `bytes`, and what OpenSSL made of them is its own,
+        which it clears when the last user is gone. Until the memory is used anew, it may hold what it held.
+        """
         self._epoch = Epoch(self._epoch + 1)
         for key in [key for key, kept in self._kept.items() if kept.owner == owner]:
             del self._kept[key]

@@ -1,7 +1,7 @@
 """What keys are for, whose they are, and the envelope that sealed data is kept in. Pure.
 
-The envelope, format 1, for what is short and held in memory whole, such as a wrapped key; `segments.py` has format 2,
-for objects of any size, which were in format 1 once. Numbers are big-endian::
+The envelope, format 1, for what is short and held in memory whole, such as a wrapped key; `sealing/segments.py` has
+format 2, for objects of any size, which were in format 1 once. Numbers are big-endian::
 
     offset  bytes  field
     0       3      "BHE"

@@ -3,9 +3,8 @@
 import asyncio
 import hashlib
 import hmac
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
@@ -15,37 +14,34 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from control_plane.errors import UnavailableError
-from control_plane.ids import new_uuid
+from control_plane.errors import DomainError, UnavailableError
 from control_plane.keys import store
 from control_plane.keys.algorithms import DEFAULT_AUTHORITY, CertificatePolicy, KeyAlgorithm, SigningKey
 from control_plane.keys.cache import Answers, KeyCache
-from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
+from control_plane.keys.keks import FIRST_VERSION, Keks, OpenKey
+from control_plane.keys.material import Holder, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
     FIRST_OBJECT_VERSION,
-    KEY_BYTES,
     ROTATED,
-    IntegrityError,
     KekRef,
     MissingKeyError,
     Purpose,
-    WrappedKey,
 )
-from control_plane.keys.sealing import ObjectSeal, StorageKey
+from control_plane.keys.sealing.objects import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault, RootOfTrust
-from control_plane.postgres.database import Database
+from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.placement import Placement
 
-_FIRST_VERSION: Final = 1
 # What a destroyed or rotated key may still be used for by a process that has not heard of it.
 _LIFETIME: Final = timedelta(minutes=5)
 # How long another process may go on with the version of before a rotation: this, and what a slow query takes on top.
 _NEWEST: Final = timedelta(milliseconds=750)
+# By looking, since what is called out (NOTIFY) may be missed.
+_SEALS_SEEN_EVERY: Final = timedelta(milliseconds=500)
 _OPEN_KEYS: Final = 4096
 _TOKEN_KEYS: Final = 16_384
 _LOGIN_LABEL: Final = b"database login 1"
-_SAMPLE: Final = b"bulkhead/destruction sample/1"
 
 _log = structlog.get_logger(__name__)
 
@@ -75,26 +71,22 @@ class Authority:
     private_key: SigningKey = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OpenKey:
-    id: UUID
-    version: int
-    material: Material = field(repr=False)
-
-
 class TenantKeys:
     """The keys of all tenants of a cell. Needs read access to `csm_system.tenant_keys`; `create` and `destroy` more.
 
-    Opened keys are kept for five minutes; which version is the newest is asked again each second, and the last answer
-    holds while nobody can tell. Every async method raises UnavailableError when the database or the vault is away and
-    the key is not at hand, and MissingKeyError for a tenant without keys.
+    Opened keys are kept for five minutes, a sealed tenant's for a second at most, while `run` runs and the database is
+    there. Which version is the newest is asked again each second, and the last answer holds while nobody can tell.
+    Every async method raises UnavailableError when the database or the vault is away and the key is not at hand, and
+    MissingKeyError for a tenant without keys. Whatever needs a tenant's private key raises TenantSealedError once the
+    tenant is sealed; a rotation that was begun before goes on.
     """
 
     def __init__(self, vault: KeyVault, database: Database) -> None:
         """Keys are made and opened by `vault`, and kept, wrapped, in `database`."""
+        self.keks = Keks(vault)
         self._vault = vault
         self._system = database.system()
-        self._open: KeyCache[tuple[UUID, Purpose, int], _OpenKey] = KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
+        self._open: KeyCache[tuple[UUID, Purpose, int], OpenKey] = KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
         self._newest: Answers[tuple[UUID, Purpose], int] = Answers(
             fresh=_NEWEST, kept=KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
         )
@@ -122,10 +114,10 @@ class TenantKeys:
         Safe to call again, at once from elsewhere too, and to be killed in: the first keys that were stored stay.
         """
         stored = await self._stored(placement.uid)
-        kek = stored[0].kek if stored else KekRef(tenant_uid=placement.uid, version=_FIRST_VERSION)
+        kek = stored[0].kek if stored else KekRef(tenant_uid=placement.uid, version=FIRST_VERSION)
         if not stored:
             # Never where there are keys already: a lost KEK must be noticed, not replaced by one that opens nothing.
-            await self._vault.create_kek(kek)
+            await self.keks.create(kek)
         holder = Holder(
             tenant_uid=placement.uid,
             display_name=display_name,
@@ -136,18 +128,19 @@ class TenantKeys:
         made = []
         for purpose in missing:
             material = await asyncio.to_thread(new_material, purpose, holder=holder, now=now)
-            made.append(await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek))
+            algorithm = holder.algorithm(purpose)
+            made.append(await self.keks.wrapped(material, purpose=purpose, algorithm=algorithm, kek=kek))
         if made:
             await self._system.run(lambda tx: store.insert_missing(tx, made))
         for key in await self._stored(placement.uid):
-            await self._unwrapped(key)
+            await self.keks.unwrapped(key)
 
     async def destroy(self, placement: Placement) -> None:
         """Destroy all keys of a tenant: nothing that they sealed, wherever it lies, opens again. Safe to call again."""
         await self._system.run(lambda tx: store.delete_all(tx, placement.uid))
         for kek in await self._vault.keks():
             if kek.tenant_uid == placement.uid:
-                await self._vault.destroy_kek(kek)
+                await self.keks.destroy(kek)
         self.forget(placement.uid)
 
     def forget(self, tenant_uid: UUID) -> None:
@@ -169,47 +162,25 @@ class TenantKeys:
         holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
         material = new_material(purpose, holder=holder, now=now)
         algorithm = holder.algorithm(purpose)
-        made = await self._wrapped(material, purpose=purpose, algorithm=algorithm, kek=kek, version=version)
-        await self._unwrapped(made)
+        made = await self.keks.wrapped(material, purpose=purpose, algorithm=algorithm, kek=kek, version=version)
+        await self.keks.unwrapped(made)
         return made
 
-    async def create_kek(self, kek: KekRef) -> None:
-        """Make a KEK, unless it is there. Nothing is wrapped under it yet."""
-        await self._vault.create_kek(kek)
+    async def run(self) -> None:
+        """Drop what is open of sealed tenants, twice a second, until cancelled: also where nobody calls for them."""
+        while True:
+            try:
+                await self.forget_sealed()
+            except DomainError as error:
+                _log.warning("seals_unseen", reason=error.code)
+            await asyncio.sleep(_SEALS_SEEN_EVERY.total_seconds())
 
-    async def rewrapped(self, stored: StoredKey, *, kek: KekRef) -> StoredKey:
-        """Return the key wrapped under another KEK of its tenant; stores nothing. Unwraps twice, and wraps once.
-
-        It was opened under the new KEK and found to be the same: who destroys the old one cannot come back.
-
-        Raises:
-            IntegrityError: what is stored, or what came of it, does not open.
-        """
-        opened = await self._unwrapped(stored)
-        unwrapped = replace(stored, kek_version=kek.version)
-        wrapped = await self._vault.wrap(kek, opened.material.private, aad=unwrapped.binding.aad())
-        made = replace(unwrapped, wrapped=wrapped)
-        if not hmac.compare_digest((await self._unwrapped(made)).material.private, opened.material.private):
-            raise IntegrityError("a key that was wrapped anew")
-        return made
-
-    async def sample(self, kek: KekRef) -> WrappedKey:
-        """Wrap something random under a KEK, and open it, to show later that it does not open any more."""
-        sample = await self._vault.wrap(kek, secrets.token_bytes(KEY_BYTES), aad=_SAMPLE)
-        await self._vault.unwrap(kek, sample, aad=_SAMPLE)
-        return sample
-
-    async def opens(self, kek: KekRef, sample: WrappedKey) -> bool:
-        """Say whether a sample opens: no, where there is no such KEK any more. Else raises IntegrityError."""
-        try:
-            await self._vault.unwrap(kek, sample, aad=_SAMPLE)
-        except MissingKeyError:
-            return False
-        return True
-
-    async def destroy_kek(self, kek: KekRef) -> None:
-        """Destroy a KEK: what is wrapped under it is lost for good. Safe to call again."""
-        await self._vault.destroy_kek(kek)
+    async def forget_sealed(self) -> None:
+        """Drop what is open of sealed tenants. What is being opened at this moment is found the next time."""
+        owners = self._open.owners() | self._token_keys.owners()
+        if owners:
+            for tenant_uid in await self._system.run(lambda tx: store.sealed(tx, owners)):
+                self.forget(tenant_uid)
 
     async def encrypt(
         self, placement: Placement, plaintext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION
@@ -263,7 +234,7 @@ class TenantKeys:
         except MissingKeyError:
             if version is not None:
                 raise
-            made = await self.new_version(placement, Purpose.SERVICES, version=_FIRST_VERSION, now=datetime.now(UTC))
+            made = await self.new_version(placement, Purpose.SERVICES, version=FIRST_VERSION, now=datetime.now(UTC))
             if not await self._system.run(lambda tx: store.insert_first(tx, made)):
                 raise UnavailableError("a key of the tenant is being rotated") from None
             opened = await self._opened(placement.uid, Purpose.SERVICES)
@@ -321,10 +292,19 @@ class TenantKeys:
         opened = await self._opened(tenant_uid, Purpose.STORAGE, version=version)
         return StorageKey(version=opened.version, private=opened.material.private)
 
+    async def _usable(self, tenant_uid: UUID) -> list[StoredKey]:
+        """List the keys that may be opened: of a sealed tenant none, whoever asks."""
+
+        async def read(tx: SystemTransaction) -> list[StoredKey]:
+            await store.check_unsealed(tx, tenant_uid)
+            return await store.enabled(tx, tenant_uid)
+
+        return await self._system.run(read)
+
     async def _stored(self, tenant_uid: UUID) -> list[StoredKey]:
         return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))
 
-    async def _opened(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None = None) -> _OpenKey:
+    async def _opened(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None = None) -> OpenKey:
         """Open the key of that version, or the newest that is used."""
         known = self._newest.get if purpose in ROTATED else self._newest.last
         wanted = version or known((tenant_uid, purpose))
@@ -340,57 +320,26 @@ class TenantKeys:
                 raise
             return kept
 
-    async def _found(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None) -> _OpenKey:
+    async def _found(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None) -> OpenKey:
         since, asked = self._open.epoch, self._newest.epoch
         stored = await self._chosen(tenant_uid, purpose, version=version)
         opened = self._open.get((tenant_uid, purpose, stored.version))
         if opened is None:
             try:
-                opened = await self._unwrapped(stored)
+                opened = await self.keks.unwrapped(stored)
             except MissingKeyError:
                 # Its KEK may have been replaced since the row was read.
                 again = await self._chosen(tenant_uid, purpose, version=version)
                 if again.kek == stored.kek:
                     raise
-                opened = await self._unwrapped(again)
+                opened = await self.keks.unwrapped(again)
             self._open.put((tenant_uid, purpose, opened.version), opened, owner=tenant_uid, since=since)
         if version is None:
             self._newest.put((tenant_uid, purpose), opened.version, owner=tenant_uid, since=asked)
         return opened
 
     async def _chosen(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None) -> StoredKey:
-        for stored in await self._stored(tenant_uid):
+        for stored in await self._usable(tenant_uid):
             if stored.purpose is purpose and (stored.is_used if version is None else stored.version == version):
                 return stored
         raise MissingKeyError(f"{purpose} key {version or ''} of tenant {tenant_uid}")
-
-    async def _wrapped(
-        self,
-        material: Material,
-        *,
-        purpose: Purpose,
-        algorithm: str,
-        kek: KekRef,
-        version: int = _FIRST_VERSION,
-    ) -> StoredKey:
-        unwrapped = StoredKey(
-            id=new_uuid(),
-            tenant_uid=kek.tenant_uid,
-            purpose=purpose,
-            version=version,
-            algorithm=algorithm,
-            kek_version=kek.version,
-            public=material.public,
-            wrapped=WrappedKey(b""),
-        )
-        wrapped = await self._vault.wrap(kek, material.private, aad=unwrapped.binding.aad())
-        return replace(unwrapped, wrapped=wrapped)
-
-    async def _unwrapped(self, stored: StoredKey) -> _OpenKey:
-        try:
-            private = await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
-        except IntegrityError:
-            # Someone has changed, or moved, what is in the database.
-            _log.error("wrapped_key_refused", tenant_uid=str(stored.tenant_uid), purpose=stored.purpose.value)
-            raise
-        return _OpenKey(id=stored.id, version=stored.version, material=Material(private=private, public=stored.public))

@@ -1,11 +1,12 @@
 """Wrapped keys: of tenants, and of the platform. Nothing here is secret: what is wrapped, only the vault opens."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from control_plane.errors import TenantSealedError
 from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
 from control_plane.keys.model import Binding, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.postgres.database import SystemTransaction
@@ -70,6 +71,24 @@ async def enabled(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
         {"tenant_uid": tenant_uid},
     )
     return [_stored_key(row) for row in rows]
+
+
+async def check_unsealed(tx: SystemTransaction, tenant_uid: UUID) -> None:
+    """Raise TenantSealedError when the tenant is sealed."""
+    row = await tx.fetch_one(
+        "SELECT id FROM csm_system.tenants WHERE uid = %(uid)s AND state = 'SEALED'", {"uid": tenant_uid}
+    )
+    if row is not None:
+        raise TenantSealedError(f"tenants/{row['id']}")
+
+
+async def sealed(tx: SystemTransaction, tenant_uids: Collection[UUID]) -> list[UUID]:
+    """Tell which of these tenants are sealed."""
+    rows = await tx.fetch_all(
+        "SELECT uid FROM csm_system.tenants WHERE state = 'SEALED' AND uid = ANY (%(uids)s)",
+        {"uids": list(tenant_uids)},
+    )
+    return [row["uid"] for row in rows]
 
 
 async def find_token_key(tx: SystemTransaction, kid: UUID) -> StoredKey | None:

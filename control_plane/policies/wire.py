@@ -40,6 +40,9 @@ _LONGEST_TEXT: Final = 300
 _LONGEST_FEED: Final = 64
 # The end of the year 9999, which is as far as a message and the database agree.
 _LAST_SECOND: Final = 253_402_300_799
+# What an edge is told, where it knows no such state. Whether a call would change anything, the services know; and a
+# sealed tenant is shut out as a suspended one is.
+_EDGE_STATES: Final = {"READ_ONLY": "ACTIVE", "SEALED": "SUSPENDED"}
 _NANOS: Final = 1_000_000_000
 _NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -173,8 +176,7 @@ def _policy(policy: TenantPolicy) -> policies_pb2.TenantPolicy:
         tenant_id=policy.tenant_id,
         uid=str(policy.uid),
         revision=policy.revision,
-        # Whether a call would change anything, the services know.
-        state=policies_pb2.TenantPolicy.State.Value("ACTIVE" if policy.state == "READ_ONLY" else policy.state),
+        state=policies_pb2.TenantPolicy.State.Value(_EDGE_STATES.get(policy.state, policy.state)),
         tier=policy.tier,
         isolation_level=policy.isolation_level,
         dns_label=policy.dns_label,

@@ -15,7 +15,9 @@ from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.placement import Placement
 
 MAXIMUM_AGE: Final = timedelta(seconds=1)
-"""How long after its commit a suspension may go unnoticed in another process."""
+"""How long after its commit a suspension, or a seal, may go unnoticed in another process."""
+SEALED: Final = "SEALED"
+"""The state of a tenant of which nothing is opened for anybody."""
 _MOST_TENANTS: Final = 10_000
 _SERVED: Final = "ACTIVE"
 _PAGE: Final = 1_000
@@ -51,7 +53,7 @@ class Entry:
 
     placement: Placement
     state: str
-    """`PROVISIONING`, `ACTIVE`, `SUSPENDED` or `READ_ONLY`."""
+    """`PROVISIONING`, `ACTIVE`, `SUSPENDED`, `READ_ONLY` or `SEALED`."""
     schema_version: int
     """Of its tables; 0 where there are none."""
 
@@ -60,7 +62,7 @@ class Directory:
     """Looks tenants up. Who is served is remembered for `MAXIMUM_AGE`; whatever else is found, or not, is asked again.
 
     So a tenant that is created or reactivated is served at once, and the edge can say when. A tenant whose tables are
-    older than the code is not found before they have been brought up to date.
+    older than the code is not found before they have been brought up to date; a sealed one's are left as they are.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class Directory:
     async def _up_to_date(self, query: LiteralString, key: str | UUID) -> Entry | None:
         entry = await self._read(query, key)
         for _ in range(_UPGRADE_LOOKS):
-            if entry is None or not 0 < entry.schema_version < self._version:
+            if entry is None or entry.state == SEALED or not 0 < entry.schema_version < self._version:
                 return entry
             self.forget(entry.placement.tenant_id)
             await self._upgrade(entry.placement)

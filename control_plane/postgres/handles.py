@@ -1,7 +1,8 @@
 """How code reaches rows: a handle bound to a tenant, or to the registry, runs a use case in one transaction.
 
 A tenant's transaction begins with a pipeline that costs no round trip of its own: BEGIN, the search path, the tenant,
-and the role last, since from there on nothing may be changed any more. All of it is LOCAL: COMMIT and ROLLBACK undo it.
+whether that is sealed, and the role last, since from there on nothing may be changed any more. All of it is LOCAL:
+COMMIT and ROLLBACK undo it.
 A strict tenant's session has logged in as the role, and there is no other that it could go back to.
 """
 
@@ -12,18 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import psycopg
 from psycopg import errors, sql
 
-from control_plane.errors import ConflictError, UnavailableError
+from control_plane.errors import ConflictError, TenantSealedError, UnavailableError
 from control_plane.postgres.effects import BeforeCommit
 from control_plane.postgres.placement import Placement
 from control_plane.postgres.pools import Connection, Pool
 from control_plane.postgres.transactions import SystemTransaction, TenantTransaction
 from control_plane.postgres.violations import is_worth_a_retry
 from control_plane.postgres.watch import Watch
+
+# What the database answers where it does not admit a transaction.
+_SEALED: Final = "BH002"
 
 T = TypeVar("T")
 Tx = TypeVar("Tx", TenantTransaction, SystemTransaction)
@@ -87,6 +91,8 @@ class Runner:
                 with unavailability_told():
                     return await self._attempt(begin, work)
             except psycopg.Error as error:
+                if error.sqlstate == _SEALED and self.entrance.placement is not None:
+                    raise TenantSealedError(f"tenants/{self.entrance.placement.tenant_id}") from error
                 if not is_worth_a_retry(error):
                     raise
                 pause = next(pauses, None)
@@ -143,6 +149,7 @@ class TenantHandle:
             ConflictError: it lost each time; nothing was done.
             UnavailableError: the database is away. When it went between COMMIT and its answer, the work may be done.
             BreachError: another tenant's marker was among the rows; nothing was done.
+            TenantSealedError: the tenant is sealed; nothing was done.
             psycopg.IntegrityError: a constraint refused; see `violations.domain_error`.
         """
 
@@ -168,7 +175,8 @@ def tenant_entrance(placement: Placement, isolation: Isolation) -> Entrance:
     """Enter as the tenant's own role. Raises TypeError without a tenant, before anything is sent."""
     _check_placement(placement)
     level = Isolation.SERIALIZABLE if placement.pooling.is_serializable else isolation
-    statements = _begin(placement, level)
+    admit = f"SELECT csm_session.admit({placement.number})".encode()
+    statements = (*_begin(placement, level), admit)
     if not placement.is_strict:
         statements += (sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(placement.role)).as_bytes(None),)
     return Entrance(login=placement.login, placement=placement, statements=statements)

@@ -83,6 +83,11 @@ class Placement:
         )
 
     @property
+    def number(self) -> int:
+        """What names the tenant's role, and is never used again."""
+        return int(self.role.rpartition("_")[2])
+
+    @property
     def is_strict(self) -> bool:
         """Whether nobody else logs in as its login role."""
         return self.login == self.role

@@ -39,12 +39,19 @@ class Call:
     # The tenant that the request names, as it named it. Set by authorisation, like what follows.
     tenant_name: str = ""
     placement: Placement | None = None
+    is_sealed: bool = False
 
     def tenant(self) -> TenantHandle:
-        """Open the tenant that the rule's field names, at the rule's isolation level, audited as the rule says."""
+        """Open the tenant that the rule's field names, at the rule's isolation level, audited as the rule says.
+
+        Of a sealed tenant that is its audit log and nothing else, with the rights of the log's own sealer: the tenant's
+        role does not get in, and a strict one's password comes from a key that is not opened.
+        """
         if self.placement is None or self.rule.isolation not in _ISOLATION:
             message = f"the rule of {self.method} opens no tenant transaction"
             raise RuntimeError(message)
+        if self.is_sealed:
+            return self.database.sealer(self.placement)
         return self.database.tenant(
             self.placement, isolation=_ISOLATION[self.rule.isolation], before_commit=self._before_commit()
         )

@@ -11,7 +11,7 @@ from enum import Enum, StrEnum
 from typing import Final
 from uuid import UUID
 
-from control_plane.errors import EtagMismatchError, PreconditionError, Violations
+from control_plane.errors import EtagMismatchError, PreconditionError, TenantSealedError, Violations
 from control_plane.ids import TenantId, tenant_id_violation
 from control_plane.keys.algorithms import CertificatePolicy
 from control_plane.postgres.placement import DEFAULT_CACHE_BYTES, DEFAULT_POOLING, ConnectionPooling
@@ -26,6 +26,7 @@ class State(StrEnum):
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
     READ_ONLY = "READ_ONLY"
+    SEALED = "SEALED"
 
 
 class Action(Enum):
@@ -35,6 +36,9 @@ class Action(Enum):
     SUSPEND = ({State.ACTIVE, State.READ_ONLY}, State.SUSPENDED)
     REACTIVATE = ({State.SUSPENDED, State.READ_ONLY}, State.ACTIVE)
     RESTRICT = ({State.ACTIVE}, State.READ_ONLY)
+    SEAL = ({State.ACTIVE, State.SUSPENDED, State.READ_ONLY}, State.SEALED)
+    # To serve it again is a decision of its own: whoever breaks a seal wants to look first.
+    UNSEAL = ({State.SEALED}, State.SUSPENDED)
 
     def __init__(self, before: AbstractSet[State], after: State) -> None:
         self.before = before
@@ -164,7 +168,9 @@ class Tenant:
         return replace(self, state=action.after, suspend_reason=reason, revision=self.revision + 1, update_time=now)
 
     def updated(self, settings: Settings, now: datetime) -> "Tenant":
-        """Return the tenant with other settings; itself when they are the same."""
+        """Return the tenant with other settings; itself when they are the same. Raises TenantSealedError."""
+        if self.state is State.SEALED:
+            raise TenantSealedError(self.name)
         if settings == self.settings:
             return self
         return replace(self, settings=settings, revision=self.revision + 1, update_time=now)
@@ -252,6 +258,11 @@ def domain_violation(domain: str) -> str | None:
     if any(f".{domain}".endswith(f".{reserved}") for reserved in _RESERVED_DOMAINS):
         return "is the platform's own"
     return None
+
+
+def given_reason_violation(reason: str) -> str | None:
+    """Say why `reason` cannot be kept where one has to be given."""
+    return reason_violation(reason) if reason.strip() else "must say why"
 
 
 def reason_violation(reason: str) -> str | None:

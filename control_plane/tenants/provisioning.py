@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from bulkhead.v1 import tenants_pb2
+from bulkhead.v1 import creations_pb2, tenants_pb2
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.cache.users import CacheUsers
 from control_plane.errors import PreconditionError, UnavailableError
@@ -83,10 +83,10 @@ class TenantCreation:
         # Whoever read the registry a moment ago may have made the user once more.
         self._cache_doubted()
 
-    def metadata(self, operation: Operation) -> tenants_pb2.CreateTenantMetadata:
+    def metadata(self, operation: Operation) -> creations_pb2.CreateTenantMetadata:
         """Show the steps."""
         tenant = f"tenants/{operation.tenant_id}"
-        message = tenants_pb2.CreateTenantMetadata(tenant=tenant, steps=steps_to_proto(operation))
+        message = creations_pb2.CreateTenantMetadata(tenant=tenant, steps=steps_to_proto(operation))
         message.create_time.FromDatetime(operation.create_time)
         return message
 

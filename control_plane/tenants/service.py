@@ -1,17 +1,20 @@
 """What can be done with tenants. One function, one transaction."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from control_plane.errors import AlreadyExistsError, NotFoundError
+from control_plane.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from control_plane.ids import TenantId, dns_label, new_uuid, schema_name
 from control_plane.operations import service as operations
 from control_plane.operations.model import Operation, OperationState, StepRecord, StepState
 from control_plane.postgres.database import SystemHandle, SystemTransaction
+from control_plane.postgres.directory import MAXIMUM_AGE
 from control_plane.postgres.effects import Effect
+from control_plane.postgres.placement import Placement
 from control_plane.tenants import store
 from control_plane.tenants.model import Action, Settings, State, Tenant
 
@@ -19,6 +22,12 @@ KIND: Final = "tenants.create"
 # What the transaction of CreateTenant does itself, and what the operation does afterwards.
 FIRST_STEPS: Final = ("identity", "registry")
 LATER_STEPS: Final = ("keys", "schema", "cache", "administrator", "verification", "activation")
+
+# From when an answer is found to be allowed until the last byte of it has left the process.
+_ON_ITS_WAY: Final = timedelta(milliseconds=250)
+# A backend that is told to end does so in a few milliseconds.
+_LOOKS: Final = 100
+_LOOK_EVERY: Final = timedelta(milliseconds=20)
 
 DeferJob = Callable[[UUID, SystemTransaction], Awaitable[None]]
 
@@ -102,6 +111,34 @@ async def restrict_tenant(system: SystemHandle, tenant_id: TenantId, *, now: dat
     await change_tenant(
         system, tenant_id, lambda tenant: tenant.after(Action.RESTRICT, now) if tenant.state is State.ACTIVE else tenant
     )
+
+
+async def await_seal(
+    system: SystemHandle, placement: Placement, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> None:
+    """Return once nothing that began before the tenant was sealed can succeed any more, in whichever process.
+
+    By then no process takes the tenant for a served one, and its transactions from before have ended or are ended here.
+
+    Raises:
+        UnavailableError: the tenant is sealed, but it cannot be told whether all of that has ended.
+    """
+
+    async def look(tx: SystemTransaction) -> datetime:
+        tx.unchanged()
+        return await store.read_clock(tx)
+
+    async def end(tx: SystemTransaction) -> int:
+        tx.unchanged()
+        return await store.end_transactions(tx, placement, begun=begun)
+
+    begun = await system.run(look)
+    await sleep((MAXIMUM_AGE + _ON_ITS_WAY).total_seconds())
+    for _ in range(_LOOKS):
+        if not await system.run(end):
+            return
+        await sleep(_LOOK_EVERY.total_seconds())
+    raise UnavailableError("the tenant is sealed, but what it was doing has not ended yet", reason="SEAL_UNCONFIRMED")
 
 
 async def _check_domains(tx: SystemTransaction, tenant: Tenant) -> None:

@@ -35,6 +35,7 @@ from control_plane.tenants.model import (
     Tenant,
     check_new,
     check_settings,
+    given_reason_violation,
     reason_violation,
 )
 from control_plane.tenants.rates import RateLimit, Window
@@ -112,6 +113,25 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         self, request: tenants_pb2.ReactivateTenantRequest, context: Context
     ) -> tenants_pb2.Tenant:
         return await self._take(request.name, request.etag, Action.REACTIVATE)
+
+    @override
+    async def SealTenant(self, request: tenants_pb2.SealTenantRequest, context: Context) -> tenants_pb2.Tenant:
+        violations = Violations()
+        violations.add("reason", given_reason_violation(request.reason))
+        violations.check()
+        sealed = await self._take(request.name, request.etag, Action.SEAL, reason=request.reason)
+        call = current_call()
+        if call.placement is None:
+            raise NotFoundError(request.name)
+        await service.await_seal(call.system(), call.placement)
+        return sealed
+
+    @override
+    async def UnsealTenant(self, request: tenants_pb2.UnsealTenantRequest, context: Context) -> tenants_pb2.Tenant:
+        violations = Violations()
+        violations.add("reason", given_reason_violation(request.reason))
+        violations.check()
+        return await self._take(request.name, request.etag, Action.UNSEAL, reason=request.reason)
 
     async def _take(self, name: str, etag: str, action: Action, *, reason: str = "") -> tenants_pb2.Tenant:
         now = datetime.now(UTC)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -126,6 +127,25 @@ async def update(tx: SystemTransaction, tenant: Tenant) -> Tenant:
         message = f"{tenant.name} is gone, although its row was held"
         raise RuntimeError(message)
     return replace(tenant, edge_revision=row["edge_revision"])
+
+
+async def read_clock(tx: SystemTransaction) -> datetime:
+    """Return the time by the database's clock."""
+    row = await tx.fetch_one("SELECT clock_timestamp() AS now")
+    if row is None:
+        message = "the database does not tell the time"
+        raise RuntimeError(message)
+    now: datetime = row["now"]
+    return now
+
+
+async def end_transactions(tx: SystemTransaction, placement: Placement, *, begun: datetime) -> int:
+    """Tell those transactions of a sealed tenant to end that began before; return how many there were."""
+    row = await tx.fetch_one(
+        "SELECT csm_system.end_transactions(%(number)s, %(begun)s) AS ended",
+        {"number": placement.number, "begun": begun},
+    )
+    return 0 if row is None else int(row["ended"])
 
 
 async def delete_unfinished(tx: SystemTransaction, tenant_id: TenantId) -> None:

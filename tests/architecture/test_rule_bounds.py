@@ -26,6 +26,16 @@ SECRETS: Final = "bulkhead.v1.SecretService."
 GIVES_OUT_VALUES: Final = {"bulkhead.v1.SecretService.AccessSecretVersion"}
 READS_VALUES: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_SERVICE}
 OF_A_TENANT: Final = {role_number(role) for role in TENANT_BOUND}
+# Of a sealed tenant nothing is opened: there is its entry in the registry, its audit log, and the way out.
+SERVE_SEALED: Final = {
+    "bulkhead.v1.AuditService.ListAuditEntries",
+    "bulkhead.v1.AuditService.VerifyAuditLog",
+    "bulkhead.v1.TenantService.GetTenant",
+    "bulkhead.v1.TenantService.SealTenant",
+    "bulkhead.v1.TenantService.UnsealTenant",
+}
+# A tenant's own kill switch: it asks nobody before it is shut. Nobody of it is left who could open it.
+BY_ITSELF: Final = {"bulkhead.v1.TenantService.SealTenant"}
 # The message itself is the credential.
 OPEN_TO_ANYBODY: Final = {"bulkhead.v1.TokenService.RedeemEnrolmentToken"}
 
@@ -43,7 +53,8 @@ def excesses(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
         yield "asks for the scope of something else"
     if opens_tenant and roles & {rules_pb2.ROLE_PROVIDER_OPERATOR}:
         yield "shows a provider a tenant's data"
-    if changes and name.startswith(TENANTS) and roles != {rules_pb2.ROLE_PLATFORM_ADMIN}:
+    deciding = {rules_pb2.ROLE_PLATFORM_ADMIN} | ({rules_pb2.ROLE_TENANT_ADMIN} if name in BY_ITSELF else set())
+    if changes and name.startswith(TENANTS) and roles != deciding:
         yield "lets others than the platform's administrators decide over tenants"
     if opens_tenant and rule.serves_suspended and roles & AT_WORK:
         yield "serves who works for a suspended tenant"
@@ -51,6 +62,8 @@ def excesses(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
         yield "shows the platform's people what a tenant keeps secret"
     if name in GIVES_OUT_VALUES:
         yield from excesses_of_values(rule)
+    if rule.serves_sealed:
+        yield from excesses_of_the_sealed(name, rule)
 
 
 def excesses_of_values(rule: rules_pb2.Rule) -> Iterator[str]:
@@ -63,10 +76,31 @@ def excesses_of_values(rule: rules_pb2.Rule) -> Iterator[str]:
         yield "gives out values by a decision of a moment ago, or of a suspended tenant"
 
 
+def excesses_of_the_sealed(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
+    """Say what a rule opens of a sealed tenant, of which nothing is opened."""
+    if name not in SERVE_SEALED:
+        yield "opens a sealed tenant"
+    if not rule.serves_suspended:
+        yield "serves a sealed tenant what it does not serve a suspended one"
+    if rule.isolation != rules_pb2.ISOLATION_NONE and rule.audit == rules_pb2.AUDIT_EFFECTS:
+        yield "writes into a sealed tenant"
+
+
 @pytest.mark.behaviour("H1")
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
 def test_a_rule_lets_in_nobody_whom_none_may(method: MethodDescriptor) -> None:
     assert list(excesses(method.full_name, method.GetOptions().Extensions[rules_pb2.rule])) == []
+
+
+def test_no_call_that_names_a_tenant_streams_its_answers() -> None:
+    """They would have left before the tenant is looked at again."""
+    streaming = [
+        method.full_name
+        for method in METHODS
+        if method.server_streaming and method.GetOptions().Extensions[rules_pb2.rule].tenant
+    ]
+
+    assert streaming == []
 
 
 @pytest.mark.parametrize(
@@ -78,6 +112,14 @@ def test_a_rule_lets_in_nobody_whom_none_may(method: MethodDescriptor) -> None:
         (rules_pb2.Rule(scope="a.write", audit=rules_pb2.AUDIT_DENIALS), "something else"),
         (rules_pb2.Rule(roles=[rules_pb2.ROLE_PROVIDER_OPERATOR], isolation=rules_pb2.ISOLATION_SERIALIZABLE), "data"),
         (rules_pb2.Rule(roles=[rules_pb2.ROLE_TENANT_ADMIN], audit=rules_pb2.AUDIT_EFFECTS), "decide over tenants"),
+        (rules_pb2.Rule(serves_sealed=True, serves_suspended=True), "opens a sealed"),
+        (rules_pb2.Rule(serves_sealed=True), "does not serve a suspended"),
+        (
+            rules_pb2.Rule(
+                serves_sealed=True, isolation=rules_pb2.ISOLATION_SERIALIZABLE, audit=rules_pb2.AUDIT_EFFECTS
+            ),
+            "writes into a sealed",
+        ),
     ],
 )
 def test_the_build_notices_a_rule_that_lets_in_too_many(rule: rules_pb2.Rule, excess: str) -> None:

@@ -112,6 +112,7 @@ class World:
     own: Target
     foreign: Target
     suspended: Target
+    sealed: Target
     absent: Target
     callers: Mapping[str, Caller]
     # The administrator of the foreign tenant, who is none of the callers: all of those are strangers there.
@@ -124,7 +125,13 @@ class World:
     @property
     def targets(self) -> dict[str, Target]:
         """The tenants by what they are to the callers."""
-        return {"own": self.own, "foreign": self.foreign, "suspended": self.suspended, "absent": self.absent}
+        return {
+            "own": self.own,
+            "foreign": self.foreign,
+            "suspended": self.suspended,
+            "sealed": self.sealed,
+            "absent": self.absent,
+        }
 
     def lets_in(self, caller: str, method: MethodDescriptor) -> bool:
         """Say whether the method's rule names the caller, wherever it belongs."""
@@ -185,7 +192,7 @@ def _answer(body: bytes, call: Any) -> Answer:
 
 @contextmanager
 def open_world(state_dir: Path) -> Iterator[World]:
-    """Make three tenants in a running stack, and callers of every role."""
+    """Make four tenants in a running stack, and callers of every role."""
     settings = Settings.from_dir(state_dir)
     services = {False: settings.control_plane, True: settings.certificates}
     with ExitStack() as stack:
@@ -200,13 +207,15 @@ def open_world(state_dir: Path) -> Iterator[World]:
         }
         admin: Metadata = (_bearer(settings.admin_token_file.read_text().strip()),)
         founder = _Founder(channels, admin)
-        own, foreign, suspended = (founder.tenant(kind) for kind in ("own", "foreign", "suspended"))
+        own, foreign, suspended, sealed = (founder.tenant(kind) for kind in ("own", "foreign", "suspended", "sealed"))
+        founder.seal(sealed)
         founder.suspend(suspended)
         _note_two_breaches(settings)
         yield World(
             own=own,
             foreign=foreign,
             suspended=suspended,
+            sealed=sealed,
             absent=Target(tenant=f"absent_{secrets.token_hex(4)}", resources={name: uuid4() for name in own.resources}),
             foreign_admin=founder.caller(foreign, rules_pb2.ROLE_TENANT_ADMIN, frozenset()),
             callers=_platform_callers(settings, admin) | founder.callers(own) | _service_callers(settings, own) | EDGES,
@@ -371,6 +380,10 @@ class _Founder:
         self._tenants.SuspendTenant(asked, metadata=self._metadata)
         # Another process may know its tenants' states for a second before it looks again.
         time.sleep(1.1)
+
+    def seal(self, target: Target) -> None:
+        asked = tenants_pb2.SealTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
+        self._tenants.SealTenant(asked, metadata=self._metadata)
 
     def callers(self, own: Target) -> dict[str, Caller]:
         kinds = {

@@ -96,6 +96,11 @@ def _stale_etag(message: Any) -> None:
     message.etag = "0000000000000000"
 
 
+def _stale_etag_and_reason(message: Any) -> None:
+    _stale_etag(message)
+    message.reason = "for the matrix"
+
+
 def _token(message: Any) -> None:
     message.subject = "matrix"
     message.validate_only = True
@@ -169,6 +174,8 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "UpdateTenant": _update,
     "SuspendTenant": _stale_etag,
     "ReactivateTenant": _stale_etag,
+    "SealTenant": _stale_etag_and_reason,
+    "UnsealTenant": _stale_etag_and_reason,
     "IssueToken": _token,
     "RedeemEnrolmentToken": _wrong_enrolment_token,
     "IssueCertificate": _signing_request,

@@ -22,8 +22,8 @@ SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2
 COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets", "destructionReceipts")
 # What is sent is valid but for an etag of yesterday, so that the tenants and their secrets stay as they are.
 STALE: Final = {
-    "SuspendTenant", "ReactivateTenant", "DeleteSecret", "DisableSecretVersion", "EnableSecretVersion",
-    "DestroySecretVersion",
+    "SuspendTenant", "ReactivateTenant", "SealTenant", "UnsealTenant", "DeleteSecret", "DisableSecretVersion",
+    "EnableSecretVersion", "DestroySecretVersion",
 }  # fmt: skip
 # What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for; or it is no
 # ciphertext, which each tenant would need one of its own of.
@@ -51,12 +51,13 @@ def expected(method: MethodDescriptor, caller: Caller, target: str) -> tuple[str
         ("FAILED_PRECONDITION", "TENANT_SUSPENDED"): said.tenant
         and target == "suspended"
         and not said.serves_suspended,
+        ("FAILED_PRECONDITION", "TENANT_SEALED"): said.tenant and target == "sealed" and not said.serves_sealed,
     }
     return next((refusal for refusal, applies in refusals.items() if applies), _served(method))
 
 
 @EACH_METHOD
-@pytest.mark.behaviour("T-A1", "T-A3", "H1")
+@pytest.mark.behaviour("T-A1", "T-A3", "H1", "S2.3")
 def test_an_rpc_serves_exactly_the_callers_and_tenants_that_its_rule_names(
     method: MethodDescriptor, world: World
 ) -> None:
@@ -84,7 +85,7 @@ def test_somebody_may_call_an_rpc(method: MethodDescriptor, world: World) -> Non
 @EACH_METHOD
 @pytest.mark.behaviour("T-A1", "T-E16", "H14")
 def test_a_tenants_caller_cannot_tell_others_tenants_from_absent_ones(method: MethodDescriptor, world: World) -> None:
-    """Status, text, headers, trailers and body are the same, whether a tenant is there, suspended or not."""
+    """Status, text, headers, trailers and body are the same, whether a tenant is there, suspended, sealed or not."""
     strangers = [name for name, caller in world.callers.items() if caller.role not in PLATFORM]
     others = {kind: target for kind, target in world.targets.items() if kind != "own"}
     for name in strangers:

@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
-from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import audit_pb2, audit_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 from control_plane.settings import Settings
 from control_plane.tenants.model import UPDATABLE
 from tests.fixtures.stack import Stack
@@ -83,7 +83,9 @@ def test_pages_go_through_all_tenants_once_and_in_order(world: World, service: A
             break
 
     assert seen == whole == sorted(whole)
-    assert {f"tenants/{target.tenant}" for target in (world.own, world.foreign, world.suspended)} <= set(whole)
+    assert {f"tenants/{target.tenant}" for target in (world.own, world.foreign, world.suspended, world.sealed)} <= set(
+        whole
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,3 +279,42 @@ def test_an_id_that_is_taken_is_refused(world: World, service: Any, metadata: An
         asked = tenants_pb2.CreateTenantRequest(tenant_id=world.own.tenant, validate_only=only)
 
         assert _refused(partial(service.CreateTenant, asked, metadata=metadata))[0] == "ALREADY_EXISTS"
+
+
+@pytest.mark.parametrize("rpc", ["SealTenant", "UnsealTenant"])
+@pytest.mark.parametrize("reason", ["", " \t", "a\nb", "x" * 501])
+def test_who_seals_or_unseals_says_why(world: World, service: Any, metadata: Any, rpc: str, reason: str) -> None:
+    asked = getattr(tenants_pb2, f"{rpc}Request")(name=f"tenants/{world.sealed.tenant}", reason=reason)
+
+    assert _refused(lambda: getattr(service, rpc)(asked, metadata=metadata))[1].keys() >= {"reason"}
+
+
+@pytest.mark.behaviour("S2.3", "S4.6")
+def test_a_sealed_tenant_is_suspended_when_it_is_unsealed_and_its_log_says_why(
+    tenant: tenants_pb2.Tenant, world: World, service: Any, metadata: Any
+) -> None:
+    seal = tenants_pb2.SealTenantRequest(name=tenant.name, reason="a leaked key")
+    sealed = service.SealTenant(seal, metadata=world.callers["tenant-admin"].metadata)
+    again = service.SealTenant(seal, metadata=metadata)
+    reactivate = tenants_pb2.ReactivateTenantRequest(name=tenant.name)
+    refused = _refused(lambda: service.ReactivateTenant(reactivate, metadata=metadata))
+    locked_out = _refused(lambda: service.GetTenant(
+        tenants_pb2.GetTenantRequest(name=tenant.name), metadata=world.callers["tenant-admin"].metadata
+    ))  # fmt: skip
+    unseal = tenants_pb2.UnsealTenantRequest(name=tenant.name, reason="it was none")
+    unsealed = service.UnsealTenant(unseal, metadata=metadata)
+    service.ReactivateTenant(reactivate, metadata=metadata)
+    audit = audit_pb2_grpc.AuditServiceStub(world.channels[False, False])
+    entries = audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest(parent=tenant.name), metadata=metadata)
+
+    assert (sealed.state, sealed.suspend_reason) == (tenants_pb2.Tenant.SEALED, "a leaked key")
+    assert again == sealed
+    assert refused == ("FAILED_PRECONDITION", {"": "TENANT_SEALED"})
+    assert locked_out == refused
+    assert (unsealed.state, unsealed.suspend_reason) == (tenants_pb2.Tenant.SUSPENDED, "it was none")
+    told = [
+        (entry.actor.partition(":")[0], entry.method.rpartition("/")[2], entry.details["suspend_reason"])
+        for entry in entries.audit_entries
+        if entry.method.endswith("sealTenant") or entry.method.endswith("SealTenant")
+    ]
+    assert told == [("platform-admin", "UnsealTenant", "it was none"), ("tenant-admin", "SealTenant", "a leaked key")]

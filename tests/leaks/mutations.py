@@ -48,6 +48,7 @@ from tests.leaks.walls import (
     rotations,
     routes,
     rules,
+    seals,
     secrets,
     tables,
     tokens,
@@ -64,6 +65,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *objects.WALLS,
     *secrets.WALLS,
     *caches.WALLS,
+    *seals.WALLS,
     # The platform's own doors.
     *rules.WALLS,
     *callers.WALLS,

@@ -17,6 +17,7 @@ from control_plane.cli.calls.message import Message
 
 # Their import registers the services, and the types that an operation or a status may carry inside.
 _MODULES: Final = (
+    "bulkhead.v1.creations_pb2",
     "bulkhead.v1.tenants_pb2",
     "bulkhead.v1.tokens_pb2",
     "bulkhead.v1.certificates_pb2",

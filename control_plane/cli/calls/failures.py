@@ -30,6 +30,7 @@ _NAMES: Final = (
 )  # fmt: skip
 # Looked up by reason, then by status. `{bulkhead}` is the command as the caller would type it.
 _REMEDIES: Final[Mapping[str, str]] = {
+    "TENANT_SEALED": "`{bulkhead} tenants unseal ID --reason …` breaks the seal; the tenant is suspended then",
     "TENANT_SUSPENDED": "`{bulkhead} tenants reactivate ID` serves the tenant again",
     "TENANT_NOT_READY": "`{bulkhead} operations list` shows how far its creation is",
     "ROLE_NOT_ALLOWED": "use a token whose role may do this: --token-file FILE",

@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from control_plane.errors import UnavailableError
+from control_plane.errors import TenantSealedError, UnavailableError
 from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.directory import SELECT_PLACEMENTS
 from control_plane.postgres.placement import Placement
@@ -91,7 +91,7 @@ class SchemaUpgrades:
         try:
             password = await self._passwords(placement) if placement.is_strict else ""
             await tenancy.create_tenant_schema(self._database, placement, password=password)
-        except (MigrationError, psycopg.Error, UnavailableError) as error:
+        except (MigrationError, psycopg.Error, TenantSealedError, UnavailableError) as error:
             _log.warning("schema_upgrade_failed", tenant=placement.tenant_id, error=str(error))
             failure = str(error)[:_LONGEST_FAILURE]
             await self._database.system().run(lambda tx: _note_failure(tx, placement.uid, failure=failure))
@@ -132,6 +132,7 @@ async def _due(tx: SystemTransaction) -> list[Placement]:
         + """
          WHERE uid IN (SELECT tenant_uid FROM csm_system.tenant_schemas
                         WHERE version < %(version)s AND retry_time <= now()
+                          AND tenant_uid NOT IN (SELECT uid FROM csm_system.tenants WHERE state = 'SEALED')
                         ORDER BY version, retry_time LIMIT %(limit)s)
         """,
         {"version": tenancy.TENANT_VERSION, "limit": _PAGE},

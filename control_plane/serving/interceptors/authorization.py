@@ -1,6 +1,7 @@
 """What a caller may do: its role, scopes and tenant against the method's rule. Decided before anything is looked up.
 
-A tenant's caller that names another tenant reads the same answer whether that tenant exists or not (AIP-211).
+A tenant's caller that names another tenant reads the same answer whether that tenant exists or not (AIP-211). What is
+found out about a tenant that was sealed meanwhile is not answered: its state is looked at again on the way out.
 """
 
 from collections.abc import AsyncIterator
@@ -11,10 +12,9 @@ from google.protobuf.message import Message
 from typing_extensions import override
 
 from bulkhead.v1 import rules_pb2
-from control_plane.errors import NotFoundError, PermissionDeniedError, PreconditionError
+from control_plane.errors import NotFoundError, PermissionDeniedError, PreconditionError, TenantSealedError
 from control_plane.ids import TenantId
-from control_plane.postgres.directory import Directory, Entry
-from control_plane.postgres.placement import Placement
+from control_plane.postgres.directory import SEALED, Directory, Entry
 from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context, Interceptor
@@ -46,19 +46,29 @@ class Authorization(Interceptor):
             call.tenant_name = names.tenant_name(tenant_id)
             if call.principal is not None:
                 check_tenant(call.principal, tenant_id)
-            call.placement = await self._open(call.rule, tenant_id)
-        yield
+            entry = await self._open(call.rule, tenant_id)
+            call.placement, call.is_sealed = entry.placement, entry.state == SEALED
+            yield
+            await self._leave(call.rule, tenant_id)
+        else:
+            yield
 
-    async def _open(self, rule: rules_pb2.Rule, tenant_id: TenantId) -> Placement:
+    async def _open(self, rule: rules_pb2.Rule, tenant_id: TenantId) -> Entry:
         name = names.tenant_name(tenant_id)
         entry = await self._directory.find(tenant_id)
         try:
-            return check_served(rule, entry, name).placement
+            return check_served(rule, entry, name)
         except (NotFoundError, PreconditionError) as error:
             if rule.unauthenticated:
                 # Whoever needs no credential must not learn which tenants there are, nor how they are.
                 raise PermissionDeniedError(error.message) from error
             raise
+
+    async def _leave(self, rule: rules_pb2.Rule, tenant_id: TenantId) -> None:
+        """Raise where the tenant has been sealed since: whatever the call found, or did, is not told."""
+        entry = await self._directory.find(tenant_id)
+        if entry is not None and entry.state == SEALED:
+            await self._open(rule, tenant_id)
 
 
 def check_role(rule: rules_pb2.Rule, principal: Principal) -> None:
@@ -79,6 +89,8 @@ def check_served(rule: rules_pb2.Rule, entry: Entry | None, name: str) -> Entry:
     """Return the tenant's entry; raise NotFoundError without one, PreconditionError when its state forbids the call."""
     if entry is None:
         raise NotFoundError(name)
+    if entry.state == SEALED and not rule.serves_sealed:
+        raise TenantSealedError(name)
     if entry.state == "SUSPENDED" and not rule.serves_suspended:
         raise PreconditionError(name, f"{name} is suspended", reason="TENANT_SUSPENDED", state=entry.state)
     if entry.state == "READ_ONLY" and changes_data(rule):

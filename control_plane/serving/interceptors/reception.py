@@ -24,6 +24,9 @@ from control_plane.serving.status import to_status
 _DEADLINE: Final = timedelta(seconds=30)
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
+# A tenant that nobody is served for.
+_CLOSED: Final = {"TENANT_SUSPENDED", "TENANT_SEALED"}
+
 DenialNoted = Callable[[Call, DomainError], None]
 """Told of each denied call, after its transaction is gone. Must not block, must not raise."""
 
@@ -97,4 +100,4 @@ class Reception(Interceptor):
 
 
 def _is_denial(error: DomainError) -> bool:
-    return isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or error.code == "TENANT_SUSPENDED"
+    return isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or error.code in _CLOSED

@@ -19,6 +19,8 @@ COMMANDS: dict[str, list[str]] = {
     "UpdateTenant": ["tenants", "update", "org_1", "--display-name", "It's", "--tier", "business"],
     "SuspendTenant": ["tenants", "suspend", "org_1", "--reason", "100 %"],
     "ReactivateTenant": ["tenants", "reactivate", "org_1"],
+    "SealTenant": ["tenants", "seal", "org_1", "--reason", "a leaked key"],
+    "UnsealTenant": ["tenants", "unseal", "org_1", "--reason", "it was none"],
     "IssueToken": ["tokens", "issue", "org_1", "--subject", "alice", "--ttl", "1h", "--scope", "audit.read"],
     "GetToken": ["tokens", "get", "tenants/org_1/tokens/1"],
     "ListTokens": ["tokens", "list", "org_1"],

@@ -10,7 +10,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
-from bulkhead.v1 import steps_pb2, tenants_pb2
+from bulkhead.v1 import creations_pb2, steps_pb2, tenants_pb2
 from control_plane import errors
 
 NAME = "operations/0192"
@@ -28,7 +28,7 @@ def operation(done: int, **ending: Any) -> operations_pb2.Operation:
         for name, state in zip(STEPS, states, strict=True)
     ]  # fmt: skip
     message = operations_pb2.Operation(name=NAME, done=bool(ending))
-    message.metadata.Pack(tenants_pb2.CreateTenantMetadata(tenant="tenants/org_1", steps=steps))
+    message.metadata.Pack(creations_pb2.CreateTenantMetadata(tenant="tenants/org_1", steps=steps))
     if "tenant" in ending:
         message.response.Pack(ending["tenant"])
     if "error" in ending:

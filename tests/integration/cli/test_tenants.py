@@ -137,7 +137,12 @@ def test_an_update_of_nothing_is_a_usage_error(api: Any, cli: Any) -> None:
 
 @pytest.mark.parametrize(
     ("verb", "method", "more"),
-    [("suspend", "SuspendTenant", ["--reason", "unpaid", "--etag", "e"]), ("reactivate", "ReactivateTenant", [])],
+    [
+        ("suspend", "SuspendTenant", ["--reason", "unpaid", "--etag", "e"]),
+        ("reactivate", "ReactivateTenant", []),
+        ("seal", "SealTenant", ["--reason", "unpaid", "--etag", "e"]),
+        ("unseal", "UnsealTenant", ["--reason", "unpaid"]),
+    ],
 )
 def test_a_change_of_state_shows_the_tenant_and_the_way_on(
     api: Any, cli: Any, *, verb: str, method: str, more: list[str]

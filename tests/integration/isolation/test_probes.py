@@ -13,7 +13,7 @@ from control_plane.errors import NotFoundError, UnavailableError
 from control_plane.ids import TenantId
 from control_plane.isolation.servicer import to_proto
 from control_plane.keys.model import Binding
-from control_plane.keys.sealing import ObjectSeal
+from control_plane.keys.sealing.objects import ObjectSeal
 from control_plane.objects import paths
 from control_plane.postgres.placement import Placement
 from control_plane.serving.interceptors import authorization

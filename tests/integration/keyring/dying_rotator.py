@@ -11,7 +11,10 @@ import signal
 import sys
 from pathlib import Path
 
+from typing_extensions import override
+
 from control_plane.keyring.rotation import rotations
+from control_plane.keys.keks import Keks
 from control_plane.keys.model import KekRef
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
@@ -29,11 +32,12 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DyingKeys(TenantKeys):
+class DyingKeks(Keks):
     """Destroys a KEK, and dies of it."""
 
-    async def destroy_kek(self, kek: KekRef) -> None:  # type: ignore[explicit-override]  # for this process alone
-        await super().destroy_kek(kek)
+    @override
+    async def destroy(self, kek: KekRef) -> None:
+        await super().destroy(kek)
         die()
 
 
@@ -64,7 +68,9 @@ async def main() -> None:
     settings = PostgresSettings(socket_dir=Path(socket_dir), port=int(port), dbname=dbname)
     async with Database.open(settings) as database:
         vault = await SoftwareVault.open(Path(vault_dir))
-        keys = DyingKeys(vault, database) if point == "amid:destruction" else TenantKeys(vault, database)
+        keys = TenantKeys(vault, database)
+        if point == "amid:destruction":
+            keys.keks = DyingKeks(vault)
         plans = rotations(
             database,
             keys,

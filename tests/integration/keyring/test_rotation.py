@@ -170,7 +170,7 @@ async def test_who_read_a_wrapped_key_before_it_was_wrapped_anew_opens_it_all_th
     """Between the reading of the row and its opening the whole rotation takes place."""
     tenant, process = await ring.cell.tenant(), ring.other_process()
     sealed = await ring.cell.keys.encrypt(tenant, PLAIN, object_name=NAME)
-    unwrapped, rotations = process._unwrapped, 0
+    unwrapped, rotations = process.keks.unwrapped, 0
 
     async def slow(stored: keys_store.StoredKey) -> Any:
         nonlocal rotations
@@ -179,7 +179,7 @@ async def test_who_read_a_wrapped_key_before_it_was_wrapped_anew_opens_it_all_th
             await ring.rotated(tenant, "kek")
         return await unwrapped(stored)
 
-    monkeypatch.setattr(process, "_unwrapped", slow)
+    monkeypatch.setattr(process.keks, "unwrapped", slow)
 
     assert await process.decrypt(tenant, sealed, object_name=NAME) == PLAIN
     assert rotations == 1
@@ -208,7 +208,7 @@ async def test_a_key_that_is_wrapped_under_the_old_kek_keeps_it_alive(ring: Ring
 async def test_a_key_that_was_changed_while_it_was_wrapped_anew_stays_as_it_is(
     ring: Ring, superuser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tenant, rewrapped = await ring.cell.tenant(), ring.cell.keys.rewrapped
+    tenant, rewrapped = await ring.cell.tenant(), ring.cell.keys.keks.rewrapped
     begun = await ring.rotate(tenant, "kek")
     plan = ring.plans[begun.kind]
     await plan.runs["kek"](begun)
@@ -218,7 +218,7 @@ async def test_a_key_that_was_changed_while_it_was_wrapped_anew_stays_as_it_is(
             await superuser.execute("UPDATE csm_system.tenant_keys SET wrapped = 'x' WHERE id = %s", [stored.id])
         return await rewrapped(stored, kek=kek)
 
-    monkeypatch.setattr(ring.cell.keys, "rewrapped", meanwhile)
+    monkeypatch.setattr(ring.cell.keys.keks, "rewrapped", meanwhile)
     with pytest.raises(ConflictError):
         await plan.runs["wrapping"](begun)
     stored = await ring.cell.database.system().run(lambda tx: keys_store.all_of(tx, tenant.uid))

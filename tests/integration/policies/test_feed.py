@@ -41,6 +41,18 @@ async def test_a_new_follower_gets_everything_and_then_each_change(control: "Con
     assert change.feed == snapshot.feed != ""
 
 
+async def test_an_edge_takes_a_sealed_tenant_for_a_suspended_one(
+    control: "Control", make_tenant: MakeTenant, superuser: Any
+) -> None:
+    await make_tenant("org_1")
+    async with following(control) as stream:
+        await stream.change()
+        await superuser.execute("UPDATE csm_system.tenants SET state = 'SEALED'")
+        change = await stream.change()
+
+    assert [(t.tenant_id, t.state) for t in change.tenants] == [("org_1", policies_pb2.TenantPolicy.SUSPENDED)]
+
+
 async def test_a_policy_is_told_whole(control: "Control", make_tenant: MakeTenant, superuser: Any) -> None:
     tenant = await make_tenant("org_1")
     kid = uuid4()

@@ -122,7 +122,7 @@ WALLS: Final = (
     Mutation(
         name="a suspended tenant is told as an active one",
         file=WIRE,
-        before='Value("ACTIVE" if policy.state == "READ_ONLY" else policy.state)',
+        before="Value(_EDGE_STATES.get(policy.state, policy.state))",
         after='Value("ACTIVE")',
         noticed_by=(f"{FEED_TESTS}::test_a_new_follower_gets_everything_and_then_each_change",),
     ),

@@ -18,7 +18,7 @@ NEVER_SHOWN: Final = {"FAILED_PRECONDITION"}
 
 def reasons_in_code() -> set[str]:
     """Collect the reasons of errors: the classes' own, and those that are given where one is raised."""
-    found = {kind.reason for kind in errors.DomainError.__subclasses__()}
+    found = {kind.reason for kind in (*errors.DomainError.__subclasses__(), *errors.PreconditionError.__subclasses__())}
     for path in (ROOT / "control_plane").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Error", "failed", "Failure")):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.keys.model import Binding, IntegrityError, MissingKeyError, seal
-from control_plane.keys.sealing import ObjectSeal, StorageKey
-from control_plane.keys.segments import HEADER_BYTES, SEGMENT_BYTES, open_whole
+from control_plane.keys.sealing.objects import ObjectSeal, StorageKey
+from control_plane.keys.sealing.segments import HEADER_BYTES, SEGMENT_BYTES, open_whole
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

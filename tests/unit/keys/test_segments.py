@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from control_plane.keys import segments
 from control_plane.keys.model import Binding, IntegrityError, seal
-from control_plane.keys.segments import (
+from control_plane.keys.sealing import segments
+from control_plane.keys.sealing.segments import (
     HEADER_BYTES,
     SEGMENT_BYTES,
     Opener,

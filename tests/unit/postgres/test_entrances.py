@@ -33,7 +33,8 @@ def test_all_that_a_transaction_begins_with_ends_with_it(entrance: Entrance) -> 
 
     assert begin.startswith("BEGIN ")
     assert settings
-    assert [one for one in settings if not re.match(r"SET LOCAL (search_path = |app\.tenant_id = |ROLE )", one)] == []
+    kinds = r"SET LOCAL (search_path = |app\.tenant_id = |ROLE )|SELECT csm_session\.admit\(1\)"
+    assert [one for one in settings if not re.match(kinds, one)] == []
 
 
 @EACH
@@ -45,6 +46,13 @@ def test_names_are_the_catalogues_and_then_the_tenants_and_temporary_ones_last(e
 @EACH
 def test_a_transaction_says_whose_it_is(entrance: Entrance) -> None:
     assert f"SET LOCAL app.tenant_id = '{POOLED.uid}'" in said(entrance)
+
+
+@pytest.mark.behaviour("S2.3")
+def test_a_tenants_own_transaction_asks_whether_it_is_sealed_before_it_becomes_the_tenant() -> None:
+    asks = {name: "SELECT csm_session.admit(1)" in said(entrance) for name, entrance in ENTRANCES.items()}
+
+    assert asks == {"pooled": True, "strict": True, "sealer": False}
 
 
 def test_from_the_role_on_nothing_more_is_set() -> None:

@@ -71,6 +71,17 @@ def test_a_suspended_tenant_is_served_only_where_the_rule_says_so() -> None:
     assert check_served(serving, _entry("SUSPENDED"), "tenants/org_1").state == "SUSPENDED"
 
 
+@pytest.mark.behaviour("S2.3")
+def test_a_sealed_tenant_is_served_only_where_the_rule_says_so() -> None:
+    suspended = rules_pb2.Rule(serves_suspended=True, isolation=rules_pb2.ISOLATION_SERIALIZABLE)
+    with pytest.raises(PreconditionError) as refused:
+        check_served(suspended, _entry("SEALED"), "tenants/org_1")
+    serving = rules_pb2.Rule(serves_sealed=True, isolation=rules_pb2.ISOLATION_SERIALIZABLE)
+
+    assert refused.value.code == "TENANT_SEALED"
+    assert check_served(serving, _entry("SEALED"), "tenants/org_1").state == "SEALED"
+
+
 def test_a_read_only_tenant_is_served_but_for_what_changes_its_data() -> None:
     changing = rules_pb2.Rule(isolation=rules_pb2.ISOLATION_SERIALIZABLE, audit=rules_pb2.AUDIT_EFFECTS)
     with pytest.raises(PreconditionError) as refused:

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ulkhead/v1/rules.proto\x12\x0b\x62ulkhead.v1\x1a google/protobuf/descriptor.proto\"\xeb\x01\n\x04Rule\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12 \n\x05roles\x18\x02 \x03(\x0e\x32\x11.bulkhead.v1.Role\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x0c\n\x04\x63ost\x18\x04 \x01(\r\x12)\n\tisolation\x18\x05 \x01(\x0e\x32\x16.bulkhead.v1.Isolation\x12!\n\x05\x61udit\x18\x06 \x01(\x0e\x32\x12.bulkhead.v1.Audit\x12\x13\n\x0blease_class\x18\x07 \x01(\t\x12\x18\n\x10serves_suspended\x18\x08 \x01(\x08\x12\x17\n\x0funauthenticated\x18\t \x01(\x08*\xb3\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROLE_PLATFORM_ADMIN\x10\x01\x12\x1a\n\x16ROLE_PROVIDER_OPERATOR\x10\x02\x12\x15\n\x11ROLE_TENANT_ADMIN\x10\x03\x12\x16\n\x12ROLE_TENANT_MEMBER\x10\x04\x12\x10\n\x0cROLE_AUDITOR\x10\x05\x12\x10\n\x0cROLE_SERVICE\x10\x06\x12\r\n\tROLE_EDGE\x10\x07*t\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x12\n\x0eISOLATION_NONE\x10\x01\x12\x1c\n\x18ISOLATION_READ_COMMITTED\x10\x02\x12\x1a\n\x16ISOLATION_SERIALIZABLE\x10\x03*D\n\x05\x41udit\x12\x15\n\x11\x41UDIT_UNSPECIFIED\x10\x00\x12\x11\n\rAUDIT_DENIALS\x10\x01\x12\x11\n\rAUDIT_EFFECTS\x10\x02:A\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x89\x03 \x01(\x0b\x32\x11.bulkhead.v1.Ruleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ulkhead/v1/rules.proto\x12\x0b\x62ulkhead.v1\x1a google/protobuf/descriptor.proto\"\x82\x02\n\x04Rule\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12 \n\x05roles\x18\x02 \x03(\x0e\x32\x11.bulkhead.v1.Role\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x0c\n\x04\x63ost\x18\x04 \x01(\r\x12)\n\tisolation\x18\x05 \x01(\x0e\x32\x16.bulkhead.v1.Isolation\x12!\n\x05\x61udit\x18\x06 \x01(\x0e\x32\x12.bulkhead.v1.Audit\x12\x13\n\x0blease_class\x18\x07 \x01(\t\x12\x18\n\x10serves_suspended\x18\x08 \x01(\x08\x12\x17\n\x0funauthenticated\x18\t \x01(\x08\x12\x15\n\rserves_sealed\x18\n \x01(\x08*\xb3\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROLE_PLATFORM_ADMIN\x10\x01\x12\x1a\n\x16ROLE_PROVIDER_OPERATOR\x10\x02\x12\x15\n\x11ROLE_TENANT_ADMIN\x10\x03\x12\x16\n\x12ROLE_TENANT_MEMBER\x10\x04\x12\x10\n\x0cROLE_AUDITOR\x10\x05\x12\x10\n\x0cROLE_SERVICE\x10\x06\x12\r\n\tROLE_EDGE\x10\x07*t\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x12\n\x0eISOLATION_NONE\x10\x01\x12\x1c\n\x18ISOLATION_READ_COMMITTED\x10\x02\x12\x1a\n\x16ISOLATION_SERIALIZABLE\x10\x03*D\n\x05\x41udit\x12\x15\n\x11\x41UDIT_UNSPECIFIED\x10\x00\x12\x11\n\rAUDIT_DENIALS\x10\x01\x12\x11\n\rAUDIT_EFFECTS\x10\x02:A\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x89\x03 \x01(\x0b\x32\x11.bulkhead.v1.Ruleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bulkhead.v1.rules_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=313
-  _globals['_ROLE']._serialized_end=492
-  _globals['_ISOLATION']._serialized_start=494
-  _globals['_ISOLATION']._serialized_end=610
-  _globals['_AUDIT']._serialized_start=612
-  _globals['_AUDIT']._serialized_end=680
+  _globals['_ROLE']._serialized_start=336
+  _globals['_ROLE']._serialized_end=515
+  _globals['_ISOLATION']._serialized_start=517
+  _globals['_ISOLATION']._serialized_end=633
+  _globals['_AUDIT']._serialized_start=635
+  _globals['_AUDIT']._serialized_end=703
   _globals['_RULE']._serialized_start=75
-  _globals['_RULE']._serialized_end=310
+  _globals['_RULE']._serialized_end=333
 # @@protoc_insertion_point(module_scope)

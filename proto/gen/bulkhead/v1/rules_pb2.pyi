@@ -137,6 +137,7 @@ class Rule(_message.Message):
     LEASE_CLASS_FIELD_NUMBER: _builtins.int
     SERVES_SUSPENDED_FIELD_NUMBER: _builtins.int
     UNAUTHENTICATED_FIELD_NUMBER: _builtins.int
+    SERVES_SEALED_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Path of the request field that names the tenant, such as `name` or `parent`; the value is a resource name that
     starts with `tenants/{tenant}`. Empty for methods that belong to no tenant.
@@ -155,6 +156,10 @@ class Rule(_message.Message):
     """Whether the call is served while its tenant is suspended."""
     unauthenticated: _builtins.bool
     """Whether the method is open to callers without a credential: it then authenticates its own message."""
+    serves_sealed: _builtins.bool
+    """Whether the call is served while its tenant is sealed. It then opens none of the tenant's keys, and nothing of the
+    tenant's but its audit log.
+    """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """The roles that may call. Empty is refused, unless `unauthenticated`."""
@@ -171,10 +176,11 @@ class Rule(_message.Message):
         lease_class: _builtins.str = ...,
         serves_suspended: _builtins.bool = ...,
         unauthenticated: _builtins.bool = ...,
+        serves_sealed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "cost", b"cost", "isolation", b"isolation", "lease_class", b"lease_class", "roles", b"roles", "scope", b"scope", "serves_suspended", b"serves_suspended", "tenant", b"tenant", "unauthenticated", b"unauthenticated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "cost", b"cost", "isolation", b"isolation", "lease_class", b"lease_class", "roles", b"roles", "scope", b"scope", "serves_sealed", b"serves_sealed", "serves_suspended", b"serves_suspended", "tenant", b"tenant", "unauthenticated", b"unauthenticated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,6 @@ _sym_db = _symbol_database.Default()
 
 from bulkhead.v1 import certificate_policies_pb2 as bulkhead_dot_v1_dot_certificate__policies__pb2
 from bulkhead.v1 import rules_pb2 as bulkhead_dot_v1_dot_rules__pb2
-from bulkhead.v1 import steps_pb2 as bulkhead_dot_v1_dot_steps__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import client_pb2 as google_dot_api_dot_client__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
@@ -35,7 +34,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkhead/v1/tenants.proto\x12\x0b\x62ulkhead.v1\x1a&bulkhead/v1/certificate_policies.proto\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x17\x62ulkhead/v1/steps.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x0e\n\x06Tenant\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x19.bulkhead.v1.Tenant.StateB\x04\xe2\x41\x01\x03\x12\x12\n\x04tier\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x41\n\x0fisolation_level\x18\x06 \x01(\x0e\x32\".bulkhead.v1.Tenant.IsolationLevelB\x04\xe2\x41\x01\x05\x12\x12\n\x04\x63\x65ll\x18\x07 \x01(\tB\x04\xe2\x41\x01\x05\x12\x17\n\tdns_label\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06schema\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x06labels\x18\n \x03(\x0b\x32\x1f.bulkhead.v1.Tenant.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x64min_email\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nhsm_backed\x18\x0c \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0esuspend_reason\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12!\n\x13requests_per_minute\x18\x10 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x64omains\x18\x11 \x03(\tB\x04\xe2\x41\x01\x01\x12\x37\n\x0emax_policy_age\x18\x12 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1b\n\redge_revision\x18\x13 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12G\n\x12\x63onnection_pooling\x18\x14 \x01(\x0b\x32%.bulkhead.v1.Tenant.ConnectionPoolingB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x63\x61\x63he_bytes\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0brate_limits\x18\x16 \x03(\x0b\x32\x1d.bulkhead.v1.Tenant.RateLimitB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x62illing_day\x18\x17 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\ttime_zone\x18\x18 \x01(\tB\x04\xe2\x41\x01\x01\x12@\n\x12\x63\x65rtificate_policy\x18\x19 \x01(\x0b\x32\x1e.bulkhead.v1.CertificatePolicyB\x04\xe2\x41\x01\x01\x12\x0c\n\x04\x65tag\x18\x63 \x01(\t\x1a\xf8\x02\n\x11\x43onnectionPooling\x12\"\n\x0fpool_per_tenant\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x05H\x00\x88\x01\x01\x12\"\n\x0fmin_connections\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\"\n\x0fmax_connections\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12Y\n\x0fisolation_level\x18\x04 \x01(\x0e\x32:.bulkhead.v1.Tenant.ConnectionPooling.TransactionIsolationB\x04\xe2\x41\x01\x01\"`\n\x14TransactionIsolation\x12%\n!TRANSACTION_ISOLATION_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41S_DECLARED\x10\x01\x12\x10\n\x0cSERIALIZABLE\x10\x02\x42\x12\n\x10_pool_per_tenantB\x12\n\x10_min_connectionsB\x12\n\x10_max_connections\x1a\xb4\x01\n\tRateLimit\x12:\n\x06window\x18\x01 \x01(\x0e\x32$.bulkhead.v1.Tenant.RateLimit.WindowB\x04\xe2\x41\x01\x02\x12\x13\n\x05units\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"V\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROVISIONING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\r\n\tSUSPENDED\x10\x03\x12\r\n\tREAD_ONLY\x10\x04\"I\n\x0eIsolationLevel\x12\x1f\n\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\n\n\x06POOLED\x10\x01\x12\n\n\x06STRICT\x10\x02::\xea\x41\x37\n\x12\x62ulkhead.v1/Tenant\x12\x10tenants/{tenant}*\x07tenants2\x06tenant\"\x90\x01\n\x13\x43reateTenantRequest\x12\x17\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x06tenant\x18\x02 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x9b\x01\n\x14\x43reateTenantMetadata\x12\'\n\x06tenant\x18\x01 \x01(\tB\x17\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12)\n\x05steps\x18\x02 \x03(\x0b\x32\x1a.bulkhead.v1.OperationStep\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x10GetTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\"G\n\x12ListTenantsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.bulkhead.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x94\x01\n\x13UpdateTenantRequest\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"k\n\x14SuspendTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x17ReactivateTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x32\x94\x07\n\rTenantService\x12\x9e\x01\n\x0c\x43reateTenant\x12 .bulkhead.v1.CreateTenantRequest\x1a\x1d.google.longrunning.Operation\"M\xca\x41\x1e\n\x06Tenant\x12\x14\x43reateTenantMetadata\x8a\xcf\x18\t\x12\x01\x01 \n(\x01\x30\x02\x82\xd3\xe4\x93\x02\x19\"\x0f/api/v1/tenants:\x06tenant\x12\x8f\x01\n\tGetTenant\x12\x1d.bulkhead.v1.GetTenantRequest\x1a\x13.bulkhead.v1.Tenant\"N\xda\x41\x04name\x8a\xcf\x18#\n\x04name\x12\x05\x01\x02\x03\x04\x05 \x01(\x01\x30\x01:\x0ctenants.read@\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/{name=tenants/*}\x12w\n\x0bListTenants\x12\x1f.bulkhead.v1.ListTenantsRequest\x1a .bulkhead.v1.ListTenantsResponse\"%\x8a\xcf\x18\n\x12\x02\x01\x02 \x05(\x01\x30\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/tenants\x12\xa7\x01\n\x0cUpdateTenant\x12 .bulkhead.v1.UpdateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"`\xda\x41\x12tenant,update_mask\x8a\xcf\x18\x18\n\x0btenant.name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02)2\x1f/api/v1/{tenant.name=tenants/*}:\x06tenant\x12\x90\x01\n\rSuspendTenant\x12!.bulkhead.v1.SuspendTenantRequest\x1a\x13.bulkhead.v1.Tenant\"G\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02%\" /api/v1/{name=tenants/*}:suspend:\x01*\x12\x99\x01\n\x10ReactivateTenant\x12$.bulkhead.v1.ReactivateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"J\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02(\"#/api/v1/{name=tenants/*}:reactivate:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkhead/v1/tenants.proto\x12\x0b\x62ulkhead.v1\x1a&bulkhead/v1/certificate_policies.proto\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x0e\n\x06Tenant\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x19.bulkhead.v1.Tenant.StateB\x04\xe2\x41\x01\x03\x12\x12\n\x04tier\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x41\n\x0fisolation_level\x18\x06 \x01(\x0e\x32\".bulkhead.v1.Tenant.IsolationLevelB\x04\xe2\x41\x01\x05\x12\x12\n\x04\x63\x65ll\x18\x07 \x01(\tB\x04\xe2\x41\x01\x05\x12\x17\n\tdns_label\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06schema\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x06labels\x18\n \x03(\x0b\x32\x1f.bulkhead.v1.Tenant.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x64min_email\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nhsm_backed\x18\x0c \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0esuspend_reason\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12!\n\x13requests_per_minute\x18\x10 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x64omains\x18\x11 \x03(\tB\x04\xe2\x41\x01\x01\x12\x37\n\x0emax_policy_age\x18\x12 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1b\n\redge_revision\x18\x13 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12G\n\x12\x63onnection_pooling\x18\x14 \x01(\x0b\x32%.bulkhead.v1.Tenant.ConnectionPoolingB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x63\x61\x63he_bytes\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0brate_limits\x18\x16 \x03(\x0b\x32\x1d.bulkhead.v1.Tenant.RateLimitB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x62illing_day\x18\x17 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\ttime_zone\x18\x18 \x01(\tB\x04\xe2\x41\x01\x01\x12@\n\x12\x63\x65rtificate_policy\x18\x19 \x01(\x0b\x32\x1e.bulkhead.v1.CertificatePolicyB\x04\xe2\x41\x01\x01\x12\x0c\n\x04\x65tag\x18\x63 \x01(\t\x1a\xf8\x02\n\x11\x43onnectionPooling\x12\"\n\x0fpool_per_tenant\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x05H\x00\x88\x01\x01\x12\"\n\x0fmin_connections\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\"\n\x0fmax_connections\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12Y\n\x0fisolation_level\x18\x04 \x01(\x0e\x32:.bulkhead.v1.Tenant.ConnectionPooling.TransactionIsolationB\x04\xe2\x41\x01\x01\"`\n\x14TransactionIsolation\x12%\n!TRANSACTION_ISOLATION_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41S_DECLARED\x10\x01\x12\x10\n\x0cSERIALIZABLE\x10\x02\x42\x12\n\x10_pool_per_tenantB\x12\n\x10_min_connectionsB\x12\n\x10_max_connections\x1a\xb4\x01\n\tRateLimit\x12:\n\x06window\x18\x01 \x01(\x0e\x32$.bulkhead.v1.Tenant.RateLimit.WindowB\x04\xe2\x41\x01\x02\x12\x13\n\x05units\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"V\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROVISIONING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\r\n\tSUSPENDED\x10\x03\x12\r\n\tREAD_ONLY\x10\x04\x12\n\n\x06SEALED\x10\x05\"I\n\x0eIsolationLevel\x12\x1f\n\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\n\n\x06POOLED\x10\x01\x12\n\n\x06STRICT\x10\x02::\xea\x41\x37\n\x12\x62ulkhead.v1/Tenant\x12\x10tenants/{tenant}*\x07tenants2\x06tenant\"\x90\x01\n\x13\x43reateTenantRequest\x12\x17\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x06tenant\x18\x02 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"=\n\x10GetTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\"G\n\x12ListTenantsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.bulkhead.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x94\x01\n\x13UpdateTenantRequest\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"k\n\x14SuspendTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x17ReactivateTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x11SealTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"j\n\x13UnsealTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x32\xa7\t\n\rTenantService\x12\x9e\x01\n\x0c\x43reateTenant\x12 .bulkhead.v1.CreateTenantRequest\x1a\x1d.google.longrunning.Operation\"M\xca\x41\x1e\n\x06Tenant\x12\x14\x43reateTenantMetadata\x8a\xcf\x18\t\x12\x01\x01 \n(\x01\x30\x02\x82\xd3\xe4\x93\x02\x19\"\x0f/api/v1/tenants:\x06tenant\x12\x91\x01\n\tGetTenant\x12\x1d.bulkhead.v1.GetTenantRequest\x1a\x13.bulkhead.v1.Tenant\"P\xda\x41\x04name\x8a\xcf\x18%\n\x04name\x12\x05\x01\x02\x03\x04\x05 \x01(\x01\x30\x01:\x0ctenants.read@\x01P\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/{name=tenants/*}\x12w\n\x0bListTenants\x12\x1f.bulkhead.v1.ListTenantsRequest\x1a .bulkhead.v1.ListTenantsResponse\"%\x8a\xcf\x18\n\x12\x02\x01\x02 \x05(\x01\x30\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/tenants\x12\xa7\x01\n\x0cUpdateTenant\x12 .bulkhead.v1.UpdateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"`\xda\x41\x12tenant,update_mask\x8a\xcf\x18\x18\n\x0btenant.name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02)2\x1f/api/v1/{tenant.name=tenants/*}:\x06tenant\x12\x90\x01\n\rSuspendTenant\x12!.bulkhead.v1.SuspendTenantRequest\x1a\x13.bulkhead.v1.Tenant\"G\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02%\" /api/v1/{name=tenants/*}:suspend:\x01*\x12\x99\x01\n\x10ReactivateTenant\x12$.bulkhead.v1.ReactivateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"J\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02(\"#/api/v1/{name=tenants/*}:reactivate:\x01*\x12\x83\x01\n\nSealTenant\x12\x1e.bulkhead.v1.SealTenantRequest\x1a\x13.bulkhead.v1.Tenant\"@\x8a\xcf\x18\x14\n\x04name\x12\x02\x01\x03 \x05(\x01\x30\x02@\x01P\x01\x82\xd3\xe4\x93\x02\"\"\x1d/api/v1/{name=tenants/*}:seal:\x01*\x12\x88\x01\n\x0cUnsealTenant\x12 .bulkhead.v1.UnsealTenantRequest\x1a\x13.bulkhead.v1.Tenant\"A\x8a\xcf\x18\x13\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01P\x01\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/{name=tenants/*}:unseal:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -116,8 +115,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETENANTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_CREATETENANTREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_CREATETENANTREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
-  _globals['_CREATETENANTMETADATA'].fields_by_name['tenant']._loaded_options = None
-  _globals['_CREATETENANTMETADATA'].fields_by_name['tenant']._serialized_options = b'\372A\024\n\022bulkhead.v1/Tenant'
   _globals['_GETTENANTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETTENANTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022bulkhead.v1/Tenant'
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -140,10 +137,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REACTIVATETENANTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022bulkhead.v1/Tenant'
   _globals['_REACTIVATETENANTREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_REACTIVATETENANTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
+  _globals['_SEALTENANTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_SEALTENANTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022bulkhead.v1/Tenant'
+  _globals['_SEALTENANTREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_SEALTENANTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002'
+  _globals['_SEALTENANTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_SEALTENANTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
+  _globals['_UNSEALTENANTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_UNSEALTENANTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022bulkhead.v1/Tenant'
+  _globals['_UNSEALTENANTREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_UNSEALTENANTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002'
+  _globals['_UNSEALTENANTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_UNSEALTENANTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._serialized_options = b'\312A\036\n\006Tenant\022\024CreateTenantMetadata\212\317\030\t\022\001\001 \n(\0010\002\202\323\344\223\002\031\"\017/api/v1/tenants:\006tenant'
   _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._loaded_options = None
-  _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._serialized_options = b'\332A\004name\212\317\030#\n\004name\022\005\001\002\003\004\005 \001(\0010\001:\014tenants.read@\001\202\323\344\223\002\032\022\030/api/v1/{name=tenants/*}'
+  _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._serialized_options = b'\332A\004name\212\317\030%\n\004name\022\005\001\002\003\004\005 \001(\0010\001:\014tenants.read@\001P\001\202\323\344\223\002\032\022\030/api/v1/{name=tenants/*}'
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._serialized_options = b'\212\317\030\n\022\002\001\002 \005(\0010\001\202\323\344\223\002\021\022\017/api/v1/tenants'
   _globals['_TENANTSERVICE'].methods_by_name['UpdateTenant']._loaded_options = None
@@ -152,38 +161,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSERVICE'].methods_by_name['SuspendTenant']._serialized_options = b'\332A\004name\212\317\030\021\n\004name\022\001\001 \005(\0010\002@\001\202\323\344\223\002%\" /api/v1/{name=tenants/*}:suspend:\001*'
   _globals['_TENANTSERVICE'].methods_by_name['ReactivateTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ReactivateTenant']._serialized_options = b'\332A\004name\212\317\030\021\n\004name\022\001\001 \005(\0010\002@\001\202\323\344\223\002(\"#/api/v1/{name=tenants/*}:reactivate:\001*'
-  _globals['_TENANT']._serialized_start=384
-  _globals['_TENANT']._serialized_end=2179
-  _globals['_TENANT_CONNECTIONPOOLING']._serialized_start=1346
-  _globals['_TENANT_CONNECTIONPOOLING']._serialized_end=1722
-  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_start=1566
-  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_end=1662
-  _globals['_TENANT_RATELIMIT']._serialized_start=1725
-  _globals['_TENANT_RATELIMIT']._serialized_end=1905
-  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_start=1819
-  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_end=1905
-  _globals['_TENANT_LABELSENTRY']._serialized_start=1907
-  _globals['_TENANT_LABELSENTRY']._serialized_end=1952
-  _globals['_TENANT_STATE']._serialized_start=1954
-  _globals['_TENANT_STATE']._serialized_end=2044
-  _globals['_TENANT_ISOLATIONLEVEL']._serialized_start=2046
-  _globals['_TENANT_ISOLATIONLEVEL']._serialized_end=2119
-  _globals['_CREATETENANTREQUEST']._serialized_start=2182
-  _globals['_CREATETENANTREQUEST']._serialized_end=2326
-  _globals['_CREATETENANTMETADATA']._serialized_start=2329
-  _globals['_CREATETENANTMETADATA']._serialized_end=2484
-  _globals['_GETTENANTREQUEST']._serialized_start=2486
-  _globals['_GETTENANTREQUEST']._serialized_end=2547
-  _globals['_LISTTENANTSREQUEST']._serialized_start=2549
-  _globals['_LISTTENANTSREQUEST']._serialized_end=2620
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=2622
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=2706
-  _globals['_UPDATETENANTREQUEST']._serialized_start=2709
-  _globals['_UPDATETENANTREQUEST']._serialized_end=2857
-  _globals['_SUSPENDTENANTREQUEST']._serialized_start=2859
-  _globals['_SUSPENDTENANTREQUEST']._serialized_end=2966
-  _globals['_REACTIVATETENANTREQUEST']._serialized_start=2968
-  _globals['_REACTIVATETENANTREQUEST']._serialized_end=3056
-  _globals['_TENANTSERVICE']._serialized_start=3059
-  _globals['_TENANTSERVICE']._serialized_end=3975
+  _globals['_TENANTSERVICE'].methods_by_name['SealTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['SealTenant']._serialized_options = b'\212\317\030\024\n\004name\022\002\001\003 \005(\0010\002@\001P\001\202\323\344\223\002\"\"\035/api/v1/{name=tenants/*}:seal:\001*'
+  _globals['_TENANTSERVICE'].methods_by_name['UnsealTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['UnsealTenant']._serialized_options = b'\212\317\030\023\n\004name\022\001\001 \005(\0010\002@\001P\001\202\323\344\223\002$\"\037/api/v1/{name=tenants/*}:unseal:\001*'
+  _globals['_TENANT']._serialized_start=359
+  _globals['_TENANT']._serialized_end=2166
+  _globals['_TENANT_CONNECTIONPOOLING']._serialized_start=1321
+  _globals['_TENANT_CONNECTIONPOOLING']._serialized_end=1697
+  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_start=1541
+  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_end=1637
+  _globals['_TENANT_RATELIMIT']._serialized_start=1700
+  _globals['_TENANT_RATELIMIT']._serialized_end=1880
+  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_start=1794
+  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_end=1880
+  _globals['_TENANT_LABELSENTRY']._serialized_start=1882
+  _globals['_TENANT_LABELSENTRY']._serialized_end=1927
+  _globals['_TENANT_STATE']._serialized_start=1929
+  _globals['_TENANT_STATE']._serialized_end=2031
+  _globals['_TENANT_ISOLATIONLEVEL']._serialized_start=2033
+  _globals['_TENANT_ISOLATIONLEVEL']._serialized_end=2106
+  _globals['_CREATETENANTREQUEST']._serialized_start=2169
+  _globals['_CREATETENANTREQUEST']._serialized_end=2313
+  _globals['_GETTENANTREQUEST']._serialized_start=2315
+  _globals['_GETTENANTREQUEST']._serialized_end=2376
+  _globals['_LISTTENANTSREQUEST']._serialized_start=2378
+  _globals['_LISTTENANTSREQUEST']._serialized_end=2449
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=2451
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=2535
+  _globals['_UPDATETENANTREQUEST']._serialized_start=2538
+  _globals['_UPDATETENANTREQUEST']._serialized_end=2686
+  _globals['_SUSPENDTENANTREQUEST']._serialized_start=2688
+  _globals['_SUSPENDTENANTREQUEST']._serialized_end=2795
+  _globals['_REACTIVATETENANTREQUEST']._serialized_start=2797
+  _globals['_REACTIVATETENANTREQUEST']._serialized_end=2885
+  _globals['_SEALTENANTREQUEST']._serialized_start=2887
+  _globals['_SEALTENANTREQUEST']._serialized_end=2991
+  _globals['_UNSEALTENANTREQUEST']._serialized_start=2993
+  _globals['_UNSEALTENANTREQUEST']._serialized_end=3099
+  _globals['_TENANTSERVICE']._serialized_start=3102
+  _globals['_TENANTSERVICE']._serialized_end=4293
 # @@protoc_insertion_point(module_scope)

@@ -4,7 +4,6 @@ isort:skip_file
 Tenants and their lifecycle."""
 
 from bulkhead.v1 import certificate_policies_pb2 as _certificate_policies_pb2
-from bulkhead.v1 import steps_pb2 as _steps_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -48,6 +47,8 @@ class Tenant(_message.Message):
         """Its reads are served; what would change its data is refused until it is reactivated. A tenant gets here when a
         verification finds that its isolation does not hold.
         """
+        SEALED: Tenant._State.ValueType  # 5
+        """Neither its keys nor its data are opened for anybody until it is unsealed; they stay."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a tenant is in its life."""
@@ -64,6 +65,8 @@ class Tenant(_message.Message):
     """Its reads are served; what would change its data is refused until it is reactivated. A tenant gets here when a
     verification finds that its isolation does not hold.
     """
+    SEALED: Tenant.State.ValueType  # 5
+    """Neither its keys nor its data are opened for anybody until it is unsealed; they stay."""
 
     class _IsolationLevel:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -286,7 +289,7 @@ class Tenant(_message.Message):
     hsm_backed: _builtins.bool
     """Whether the tenant's keys are held by a hardware security module."""
     suspend_reason: _builtins.str
-    """Why it is suspended, as the caller of SuspendTenant said."""
+    """Why it is suspended or sealed, as the caller of SuspendTenant, SealTenant or UnsealTenant said."""
     requests_per_minute: _builtins.int
     """How many requests the edge admits in a minute: 1 to 1,000,000. Zero takes what the tier has: 600 for `standard`,
     3,000 for `business`, 12,000 for `enterprise`.
@@ -331,9 +334,7 @@ class Tenant(_message.Message):
 
     @_builtins.property
     def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant.RateLimit]:
-        """What its calls may cost, beside how many there may be in a minute. A call that is one too many for any of these takes
-        nothing of the others.
-        """
+        """What its calls may cost, beside how many there may be in a minute; one too many for any takes nothing of the others."""
 
     @_builtins.property
     def certificate_policy(self) -> _certificate_policies_pb2.CertificatePolicy:
@@ -412,40 +413,6 @@ class CreateTenantRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateTenantRequest: _TypeAlias = CreateTenantRequest  # noqa: Y015
-
-@_typing.final
-class CreateTenantMetadata(_message.Message):
-    """What a creation has done so far."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TENANT_FIELD_NUMBER: _builtins.int
-    STEPS_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    tenant: _builtins.str
-    """The tenant that is being made."""
-    @_builtins.property
-    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_steps_pb2.OperationStep]:
-        """Its steps, in order."""
-
-    @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was asked for."""
-
-    def __init__(
-        self,
-        *,
-        tenant: _builtins.str = ...,
-        steps: _abc.Iterable[_steps_pb2.OperationStep] | None = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "steps", b"steps", "tenant", b"tenant"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CreateTenantMetadata: _TypeAlias = CreateTenantMetadata  # noqa: Y015
 
 @_typing.final
 class GetTenantRequest(_message.Message):
@@ -615,3 +582,63 @@ class ReactivateTenantRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReactivateTenantRequest: _TypeAlias = ReactivateTenantRequest  # noqa: Y015
+
+@_typing.final
+class SealTenantRequest(_message.Message):
+    """Ask for a seal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    reason: _builtins.str
+    """Why, for the tenant's audit log; at most 500 characters."""
+    etag: _builtins.str
+    """When not empty, must be the current one (AIP-154)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealTenantRequest: _TypeAlias = SealTenantRequest  # noqa: Y015
+
+@_typing.final
+class UnsealTenantRequest(_message.Message):
+    """Ask for a seal to be broken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    reason: _builtins.str
+    """Why, for the tenant's audit log; at most 500 characters."""
+    etag: _builtins.str
+    """When not empty, must be the current one (AIP-154)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnsealTenantRequest: _TypeAlias = UnsealTenantRequest  # noqa: Y015

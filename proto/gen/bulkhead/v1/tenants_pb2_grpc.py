@@ -66,6 +66,16 @@ class TenantServiceStub:
                 request_serializer=bulkhead_dot_v1_dot_tenants__pb2.ReactivateTenantRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
                 _registered_method=True)
+        self.SealTenant = channel.unary_unary(
+                '/bulkhead.v1.TenantService/SealTenant',
+                request_serializer=bulkhead_dot_v1_dot_tenants__pb2.SealTenantRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.UnsealTenant = channel.unary_unary(
+                '/bulkhead.v1.TenantService/UnsealTenant',
+                request_serializer=bulkhead_dot_v1_dot_tenants__pb2.UnsealTenantRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer:
@@ -117,6 +127,21 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SealTenant(self, request, context):
+        """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed. Answers once
+        nothing that had begun before can still succeed; what was under way may have taken effect, though it was refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnsealTenant(self, request, context):
+        """Break a tenant's seal. It is suspended then, and served again only once it is reactivated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TenantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +173,16 @@ def add_TenantServiceServicer_to_server(servicer, server):
             'ReactivateTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.ReactivateTenant,
                     request_deserializer=bulkhead_dot_v1_dot_tenants__pb2.ReactivateTenantRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
+            ),
+            'SealTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.SealTenant,
+                    request_deserializer=bulkhead_dot_v1_dot_tenants__pb2.SealTenantRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
+            ),
+            'UnsealTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnsealTenant,
+                    request_deserializer=bulkhead_dot_v1_dot_tenants__pb2.UnsealTenantRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
             ),
     }
@@ -313,6 +348,60 @@ class TenantService:
             target,
             '/bulkhead.v1.TenantService/ReactivateTenant',
             bulkhead_dot_v1_dot_tenants__pb2.ReactivateTenantRequest.SerializeToString,
+            bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SealTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.TenantService/SealTenant',
+            bulkhead_dot_v1_dot_tenants__pb2.SealTenantRequest.SerializeToString,
+            bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnsealTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.TenantService/UnsealTenant',
+            bulkhead_dot_v1_dot_tenants__pb2.UnsealTenantRequest.SerializeToString,
             bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
             options,
             channel_credentials,

@@ -50,6 +50,12 @@ class TenantServiceStub:
     """Suspend a tenant: its callers are refused until it is reactivated. Its data stays. Suspending a suspended tenant changes nothing."""
     ReactivateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]
     """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
+    SealTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.SealTenantRequest, _tenants_pb2.Tenant]
+    """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed. Answers once
+    nothing that had begun before can still succeed; what was under way may have taken effect, though it was refused.
+    """
+    UnsealTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.UnsealTenantRequest, _tenants_pb2.Tenant]
+    """Break a tenant's seal. It is suspended then, and served again only once it is reactivated."""
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
@@ -72,6 +78,12 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """Suspend a tenant: its callers are refused until it is reactivated. Its data stays. Suspending a suspended tenant changes nothing."""
     ReactivateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
+    SealTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.SealTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed. Answers once
+    nothing that had begun before can still succeed; what was under way may have taken effect, though it was refused.
+    """
+    UnsealTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.UnsealTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    """Break a tenant's seal. It is suspended then, and served again only once it is reactivated."""
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """The registry of tenants: creates them with everything that is theirs alone, and takes them through their life."""
@@ -127,5 +139,23 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
         """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
+
+    @_abc_1.abstractmethod
+    def SealTenant(
+        self,
+        request: _tenants_pb2.SealTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
+        """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed. Answers once
+        nothing that had begun before can still succeed; what was under way may have taken effect, though it was refused.
+        """
+
+    @_abc_1.abstractmethod
+    def UnsealTenant(
+        self,
+        request: _tenants_pb2.UnsealTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
+        """Break a tenant's seal. It is suspended then, and served again only once it is reactivated."""
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,7 +24,7 @@ from control_plane.keys.model import (
     sealed_version,
     unseal,
 )
-from control_plane.keys.segments import (
+from control_plane.keys.sealing.segments import (
     HEADER_BYTES,
     SALT_BYTES,
     Opener,

@@ -1,0 +1,1 @@
+"""How objects are sealed: in segments, under a key that is given. Knows no vault and no database."""
