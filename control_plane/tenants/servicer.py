@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from typing_extensions import override
 
-from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import seals_pb2, tenants_pb2, tenants_pb2_grpc
 from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import TenantId
 from control_plane.operations.plan import Plans
@@ -115,7 +115,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         return await self._take(request.name, request.etag, Action.REACTIVATE)
 
     @override
-    async def SealTenant(self, request: tenants_pb2.SealTenantRequest, context: Context) -> tenants_pb2.Tenant:
+    async def SealTenant(self, request: seals_pb2.SealTenantRequest, context: Context) -> tenants_pb2.Tenant:
         violations = Violations()
         violations.add("reason", given_reason_violation(request.reason))
         violations.check()
@@ -127,7 +127,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         return sealed
 
     @override
-    async def UnsealTenant(self, request: tenants_pb2.UnsealTenantRequest, context: Context) -> tenants_pb2.Tenant:
+    async def UnsealTenant(self, request: seals_pb2.UnsealTenantRequest, context: Context) -> tenants_pb2.Tenant:
         violations = Violations()
         violations.add("reason", given_reason_violation(request.reason))
         violations.check()

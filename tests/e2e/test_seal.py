@@ -14,6 +14,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from bulkhead.v1 import (
+    seals_pb2,
     audit_pb2,
     audit_pb2_grpc,
     certificates_pb2,
@@ -160,7 +161,7 @@ async def test_of_a_hundred_operations_under_way_none_succeeds_after_the_seal_an
         await asyncio.sleep(UNDER_WAY_S)
         before = len(seen[sealed].ends)
         answer = await doors.tenants.SealTenant(
-            tenants_pb2.SealTenantRequest(name=sealed, reason="a test"), metadata=who[sealed]
+            seals_pb2.SealTenantRequest(name=sealed, reason="a test"), metadata=who[sealed]
         )
         acknowledged = time.monotonic()
         effects = await doors.effects(sealed)
@@ -181,7 +182,7 @@ async def test_of_a_hundred_operations_under_way_none_succeeds_after_the_seal_an
         assert any(end > acknowledged for end in seen[neighbour].ends)
 
         unsealed = await doors.tenants.UnsealTenant(
-            tenants_pb2.UnsealTenantRequest(name=sealed, reason="it was one"), metadata=doors.admin
+            seals_pb2.UnsealTenantRequest(name=sealed, reason="it was one"), metadata=doors.admin
         )
         assert unsealed.state == tenants_pb2.Tenant.SUSPENDED
         await doors.tenants.ReactivateTenant(tenants_pb2.ReactivateTenantRequest(name=sealed), metadata=doors.admin)
@@ -198,10 +199,10 @@ async def test_no_process_keeps_a_sealed_tenants_keys_in_memory(stack: Stack) ->
         uses = doors.issue_token, doors.issue_certificate
         for use in uses:
             await use(name, doors.admin)
-        seal = tenants_pb2.SealTenantRequest(name=name, reason="a test")
+        seal = seals_pb2.SealTenantRequest(name=name, reason="a test")
         sealed = await doors.tenants.SealTenant(seal, metadata=doors.admin)
         _set_keys(stack, sealed.uid, state="RETIRED")
-        unseal = tenants_pb2.UnsealTenantRequest(name=name, reason="a test")
+        unseal = seals_pb2.UnsealTenantRequest(name=name, reason="a test")
         await doors.tenants.UnsealTenant(unseal, metadata=doors.admin)
         reactivate = tenants_pb2.ReactivateTenantRequest(name=name)
         await doors.tenants.ReactivateTenant(reactivate, metadata=doors.admin)

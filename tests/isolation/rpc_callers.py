@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from bulkhead.v1 import (
+    seals_pb2,
     certificates_pb2,
     certificates_pb2_grpc,
     isolation_pb2,
@@ -382,7 +383,7 @@ class _Founder:
         time.sleep(1.1)
 
     def seal(self, target: Target) -> None:
-        asked = tenants_pb2.SealTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
+        asked = seals_pb2.SealTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
         self._tenants.SealTenant(asked, metadata=self._metadata)
 
     def callers(self, own: Target) -> dict[str, Caller]:

@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
-from bulkhead.v1 import audit_pb2, audit_pb2_grpc, tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import seals_pb2, audit_pb2, audit_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 from control_plane.settings import Settings
 from control_plane.tenants.model import UPDATABLE
 from tests.fixtures.stack import Stack
@@ -293,7 +293,7 @@ def test_who_seals_or_unseals_says_why(world: World, service: Any, metadata: Any
 def test_a_sealed_tenant_is_suspended_when_it_is_unsealed_and_its_log_says_why(
     tenant: tenants_pb2.Tenant, world: World, service: Any, metadata: Any
 ) -> None:
-    seal = tenants_pb2.SealTenantRequest(name=tenant.name, reason="a leaked key")
+    seal = seals_pb2.SealTenantRequest(name=tenant.name, reason="a leaked key")
     sealed = service.SealTenant(seal, metadata=world.callers["tenant-admin"].metadata)
     again = service.SealTenant(seal, metadata=metadata)
     reactivate = tenants_pb2.ReactivateTenantRequest(name=tenant.name)
@@ -301,7 +301,7 @@ def test_a_sealed_tenant_is_suspended_when_it_is_unsealed_and_its_log_says_why(
     locked_out = _refused(lambda: service.GetTenant(
         tenants_pb2.GetTenantRequest(name=tenant.name), metadata=world.callers["tenant-admin"].metadata
     ))  # fmt: skip
-    unseal = tenants_pb2.UnsealTenantRequest(name=tenant.name, reason="it was none")
+    unseal = seals_pb2.UnsealTenantRequest(name=tenant.name, reason="it was none")
     unsealed = service.UnsealTenant(unseal, metadata=metadata)
     service.ReactivateTenant(reactivate, metadata=metadata)
     audit = audit_pb2_grpc.AuditServiceStub(world.channels[False, False])

@@ -257,7 +257,7 @@ async def test_while_the_database_is_away_a_process_goes_on_with_what_it_knows(
         raise UnavailableError("the database is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(process, "_stored", away)
+        patch.setattr(process, "_usable", away)
         patch.setattr(process._newest, "get", lambda _: None)
         assert await _sealed_by(process, tenant) == 1
         with pytest.raises(UnavailableError):

@@ -28,8 +28,8 @@ WALLS: Final = (
     ),
     Mutation(
         name="a rotation of a KEK believes whatever the vault has wrapped",
-        file=KEYS,
-        before="if not hmac.compare_digest((await self._unwrapped(made)).material.private, opened.material.private):",
+        file="control_plane/keys/keks.py",
+        before="if not hmac.compare_digest((await self.unwrapped(made)).material.private, opened.material.private):",
         after="if not made:",
         noticed_by=(f"{ROTATION_TESTS}::test_a_key_that_does_not_open_as_it_was_is_not_put_in_place",),
     ),
@@ -117,7 +117,7 @@ WALLS: Final = (
     Mutation(
         name="a receipt is given for a KEK that is still there",
         file=DESTRUCTION,
-        before="if await self._keys.opens(kek, WrappedKey(destruction.sample)):",
+        before="if await self._keys.keks.opens(kek, WrappedKey(destruction.sample)):",
         after="if not destruction.sample:",
         noticed_by=(f"{RECEIPT_TESTS}::test_what_still_opens_after_its_kek_was_destroyed_gets_no_receipt",),
     ),
