@@ -16,8 +16,10 @@ from bulkhead.edge.v1 import policies_pb2_grpc
 from bulkhead.v1 import (
     audit_pb2_grpc,
     edges_pb2_grpc,
+    encryption_pb2_grpc,
     isolation_pb2_grpc,
     keys_pb2_grpc,
+    secrets_pb2_grpc,
     tenants_pb2_grpc,
     tokens_pb2_grpc,
 )
@@ -37,14 +39,16 @@ from control_plane.app.vaults import open_vault
 from control_plane.audit.servicer import AuditServicer
 from control_plane.cache.probing import Prober
 from control_plane.cache.reconciler import Reconciler
+from control_plane.encryption.servicer import EncryptionServicer
 from control_plane.isolation.probes.api import CertificatesApi
 from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
-from control_plane.keyring.rotation import rotations
+from control_plane.keyring.rotation import Means, rotations
 from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.platform import PlatformKeys
+from control_plane.keys.vault import KeyVault
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
 from control_plane.operations.service import OperationRunner
@@ -60,6 +64,7 @@ from control_plane.postgres.notifications import notified
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import CHANNEL as UPGRADE_CHANNEL
 from control_plane.postgres.schemas.upgrades import SchemaUpgrades
+from control_plane.secrets.servicer import SecretServicer
 from control_plane.settings import Settings
 from control_plane.telemetry import configure_logging
 from control_plane.tenants.provisioning import TenantCreation
@@ -76,6 +81,8 @@ _REFLECTED: Final = (
     "bulkhead.v1.EdgeService",
     "bulkhead.v1.IsolationService",
     "bulkhead.v1.KeyService",
+    "bulkhead.v1.EncryptionService",
+    "bulkhead.v1.SecretService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -104,7 +111,7 @@ async def run_control_plane(settings: Settings) -> None:
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
         platform_keys = PlatformKeys(vault, database)
-        plans: Plans = {creation.kind: creation, **_rotations(process, platform_keys, edges)}
+        plans: Plans = {creation.kind: creation, **_rotations(process, vault, platform_keys, edges)}
         reports = Reports(process.database, process.denials)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
@@ -112,6 +119,7 @@ async def run_control_plane(settings: Settings) -> None:
         def add(server: grpc.aio.Server) -> None:
             _add_control_plane(server, process=process, plans=plans, queue=queue)
             _add_edges(server, publisher=publisher, edges=edges, reports=reports)
+            encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(process.keys), server)
             isolation = IsolationServicer(verifier, platform_keys, process.page_tokens)
             isolation_pb2_grpc.add_IsolationServiceServicer_to_server(isolation, server)
 
@@ -165,18 +173,22 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     keys = KeyServicer(process.keys, process.page_tokens, plans, defer=defer)
     keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
+    secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(process.keys, process.page_tokens), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
 
 
-def _rotations(process: Process, platform_keys: PlatformKeys, edges: Edges) -> Plans:
+def _rotations(process: Process, vault: KeyVault, platform_keys: PlatformKeys, edges: Edges) -> Plans:
     return rotations(
-        process.database,
-        process.keys,
-        platform_keys=platform_keys,
-        lagging_edges=partial(_lagging, edges),
-        touched=process.sealer.touch,
+        Means(
+            database=process.database,
+            keys=process.keys,
+            vault=vault,
+            platform_keys=platform_keys,
+            lagging_edges=partial(_lagging, edges),
+            touched=process.sealer.touch,
+        )
     )
 
 

@@ -31,9 +31,9 @@ _STATE_STYLES: Final = {
 }
 
 
-def put(text: str = "") -> None:
-    """Print a line, or some, of data on stdout, at once."""
-    typer.echo(text)
+def put(data: str | bytes = "") -> None:
+    """Print a line, or some, of data on stdout, at once; bytes as they are."""
+    typer.echo(data, nl=isinstance(data, str))
 
 
 def put_json(value: Any) -> None:

@@ -11,8 +11,10 @@ from control_plane.cli import audit, certificates, operations, output, serve, st
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.command import command
 from control_plane.cli.edge import demo, edges, proxy, top, xds
+from control_plane.cli.encryption import commands as encryption
 from control_plane.cli.isolation import commands as isolation
 from control_plane.cli.keyring import commands as keys
+from control_plane.cli.secrets import commands as secrets
 from control_plane.cli.session import DEFAULT_DIRECTORY
 
 _INTERRUPTED: Final = 130
@@ -33,10 +35,12 @@ command(app, "top")(top.show_top)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(certificates.app, name="certificates")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(operations.app, name="operations")
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.app, name="keys")
 app.add_typer(isolation.app, name="isolation")
+app.add_typer(encryption.app, name="encryption")
 app.add_typer(edges.app, name="edges")
 app.add_typer(proxy.app, name="proxy")
 app.add_typer(xds.app, name="xds")

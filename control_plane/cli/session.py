@@ -16,6 +16,7 @@ from control_plane.cli.calls.endpoints import Endpoints, read_token
 from control_plane.cli.calls.failures import CallFailedError, Failure, failed, partially, to_json
 from control_plane.cli.calls.grpcurl import Secret, grpcurl
 from control_plane.cli.calls.message import Message, without_blanks
+from control_plane.cli.calls.values import read_secret
 
 if TYPE_CHECKING:
     from control_plane.cli.calls.client import Client
@@ -45,8 +46,10 @@ class Session:
         if self._client:
             self._client.close()
 
-    def call(self, method: str, request: Message, *, timeout_s: float = _TIMEOUT_S) -> Message:
-        """Call `package.Service/Method`; blank fields of the request are not sent.
+    def call(
+        self, method: str, request: Message, *, timeout_s: float = _TIMEOUT_S, secret: Secret | None = None
+    ) -> Message:
+        """Call `package.Service/Method`; blank fields of the request are not sent, and a secret one comes from a file.
 
         With --print-grpcurl it prints the call instead, and ends the command.
 
@@ -57,7 +60,12 @@ class Session:
         token_file = self._token_file or endpoints.admin_token_file
         fields = without_blanks(request)
         if self.print_grpcurl:
-            self._end_with(grpcurl(method, fields, endpoints=endpoints, token_file=token_file, timeout_s=timeout_s))
+            shown = grpcurl(
+                method, fields, endpoints=endpoints, token_file=token_file, timeout_s=timeout_s, secret=secret
+            )
+            self._end_with(shown)
+        if secret:
+            fields[secret.field] = read_secret(secret)
         return self._connected(endpoints).call(
             method, fields, token=lambda: read_token(token_file), timeout_s=timeout_s
         )
@@ -69,7 +77,7 @@ class Session:
             self._end_with(
                 grpcurl(method, request, endpoints=endpoints, token_file=None, timeout_s=_TIMEOUT_S, secret=secret)
             )
-        fields = {**request, secret.field: read_token(secret.file)}
+        fields = {**request, secret.field: read_secret(secret)}
         return self._connected(endpoints).call(method, fields, token=None, timeout_s=_TIMEOUT_S)
 
     def pages(self, method: str, request: Message, *, follow: Callable[[Message], bool] = bool) -> Iterator[Message]:
@@ -119,20 +127,22 @@ class Session:
         if failure:
             raise failure
 
-    def deliver(self, text: str, out: Path | None, *, mode: int) -> None:
+    def deliver(self, content: str | bytes, out: Path | None, *, mode: int) -> None:
         """Write what was asked for into the file `out`, or on stdout where that is None or `-`.
+
+        A text ends with one line break; bytes are as they are.
 
         Raises:
             CallFailedError: when the file cannot be written.
         """
         if out is None or str(out) == "-":
-            output.put(text.removesuffix("\n"))
+            output.put(content.removesuffix("\n") if isinstance(content, str) else content)
             return
         try:
             descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-            with os.fdopen(descriptor, "w") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)
-                file.write(text.removesuffix("\n") + "\n")
+                file.write(f"{content.removesuffix(chr(10))}\n".encode() if isinstance(content, str) else content)
         except OSError as error:
             message = f"{out} cannot be written: {error.strerror}"
             raise failed("FAILED_PRECONDITION", message, hint="name another file with --out") from error

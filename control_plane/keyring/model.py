@@ -21,6 +21,7 @@ _KEK_ALGORITHM: Final = "AES-256-GCM"
 STEPS: Final[Mapping[str, tuple[str, ...]]] = {
     KEK: ("kek", "wrapping", "destruction"),
     Purpose.STORAGE.value: ("version",),
+    Purpose.SERVICES.value: ("version",),
     Purpose.TOKENS.value: ("publication", "edges", "use"),
 }
 """The steps of a rotation, by key. A key without any is not rotated."""

@@ -28,6 +28,7 @@ from control_plane.keys.model import KEY_BYTES, IntegrityError, Purpose
 
 _ALGORITHMS: Final[Mapping[Purpose, str]] = {
     Purpose.STORAGE: "AES-256-GCM",
+    Purpose.SERVICES: "AES-256-GCM",
     Purpose.TOKENS: "Ed25519",
     Purpose.ENROLMENT: "HMAC-SHA256",
 }
@@ -76,7 +77,7 @@ def new_material(purpose: Purpose, *, holder: Holder, now: datetime) -> Material
                 ),
                 public=certificate.public_bytes(serialization.Encoding.DER),
             )
-        case Purpose.STORAGE | Purpose.ENROLMENT:
+        case Purpose.STORAGE | Purpose.SERVICES | Purpose.ENROLMENT:
             return Material(private=secrets.token_bytes(KEY_BYTES), public=None)
 
 

@@ -77,11 +77,13 @@ class Purpose(StrEnum):
     """Signs the tenant's access tokens."""
     AUTHORITY = "authority"
     """Signs certificates: the key of the tenant's own certificate authority."""
+    SERVICES = "services"
+    """Seals what internal services keep for the tenant."""
     ENROLMENT = "enrolment"
     """Derives secrets that are stored nowhere: enrolment tokens, the password of the tenant's own database role."""
 
 
-ROTATED: Final = frozenset({Purpose.STORAGE, Purpose.TOKENS})
+ROTATED: Final = frozenset({Purpose.STORAGE, Purpose.TOKENS, Purpose.SERVICES})
 """The purposes whose keys get new versions. Of the others what was made with a key does not say with which version."""
 
 

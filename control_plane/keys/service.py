@@ -6,7 +6,7 @@ import hmac
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -23,13 +23,17 @@ from control_plane.keys.cache import Answers, KeyCache
 from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
     FIRST_OBJECT_VERSION,
-    KEY_BYTES,
+    NONCE_BYTES,
     ROTATED,
+    Binding,
     IntegrityError,
     KekRef,
     MissingKeyError,
     Purpose,
     WrappedKey,
+    seal,
+    sealed_version,
+    unseal,
 )
 from control_plane.keys.sealing import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
@@ -45,7 +49,6 @@ _NEWEST: Final = timedelta(milliseconds=750)
 _OPEN_KEYS: Final = 4096
 _TOKEN_KEYS: Final = 16_384
 _LOGIN_LABEL: Final = b"database login 1"
-_SAMPLE: Final = b"bulkhead/destruction sample/1"
 
 _log = structlog.get_logger(__name__)
 
@@ -80,6 +83,10 @@ class _OpenKey:
     id: UUID
     version: int
     material: Material = field(repr=False)
+
+
+def _services_binding(placement: Placement, bound_to: str, version: int) -> Binding:
+    return Binding(tenant_uid=placement.uid, purpose="services", version=version, object_name=bound_to)
 
 
 class TenantKeys:
@@ -160,57 +167,6 @@ class TenantKeys:
         """Have this process find out anew which versions of a tenant's keys are the newest. What is open stays open."""
         self._newest.forget(tenant_uid)
 
-    async def new_version(self, placement: Placement, purpose: Purpose, *, version: int, now: datetime) -> StoredKey:
-        """Make a version of a key, wrapped under the tenant's KEK, and open it once to be sure. Stores nothing."""
-        stored = await self._stored(placement.uid)
-        if not stored:
-            raise MissingKeyError(f"{purpose} key of tenant {placement.uid}")
-        kek = max(key.kek for key in stored)
-        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
-        material = new_material(purpose, holder=holder, now=now)
-        algorithm = holder.algorithm(purpose)
-        made = await self._wrapped(material, purpose=purpose, algorithm=algorithm, kek=kek, version=version)
-        await self._unwrapped(made)
-        return made
-
-    async def create_kek(self, kek: KekRef) -> None:
-        """Make a KEK, unless it is there. Nothing is wrapped under it yet."""
-        await self._vault.create_kek(kek)
-
-    async def rewrapped(self, stored: StoredKey, *, kek: KekRef) -> StoredKey:
-        """Return the key wrapped under another KEK of its tenant; stores nothing. Unwraps twice, and wraps once.
-
-        It was opened under the new KEK and found to be the same: who destroys the old one cannot come back.
-
-        Raises:
-            IntegrityError: what is stored, or what came of it, does not open.
-        """
-        opened = await self._unwrapped(stored)
-        unwrapped = replace(stored, kek_version=kek.version)
-        wrapped = await self._vault.wrap(kek, opened.material.private, aad=unwrapped.binding.aad())
-        made = replace(unwrapped, wrapped=wrapped)
-        if not hmac.compare_digest((await self._unwrapped(made)).material.private, opened.material.private):
-            raise IntegrityError("a key that was wrapped anew")
-        return made
-
-    async def sample(self, kek: KekRef) -> WrappedKey:
-        """Wrap something random under a KEK, and open it, to show later that it does not open any more."""
-        sample = await self._vault.wrap(kek, secrets.token_bytes(KEY_BYTES), aad=_SAMPLE)
-        await self._vault.unwrap(kek, sample, aad=_SAMPLE)
-        return sample
-
-    async def opens(self, kek: KekRef, sample: WrappedKey) -> bool:
-        """Say whether a sample opens: no, where there is no such KEK any more. Else raises IntegrityError."""
-        try:
-            await self._vault.unwrap(kek, sample, aad=_SAMPLE)
-        except MissingKeyError:
-            return False
-        return True
-
-    async def destroy_kek(self, kek: KekRef) -> None:
-        """Destroy a KEK: what is wrapped under it is lost for good. Safe to call again."""
-        await self._vault.destroy_kek(kek)
-
     async def encrypt(
         self, placement: Placement, plaintext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION
     ) -> bytes:
@@ -253,6 +209,33 @@ class TenantKeys:
         """
         return self._seal(placement, object_name, object_version).open_stream(ciphertext)
 
+    async def seal_for_services(self, placement: Placement, plaintext: bytes, *, bound_to: str) -> tuple[bytes, int]:
+        """Seal up to some 64 KiB for this tenant and `bound_to`; return the envelope, and the version that sealed it.
+
+        A tenant from before there were keys for services is given one. Needs the rights that `create` does.
+        """
+        try:
+            key = await self._opened(placement.uid, Purpose.SERVICES)
+        except MissingKeyError:
+            await self._add(placement, Purpose.SERVICES)
+            key = await self._opened(placement.uid, Purpose.SERVICES)
+        binding = _services_binding(placement, bound_to, key.version)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        sealed = seal(key.material.private, plaintext, version=key.version, nonce=nonce, aad=binding.aad())
+        return sealed, key.version
+
+    async def open_for_services(self, placement: Placement, sealed: bytes, *, bound_to: str) -> tuple[bytes, int]:
+        """Open what was sealed for this tenant and `bound_to`; return it, and the version that had sealed it.
+
+        Raises:
+            IntegrityError: for anything else.
+            MissingKeyError: no such version is used.
+        """
+        version = sealed_version(sealed)
+        key = await self._opened(placement.uid, Purpose.SERVICES, version=version)
+        binding = _services_binding(placement, bound_to, version)
+        return unseal(key.material.private, sealed, version=version, aad=binding.aad()), version
+
     async def token_signer(self, placement: Placement) -> TokenSigner:
         """Return the newest key for the tenant's tokens."""
         key = await self._opened(placement.uid, Purpose.TOKENS)
@@ -292,6 +275,21 @@ class TenantKeys:
         if anew:
             self.forget(placement.uid)
         return (await self.derive(placement, _LOGIN_LABEL)).hex()
+
+    async def _add(self, placement: Placement, purpose: Purpose) -> None:
+        """Give a tenant the first key of a purpose, under the KEK that its newest keys are under.
+
+        Raises:
+            ConflictError: the KEK was replaced meanwhile; the same call finds the new one.
+        """
+        stored = await self._stored(placement.uid)
+        if not stored:
+            raise MissingKeyError(f"any key of tenant {placement.uid}")
+        kek = KekRef(tenant_uid=placement.uid, version=max(key.kek_version for key in stored))
+        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
+        material = new_material(purpose, holder=holder, now=datetime.now(UTC))
+        added = await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek)
+        await self._system.run(lambda tx: store.insert_missing(tx, [added]))
 
     def _seal(self, placement: Placement, object_name: str, object_version: int) -> ObjectSeal:
         return ObjectSeal(

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from control_plane.errors import ConflictError
 from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
 from control_plane.keys.model import Binding, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.postgres.database import SystemTransaction
@@ -124,10 +125,14 @@ async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> in
     """Insert each key, unless its tenant has one of that purpose and version already: the first stays.
 
     Return how many were inserted.
+
+    Raises:
+        ConflictError: the KEK that it is wrapped under has been replaced.
     """
     inserted = 0
     for key in keys:
         await note_kek(tx, key.kek)
+        await _hold_open(tx, key.kek)
         inserted += await tx.execute(
             """
             INSERT INTO csm_system.tenant_keys
@@ -179,6 +184,19 @@ async def note_kek(tx: SystemTransaction, kek: KekRef) -> bool:
         {"tenant_uid": kek.tenant_uid, "version": kek.version},
     )
     return noted == 1
+
+
+async def _hold_open(tx: SystemTransaction, kek: KekRef) -> None:
+    """Keep a KEK from being closed until the transaction ends; raise ConflictError where it is."""
+    row = await tx.fetch_one(
+        """
+        SELECT version FROM csm_system.tenant_keks
+         WHERE tenant_uid = %(tenant_uid)s AND version = %(version)s AND close_time IS NULL FOR SHARE
+        """,
+        {"tenant_uid": kek.tenant_uid, "version": kek.version},
+    )
+    if row is None:
+        raise ConflictError(f"{kek.title} is being replaced")
 
 
 async def delete_all(tx: SystemTransaction, tenant_uid: UUID) -> None:

@@ -28,13 +28,17 @@ CONSTRAINTS: Final[Mapping[str, Callable[[str], DomainError]]] = {
 }
 
 # Two calls with one request id at the same time: on its second attempt the loser finds the winner's row and repeats its
-# answer. A serial number is random: the next one differs. Of two that claim a domain, the loser finds it taken.
+# answer. A serial number is random: the next one differs. Of two that claim a domain, or a secret's id, the
+# loser finds it taken.
 _WON_BY_ANOTHER: Final = frozenset({
     "operations_request_id_key",
     "tokens_request_id_key",
     "certificates_request_id_key",
     "certificates_serial_number_key",
     "tenant_domains_pkey",
+    "secrets_request_id_key",
+    "secrets_secret_id_key",
+    "secret_versions_request_id_key",
 })  # fmt: skip
 
 

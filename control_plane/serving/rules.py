@@ -15,9 +15,11 @@ from bulkhead.v1 import (
     audit_pb2,
     certificates_pb2,
     edges_pb2,
+    encryption_pb2,
     isolation_pb2,
     keys_pb2,
     rules_pb2,
+    secrets_pb2,
     tenants_pb2,
     tokens_pb2,
 )
@@ -31,6 +33,8 @@ PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (
     edges_pb2.DESCRIPTOR,
     isolation_pb2.DESCRIPTOR,
     keys_pb2.DESCRIPTOR,
+    encryption_pb2.DESCRIPTOR,
+    secrets_pb2.DESCRIPTOR,
     policies_pb2.DESCRIPTOR,
 )
 

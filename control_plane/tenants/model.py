@@ -192,10 +192,15 @@ def check_settings(settings: Settings, violations: Violations, *, prefix: str) -
     _check_shares(settings, violations, prefix=prefix)
     for name, description in settings.certificate_policy.contradictions():
         violations.add(f"{prefix}certificate_policy.{name}", description, reason="CERTIFICATE_POLICY")
-    if len(settings.labels) > _MOST_LABELS:
+    check_labels(settings.labels, violations, prefix=prefix)
+
+
+def check_labels(labels: Mapping[str, str], violations: Violations, *, prefix: str) -> None:
+    """Note everything that is wrong with labels, of whatever they are."""
+    if len(labels) > _MOST_LABELS:
         violations.add(f"{prefix}labels", f"must have at most {_MOST_LABELS} entries")
         return
-    for key, value in settings.labels.items():
+    for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
             violations.add(f"{prefix}labels", "keys must be 1 to 63 characters of a-z, 0-9, _ and -", reason="LABEL")
         violations.add(f"{prefix}labels", text_violation(value, longest=_LONGEST_LABEL_VALUE), reason="LABEL")

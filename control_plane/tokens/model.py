@@ -4,6 +4,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -13,8 +14,11 @@ from uuid import UUID
 TENANT_ROLES: Final = frozenset({"tenant-admin", "tenant-member", "auditor"})
 SCOPES: Final = frozenset({
     "audit.read", "certificates.read", "certificates.write", "isolation.read", "isolation.verify",
-    "keys.read",
+    "keys.read", "keys.use", "secrets.access", "secrets.read", "secrets.write",
 })  # fmt: skip
+
+PLATFORM_GRANTS: Final = SCOPES - {"secrets.access"}
+"""What the platform's own administrators may give: who reads a tenant's secrets is for the tenant's own to say."""
 
 SHORTEST_LIFETIME: Final = timedelta(minutes=1)
 DEFAULT_LIFETIME: Final = timedelta(hours=1)
@@ -107,9 +111,14 @@ def lifetime_violation(lifetime: timedelta) -> str | None:
     return f"must be {_seconds(SHORTEST_LIFETIME)} to {_seconds(LONGEST_LIFETIME)} seconds"
 
 
-def scope_violations(scopes: Sequence[str]) -> dict[int, str]:
+def scope_violations(scopes: Sequence[str], *, grantable: AbstractSet[str] = SCOPES) -> dict[int, str]:
     """Say why each of the scopes at fault cannot be granted, by its index."""
     found = {index: "is no scope" for index, scope in enumerate(scopes) if scope not in SCOPES}
+    found |= {
+        index: "is for the tenant's own administrators to grant"
+        for index, scope in enumerate(scopes)
+        if scope in SCOPES - grantable
+    }
     return found | {index: "is there twice" for index, scope in enumerate(scopes) if scope in scopes[:index]}
 
 

@@ -1,5 +1,6 @@
 """TokenService over gRPC."""
 
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -15,13 +16,15 @@ from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
-from control_plane.serving.principal import Role
+from control_plane.serving.principal import TENANT_BOUND, Principal, Role
 from control_plane.serving.rules import role_number
 from control_plane.tokens import service, store
 from control_plane.tokens.model import (
     DEFAULT_LIFETIME,
     LONGEST_LIFETIME,
     MOST_SCOPES,
+    PLATFORM_GRANTS,
+    SCOPES,
     Grant,
     Token,
     lifetime_violation,
@@ -45,7 +48,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         self, request: tokens_pb2.IssueTokenRequest, context: Context
     ) -> tokens_pb2.IssueTokenResponse:
         call, now = current_call(), datetime.now(UTC)
-        wanted = _wanted(request, actor=call.actor)
+        wanted = _wanted(request, actor=call.actor, grantable=_grantable(call.principal))
         if request.validate_only:
             token = await service.check_request(call.tenant(), wanted, now=now)
             return tokens_pb2.IssueTokenResponse(metadata=to_proto(token, call.tenant_name))
@@ -103,7 +106,13 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         return _answer(issued, call.tenant_name)
 
 
-def _wanted(request: tokens_pb2.IssueTokenRequest, *, actor: str) -> service.Request:
+def _grantable(principal: Principal | None) -> AbstractSet[str]:
+    return SCOPES if principal and principal.role in TENANT_BOUND else PLATFORM_GRANTS
+
+
+def _wanted(
+    request: tokens_pb2.IssueTokenRequest, *, actor: str, grantable: AbstractSet[str] = SCOPES
+) -> service.Request:
     """Check the whole request; list everything that is wrong with it at once."""
     violations = Violations()
     violations.add("subject", subject_violation(request.subject))
@@ -112,7 +121,7 @@ def _wanted(request: tokens_pb2.IssueTokenRequest, *, actor: str) -> service.Req
         violations.add("role", "must be ROLE_TENANT_ADMIN, ROLE_TENANT_MEMBER or ROLE_AUDITOR", reason="ROLE")
     if len(request.scopes) > MOST_SCOPES:
         violations.add("scopes", f"must be {MOST_SCOPES} at most")
-    for index, description in scope_violations(request.scopes[:MOST_SCOPES]).items():
+    for index, description in scope_violations(request.scopes[:MOST_SCOPES], grantable=grantable).items():
         violations.add(f"scopes[{index}]", description, reason="SCOPE")
     lifetime = _lifetime(request.ttl) if request.HasField("ttl") else DEFAULT_LIFETIME
     violations.add("ttl", lifetime_violation(lifetime))

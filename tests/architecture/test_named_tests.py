@@ -6,12 +6,17 @@ from typing import Final
 
 import pytest
 
-from bulkhead.v1 import audit_pb2, certificates_pb2, edges_pb2, isolation_pb2, keys_pb2, tenants_pb2, tokens_pb2
+from control_plane.serving.rules import PLATFORM_FILES
 
 TESTS: Final = Path(__file__).parents[1]
-FILES: Final = (audit_pb2, certificates_pb2, edges_pb2, isolation_pb2, keys_pb2, tenants_pb2, tokens_pb2)
+# What processes say to each other is tried by what they do.
+BETWEEN_PROCESSES: Final = "bulkhead.edge.v1"
 RPCS: Final = [
-    method.name for file in FILES for service in file.DESCRIPTOR.services_by_name.values() for method in service.methods
+    method.name
+    for file in PLATFORM_FILES
+    if file.package != BETWEEN_PROCESSES
+    for service in file.services_by_name.values()
+    for method in service.methods
 ]
 
 

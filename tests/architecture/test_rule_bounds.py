@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 from bulkhead.v1 import rules_pb2
-from control_plane.serving.principal import SCOPED, Role
+from control_plane.serving.principal import SCOPED, TENANT_BOUND, Role
 from control_plane.serving.rules import PLATFORM_FILES, role_number
 
 METHODS: Final[list[MethodDescriptor]] = [
@@ -21,6 +21,11 @@ BY_SCOPE: Final = {role_number(role) for role in SCOPED}
 # Whoever works in or for a tenant from day to day, and has nothing to do there while it is suspended.
 AT_WORK: Final = {role_number(Role.TENANT_MEMBER), role_number(Role.SERVICE)}
 TENANTS: Final = "bulkhead.v1.TenantService."
+SECRETS: Final = "bulkhead.v1.SecretService."
+# By its name, whatever its rule says: the one RPC that gives out a tenant's own secrets.
+GIVES_OUT_VALUES: Final = {"bulkhead.v1.SecretService.AccessSecretVersion"}
+READS_VALUES: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_SERVICE}
+OF_A_TENANT: Final = {role_number(role) for role in TENANT_BOUND}
 # The message itself is the credential.
 OPEN_TO_ANYBODY: Final = {"bulkhead.v1.TokenService.RedeemEnrolmentToken"}
 
@@ -42,6 +47,20 @@ def excesses(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
         yield "lets others than the platform's administrators decide over tenants"
     if opens_tenant and rule.serves_suspended and roles & AT_WORK:
         yield "serves who works for a suspended tenant"
+    if name.startswith(SECRETS) and not roles <= OF_A_TENANT:
+        yield "shows the platform's people what a tenant keeps secret"
+    if name in GIVES_OUT_VALUES:
+        yield from excesses_of_values(rule)
+
+
+def excesses_of_values(rule: rules_pb2.Rule) -> Iterator[str]:
+    """Say how a rule gives out values otherwise than to whom the tenant gave the scope, each time with an entry."""
+    if not set(rule.roles) <= READS_VALUES or rule.scope != "secrets.access":
+        yield "gives values to others than who has the scope for them"
+    if rule.audit != rules_pb2.AUDIT_EFFECTS:
+        yield "gives out values without an entry in the audit log"
+    if rule.lease_class or rule.serves_suspended:
+        yield "gives out values by a decision of a moment ago, or of a suspended tenant"
 
 
 @pytest.mark.behaviour("H1")
@@ -63,3 +82,25 @@ def test_a_rule_lets_in_nobody_whom_none_may(method: MethodDescriptor) -> None:
 )
 def test_the_build_notices_a_rule_that_lets_in_too_many(rule: rules_pb2.Rule, excess: str) -> None:
     assert excess in " ".join(excesses("bulkhead.v1.TenantService.PurgeTenant", rule))
+
+
+@pytest.mark.behaviour("S9.3")
+@pytest.mark.parametrize(
+    ("rule", "excess"),
+    [
+        (rules_pb2.Rule(roles=[rules_pb2.ROLE_PLATFORM_ADMIN]), "the platform's people"),
+        (rules_pb2.Rule(roles=[rules_pb2.ROLE_PROVIDER_OPERATOR]), "the platform's people"),
+        (rules_pb2.Rule(roles=[rules_pb2.ROLE_TENANT_ADMIN]), "others than who has the scope"),
+        (rules_pb2.Rule(roles=[rules_pb2.ROLE_TENANT_MEMBER], scope="secrets.read"), "others than who has the scope"),
+        (rules_pb2.Rule(scope="secrets.access", audit=rules_pb2.AUDIT_DENIALS), "without an entry"),
+        (rules_pb2.Rule(scope="secrets.access", lease_class="secrets.access"), "a moment ago"),
+        (rules_pb2.Rule(scope="secrets.access", serves_suspended=True), "suspended"),
+    ],
+)
+def test_the_build_notices_a_rule_that_gives_values_to_too_many(rule: rules_pb2.Rule, excess: str) -> None:
+    assert excess in " ".join(excesses("bulkhead.v1.SecretService.AccessSecretVersion", rule))
+
+
+def test_what_gives_out_values_is_known_by_its_name() -> None:
+    """Renamed, it would pass unseen."""
+    assert {method.full_name for method in METHODS} >= GIVES_OUT_VALUES

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import grpc
 import psycopg
 from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -24,6 +25,9 @@ from bulkhead.v1 import (
     keys_pb2,
     keys_pb2_grpc,
     rules_pb2,
+    secret_versions_pb2,
+    secrets_pb2,
+    secrets_pb2_grpc,
     tenants_pb2,
     tenants_pb2_grpc,
     tokens_pb2,
@@ -31,7 +35,8 @@ from bulkhead.v1 import (
 )
 from control_plane.ids import TenantId
 from control_plane.serving import context as tenant_context
-from control_plane.serving.principal import Role
+from control_plane.serving.principal import SCOPED, Role
+from control_plane.serving.rules import role_number
 from control_plane.settings import ListenerSettings, Settings
 from control_plane.stack.edge.identities import AGENT
 from control_plane.stack.postgres import SUPERUSER
@@ -39,6 +44,8 @@ from control_plane.tokens.platform import PlatformIssuer
 from tests.isolation.rpc_requests import METHODS, Target, path, rule, signing_request
 
 SCOPES: Final = frozenset(rule(method).scope for method in METHODS) - {""}
+BY_SCOPE: Final = {role_number(role) for role in SCOPED}
+FIRST_ASKED: Final = ("platform-admin", "tenant-admin", "tenant-member")
 CERTIFICATES: Final = "bulkhead.v1.CertificateService"
 STREAMING: Final = frozenset(path(method) for method in METHODS if method.server_streaming)
 Metadata = tuple[tuple[str, str], ...]
@@ -107,6 +114,8 @@ class World:
     suspended: Target
     absent: Target
     callers: Mapping[str, Caller]
+    # The administrator of the foreign tenant, who is none of the callers: all of those are strangers there.
+    foreign_admin: Caller
     # By whether the caller is internal and whether the service is that of certificates.
     channels: Mapping[tuple[bool, bool], grpc.Channel]
     # An edge's, by whether the service is that of certificates.
@@ -117,9 +126,21 @@ class World:
         """The tenants by what they are to the callers."""
         return {"own": self.own, "foreign": self.foreign, "suspended": self.suspended, "absent": self.absent}
 
-    def ask(self, caller: str, method: str, message: Message, *, appended: bytes = b"") -> Answer:
+    def lets_in(self, caller: str, method: MethodDescriptor) -> bool:
+        """Say whether the method's rule names the caller, wherever it belongs."""
+        who, said = self.callers[caller], rule(method)
+        return who.role in said.roles and (who.role not in BY_SCOPE or said.scope in {"", *who.scopes})
+
+    def permitted(self, method: MethodDescriptor, target: Target | None = None) -> Caller | str:
+        """Name somebody whom the rule lets in, at the target where it is given; the platform's administrator first."""
+        if rule(method).unauthenticated:
+            return "nobody"
+        found = next((name for name in FIRST_ASKED if self.lets_in(name, method)), FIRST_ASKED[0])
+        return self.foreign_admin if target is self.foreign and found != FIRST_ASKED[0] else found
+
+    def ask(self, caller: Caller | str, method: str, message: Message, *, appended: bytes = b"") -> Answer:
         """Send the message, with `appended` bytes after it, and keep all that comes back."""
-        who = self.callers[caller]
+        who = self.callers[caller] if isinstance(caller, str) else caller
         of_certificates = method.startswith(f"/{CERTIFICATES}/")
         channel = (
             self.edge_channels[of_certificates] if who.is_edge else self.channels[who.is_internal, of_certificates]
@@ -187,6 +208,7 @@ def open_world(state_dir: Path) -> Iterator[World]:
             foreign=foreign,
             suspended=suspended,
             absent=Target(tenant=f"absent_{secrets.token_hex(4)}", resources={name: uuid4() for name in own.resources}),
+            foreign_admin=founder.caller(foreign, rules_pb2.ROLE_TENANT_ADMIN, frozenset()),
             callers=_platform_callers(settings, admin) | founder.callers(own) | _service_callers(settings, own) | EDGES,
             channels=channels,
             edge_channels=edge_channels,
@@ -245,6 +267,8 @@ def _platform_callers(settings: Settings, admin: Metadata) -> dict[str, Caller]:
 
 def _service_callers(settings: Settings, own: Target) -> dict[str, Caller]:
     key = (settings.secrets_dir / "context.key").read_bytes()
+    # What the process is whose certificate is shown; see `_channel`.
+    own_scopes = settings.services.get("control-plane", settings.services.get("certificates", frozenset()))
 
     def caller(scopes: frozenset[str]) -> Caller:
         def signed() -> Metadata:
@@ -264,7 +288,8 @@ def _service_callers(settings: Settings, own: Target) -> dict[str, Caller]:
             role=rules_pb2.ROLE_SERVICE,
             metadata=(),
             tenant=own.tenant,
-            scopes=scopes,
+            # What a context says it may, and it itself may not, it may not.
+            scopes=scopes & own_scopes,
             is_internal=True,
             signed=signed,
         )
@@ -279,6 +304,7 @@ class _Founder:
         self._metadata = metadata
         channel = channels[False, False]
         self._tenants = tenants_pb2_grpc.TenantServiceStub(channel)
+        self._secrets = secrets_pb2_grpc.SecretServiceStub(channel)
         self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
         self._isolation = isolation_pb2_grpc.IsolationServiceStub(channel)
         self._keys = keys_pb2_grpc.KeyServiceStub(channel)
@@ -315,6 +341,7 @@ class _Founder:
             "tokens": token.metadata.name,
             "certificates": certificate.name,
             "attestations": attestation.name,
+            "secrets": self._secret(parent),
         }
         return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
 
@@ -323,6 +350,21 @@ class _Founder:
             operations_pb2.WaitOperationRequest(name=begun.name), metadata=self._metadata
         )
         assert done.WhichOneof("result") == "response", done
+
+    def _secret(self, parent: str) -> str:
+        """Make two secrets with two versions each, as the tenant's own administrator; return the name of one."""
+        admin = self._admin(parent)
+        name = ""
+        for _ in range(2):
+            asked = secrets_pb2.CreateSecretRequest(parent=parent, secret_id=str(uuid4()), payload=b"first")
+            name = self._secrets.CreateSecret(asked, metadata=admin).name
+            added = secret_versions_pb2.AddSecretVersionRequest(parent=name, payload=b"second")
+            self._secrets.AddSecretVersion(added, metadata=admin)
+        return name
+
+    def _admin(self, parent: str) -> Metadata:
+        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)
+        return (_bearer(self._tokens.IssueToken(wanted, metadata=self._metadata).token),)
 
     def suspend(self, target: Target) -> None:
         asked = tenants_pb2.SuspendTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
@@ -338,11 +380,13 @@ class _Founder:
             "auditor": (rules_pb2.ROLE_AUDITOR, SCOPES),
             "auditor without scopes": (rules_pb2.ROLE_AUDITOR, frozenset[str]()),
         }
-        return {name: self._caller(own, role, scopes) for name, (role, scopes) in kinds.items()}
+        return {name: self.caller(own, role, scopes) for name, (role, scopes) in kinds.items()}
 
-    def _caller(self, own: Target, role: rules_pb2.Role.ValueType, scopes: frozenset[str]) -> Caller:
+    def caller(self, own: Target, role: rules_pb2.Role.ValueType, scopes: frozenset[str]) -> Caller:
+        """Issue a token of the tenant's to somebody."""
         wanted = tokens_pb2.IssueTokenRequest(
             parent=f"tenants/{own.tenant}", subject="matrix", role=role, scopes=sorted(scopes)
         )
-        issued = self._tokens.IssueToken(wanted, metadata=self._metadata)
+        # Not as the platform: not every scope is its to give.
+        issued = self._tokens.IssueToken(wanted, metadata=self._admin(wanted.parent))
         return Caller(role=role, metadata=(_bearer(issued.token),), tenant=own.tenant, scopes=scopes)

@@ -25,7 +25,7 @@ METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
 )
 
 # What every tenant has under the same name.
-COMMON: Final[Mapping[str, str]] = {"keys": "storage"}
+COMMON: Final[Mapping[str, str]] = {"keys": "storage", "versions": "1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +54,13 @@ def resource_name(method: MethodDescriptor, target: Target) -> str:
     for place, word in enumerate(words):
         if word == "*":
             collection = words[place - 1]
-            words[place] = COMMON.get(collection) or _own(target, collection)
+            words[place] = target.tenant if collection == "tenants" else _segment(collection, target)
     return "/".join(words)
 
 
-def _own(target: Target, collection: str) -> str:
-    return target.tenant if collection == "tenants" else str(target.resources[collection])
+def _segment(collection: str, target: Target) -> str:
+    # What every tenant has under the same name, or the id of its own.
+    return COMMON.get(collection) or str(target.resources[collection])
 
 
 def request(method: MethodDescriptor, target: Target) -> Message:
@@ -101,6 +102,23 @@ def _token(message: Any) -> None:
     message.validate_only = True
 
 
+def _secret(message: Any) -> None:
+    message.secret_id = "matrix"
+    message.payload = b"matrix"
+    message.validate_only = True
+
+
+def _described_secret(message: Any) -> None:
+    message.update_mask.paths.append("description")
+    message.secret.description = "changed"
+    message.validate_only = True
+
+
+def _value(message: Any) -> None:
+    message.payload = b"matrix"
+    message.validate_only = True
+
+
 def _wrong_enrolment_token(message: Any) -> None:
     message.enrolment_token = "bulkhead_enrol_" + "A" * 43
 
@@ -137,6 +155,16 @@ def signing_request(common_name: str) -> str:
 
 
 CSR: Final = signing_request("matrix.example.org")
+
+
+def _plaintext(message: Any) -> None:
+    message.plaintext = b"matrix"
+
+
+def _ciphertext(message: Any) -> None:
+    message.ciphertext = b"none"
+
+
 ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "CreateTenant": _new_tenant,
     "UpdateTenant": _update,
@@ -146,7 +174,17 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "RedeemEnrolmentToken": _wrong_enrolment_token,
     "IssueCertificate": _signing_request,
     "RotateKey": _validate,
+    "CreateSecret": _secret,
+    "UpdateSecret": _described_secret,
+    "DeleteSecret": _stale_etag,
+    "AddSecretVersion": _value,
+    "DisableSecretVersion": _stale_etag,
+    "EnableSecretVersion": _stale_etag,
+    "DestroySecretVersion": _stale_etag,
     "VerifyCell": _cell,
+    "Encrypt": _plaintext,
+    "Decrypt": _ciphertext,
+    "Rewrap": _ciphertext,
     "AcknowledgePolicies": _impossible_revision,
     "ReportDecisions": _empty_report,
 }

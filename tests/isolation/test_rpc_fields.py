@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from bulkhead.v1 import tenants_pb2
 from tests.isolation.rpc_callers import World
-from tests.isolation.rpc_requests import METHODS, path, request, rule
+from tests.isolation.rpc_requests import METHODS, path, request
 
 BEHAVIOUR: Final[Any] = field_behavior_pb2.field_behavior  # typed as a plain descriptor, no key of an extension map
 SERVERS_OWN: Final = {field_behavior_pb2.OUTPUT_ONLY, field_behavior_pb2.IMMUTABLE, field_behavior_pb2.IDENTIFIER}
@@ -108,7 +108,7 @@ def _value(message: Message, field: FieldDescriptor) -> object:
 @pytest.mark.parametrize("method", METHODS, ids=path)
 @pytest.mark.behaviour("T-A2")
 def test_fields_that_nobody_knows_change_no_answer(method: MethodDescriptor, world: World) -> None:
-    caller = "nobody" if rule(method).unauthenticated else "platform-admin"
+    caller = world.permitted(method)
     message: Message = request(method, world.own)
 
     answers = [world.ask(caller, path(method), message, appended=more) for more in (b"", UNKNOWN)]

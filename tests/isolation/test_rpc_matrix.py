@@ -19,10 +19,15 @@ EACH_METHOD: Final = pytest.mark.parametrize("method", METHODS, ids=path)
 # Roles of the platform's own people: they know which tenants there are.
 PLATFORM: Final = {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_PROVIDER_OPERATOR}
 SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2.ROLE_SERVICE}
-# What is sent is valid but for an etag of yesterday, so that the tenants stay as they are.
-STALE: Final = {"SuspendTenant", "ReactivateTenant"}
-# What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for.
-IMPOSSIBLE: Final = {"AcknowledgePolicies"}
+COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets", "destructionReceipts")
+# What is sent is valid but for an etag of yesterday, so that the tenants and their secrets stay as they are.
+STALE: Final = {
+    "SuspendTenant", "ReactivateTenant", "DeleteSecret", "DisableSecretVersion", "EnableSecretVersion",
+    "DestroySecretVersion",
+}  # fmt: skip
+# What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for; or it is no
+# ciphertext, which each tenant would need one of its own of.
+IMPOSSIBLE: Final = {"AcknowledgePolicies", "Decrypt", "Rewrap"}
 
 
 def _served(method: MethodDescriptor) -> tuple[str, str]:
@@ -98,10 +103,7 @@ def test_an_open_rpc_tells_nobody_which_tenants_there_are(method: MethodDescript
 
 
 def _names_a_resource(method: MethodDescriptor) -> bool:
-    probe = Target(
-        tenant="probe",
-        resources={name: uuid4() for name in ("tokens", "certificates", "attestations", "destructionReceipts")},
-    )
+    probe = Target(tenant="probe", resources={name: uuid4() for name in COLLECTIONS})
     return bool(rule(method).tenant) and any(
         str(id_) in resource_name(method, probe) for id_ in probe.resources.values()
     )
@@ -116,13 +118,14 @@ def test_an_id_of_another_tenant_is_as_absent_as_one_that_never_was(
     borrowed = Target(tenant=world.own.tenant, resources=world.foreign.resources)
     invented = Target(tenant=world.own.tenant, resources=world.absent.resources)
 
-    answers = [_blotted(world, caller, method, target) for target in (borrowed, invented)]
+    who = caller if world.lets_in(caller, method) else world.permitted(method)
+    answers = [_blotted(world, who, method, target) for target in (borrowed, invented)]
 
     assert answers[0] == answers[1]
     assert answers[0].code == "NOT_FOUND"
 
 
-def _blotted(world: World, caller: str, method: MethodDescriptor, target: Target) -> Answer:
+def _blotted(world: World, caller: Caller | str, method: MethodDescriptor, target: Target) -> Answer:
     answer = world.ask(caller, path(method), request(method, target))
     for id_ in target.resources.values():
         answer = answer.without(id_)
@@ -131,7 +134,7 @@ def _blotted(world: World, caller: str, method: MethodDescriptor, target: Target
 
 @pytest.mark.parametrize("method", [method for method in METHODS if rule(method).tenant], ids=path)
 def test_only_the_whole_name_of_a_resource_names_it(method: MethodDescriptor, world: World) -> None:
-    caller = "nobody" if rule(method).unauthenticated else "platform-admin"
+    caller = world.permitted(method)
     whole = resource_name(method, world.own)
     tenant = f"tenants/{world.own.tenant}"
     misspelt = [

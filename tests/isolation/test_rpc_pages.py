@@ -21,7 +21,7 @@ def _page(world: World, method: MethodDescriptor, target: Target, token: str = "
     message: Any = request(method, target)
     message.page_size = size
     message.page_token = token
-    return world.ask("platform-admin", path(method), message)
+    return world.ask(world.permitted(method, target), path(method), message)
 
 
 def _list(method: MethodDescriptor, answer: Answer) -> Any:

@@ -48,6 +48,7 @@ from tests.leaks.walls import (
     rotations,
     routes,
     rules,
+    secrets,
     tables,
     tokens,
 )
@@ -61,6 +62,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *rotations.WALLS,
     *devices.WALLS,
     *objects.WALLS,
+    *secrets.WALLS,
     *caches.WALLS,
     # The platform's own doors.
     *rules.WALLS,

@@ -38,6 +38,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "ENROLMENT_CLOSED": "`{bulkhead} tokens issue TENANT --subject NAME --role tenant-admin` enrols another",
     "ROTATION_IN_PROGRESS": "`{bulkhead} operations list` shows how far it is",
     "KEY_POLICY": "make the signing request with a key that is allowed",
+    "KEY_VERSION_UNUSABLE": "what is still sealed by an old version has to be sealed anew before that is retired",
     "REQUEST_ID_REUSED": "leave --request-id out, or give each request its own",
     "INVALID_ARGUMENT": "mend what is said above; `--help` says what each option takes",
     "OUT_OF_RANGE": "mend what is said above; `--help` says what each option takes",

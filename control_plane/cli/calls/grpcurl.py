@@ -20,6 +20,8 @@ class Secret:
 
     field: str
     file: Path
+    # Bytes as they are, and not a word on a line of its own.
+    is_bytes: bool = False
 
 
 def grpcurl(
@@ -61,4 +63,6 @@ def _printed(request: Message, secret: Secret) -> str:
     form = json.dumps({**request, secret.field: ""}).replace("\\", "\\\\").replace("%", "%%")
     # The secret field is the last one, and its value what stands between the last two quotes.
     form = f'{form.removesuffix(chr(34) + "}")}%s"}}'
-    return f'printf {shlex.quote(form)} "$(cat {shlex.quote(str(secret.file))})"'
+    file = shlex.quote(str(secret.file))
+    read = f"base64 < {file} | tr -d '\\n'" if secret.is_bytes else f"cat {file}"
+    return f'printf {shlex.quote(form)} "$({read})"'

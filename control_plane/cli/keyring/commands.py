@@ -119,9 +119,7 @@ def rotate_keks(
         output.put_table(progress.failed, ("tenant", "reason", "message"))
     if progress.failed:
         text = f"{len(progress.failed)} tenants have the KEK that they had; {progress.rotated} have a new one"
-        hint = (
-            "mend what is said of each, and begin another campaign: one that has failed is not tried again in this one"
-        )
+        hint = "mend what is said of each, then `{bulkhead} keys rotate TENANT/keys/kek` for each"
         raise partially(failed("FAILED_PRECONDITION", text, hint=hint))
 
 

@@ -24,14 +24,14 @@ from google.protobuf.message import Message
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from bulkhead.v1 import audit_pb2, certificates_pb2, edges_pb2, tenants_pb2, tokens_pb2
+from bulkhead.v1 import audit_pb2, certificates_pb2, edges_pb2, secrets_pb2, tenants_pb2, tokens_pb2
 from control_plane.cli.program import run
 from control_plane.serving.status import to_status
 
 REQUEST_ID = "0192f0c1d2e3"
 Answer = Callable[[Any], Message]
 # Their import registers the services that the handler looks up.
-_LOADED = (audit_pb2, certificates_pb2, edges_pb2, tenants_pb2, tokens_pb2, operations_pb2)
+_LOADED = (audit_pb2, certificates_pb2, edges_pb2, secrets_pb2, tenants_pb2, tokens_pb2, operations_pb2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

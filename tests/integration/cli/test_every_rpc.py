@@ -30,6 +30,17 @@ COMMANDS: dict[str, list[str]] = {
     "ListCertificates": ["certificates", "list", "org_1"],
     "RevokeCertificate": ["certificates", "revoke", "tenants/org_1/certificates/1"],
     "GetCertificateAuthority": ["certificates", "authority", "org_1"],
+    "CreateSecret": ["secrets", "create", "org_1", "crm", "--label", "a=1", "--file", "FILE"],
+    "GetSecret": ["secrets", "get", "tenants/org_1/secrets/crm"],
+    "ListSecrets": ["secrets", "list", "org_1"],
+    "UpdateSecret": ["secrets", "update", "tenants/org_1/secrets/crm", "--description", "It's", "--clear-labels"],
+    "DeleteSecret": ["secrets", "delete", "tenants/org_1/secrets/crm"],
+    "AddSecretVersion": ["secrets", "add", "tenants/org_1/secrets/crm", "--file", "FILE"],
+    "ListSecretVersions": ["secrets", "versions", "tenants/org_1/secrets/crm"],
+    "AccessSecretVersion": ["secrets", "access", "tenants/org_1/secrets/crm"],
+    "DisableSecretVersion": ["secrets", "disable", "tenants/org_1/secrets/crm/versions/1"],
+    "EnableSecretVersion": ["secrets", "enable", "tenants/org_1/secrets/crm/versions/1"],
+    "DestroySecretVersion": ["secrets", "destroy", "tenants/org_1/secrets/crm/versions/1"],
     "ListAuditEntries": ["audit", "tail", "org_1"],
     "VerifyAuditLog": ["audit", "verify", "org_1"],
     "VerifyIsolation": ["isolation", "verify", "org_1"],
@@ -44,6 +55,10 @@ COMMANDS: dict[str, list[str]] = {
     "RotateKey": ["keys", "rotate", "tenants/org_1/keys/storage", "--no-wait"],
     "ListDestructionReceipts": ["keys", "receipts", "org_1"],
     "GetDestructionReceipt": ["keys", "receipt", "tenants/org_1/destructionReceipts/1"],
+    "GenerateDataKey": ["encryption", "generate-data-key", "org_1", "--context", "a=1", "--bytes", "16"],
+    "Encrypt": ["encryption", "encrypt", "org_1", "--file", "FILE", "--context", "a=1", "--reason", "it's"],
+    "Decrypt": ["encryption", "decrypt", "org_1", "--file", "FILE"],
+    "Rewrap": ["encryption", "rewrap", "org_1", "--file", "FILE"],
     "ListEdges": ["edges", "list"],
     "ListTenantTraffic": ["top"],
     "WaitApplied": ["edges", "wait", "--revision", "7", "--timeout", "30s"],
@@ -68,7 +83,8 @@ def full_names() -> set[str]:
 
 @pytest.mark.parametrize("rpc", sorted(COMMANDS))
 def test_a_command_prints_its_rpc_for_grpcurl_and_calls_nothing(api: Any, cli: Any, *, rpc: str, tmp_path: Any) -> None:
-    (tmp_path / "FILE").write_text("one-time")
+    # As a token, and as base64.
+    (tmp_path / "FILE").write_text("one0time")
     arguments = [argument.replace("FILE", str(tmp_path / "FILE")) for argument in COMMANDS[rpc]]
     done = cli(*arguments, "--print-grpcurl")
     shell = subprocess.run(["sh", "-c", SHELL + done.out], check=True, capture_output=True, text=True)

@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from control_plane.keyring.rotation import rotations
+from control_plane.keyring.rotation import Means, rotations
 from control_plane.keys.model import KekRef
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
@@ -29,7 +29,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DyingKeys(TenantKeys):
+class DyingVault(SoftwareVault):
     """Destroys a KEK, and dies of it."""
 
     async def destroy_kek(self, kek: KekRef) -> None:  # type: ignore[explicit-override]  # for this process alone
@@ -63,14 +63,16 @@ async def main() -> None:
     socket_dir, port, dbname, vault_dir, tenant, point = sys.argv[1:]
     settings = PostgresSettings(socket_dir=Path(socket_dir), port=int(port), dbname=dbname)
     async with Database.open(settings) as database:
-        vault = await SoftwareVault.open(Path(vault_dir))
-        keys = DyingKeys(vault, database) if point == "amid:destruction" else TenantKeys(vault, database)
+        vault = await (DyingVault if point == "amid:destruction" else SoftwareVault).open(Path(vault_dir))
         plans = rotations(
-            database,
-            keys,
-            platform_keys=PlatformKeys(vault, database),
-            lagging_edges=_no_edges,
-            touched=lambda _: None,
+            Means(
+                database=database,
+                keys=TenantKeys(vault, database),
+                vault=vault,
+                platform_keys=PlatformKeys(vault, database),
+                lagging_edges=_no_edges,
+                touched=lambda _: None,
+            )
         )
         for plan in plans.values():
             plan.steps = [_step(step, tenant, point) for step in plan.steps]

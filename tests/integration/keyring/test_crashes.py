@@ -104,7 +104,7 @@ async def test_a_killed_rotation_is_completed_and_no_reader_fails_at_any_moment(
     assert set(await ring.keks()) == expected
     for tenant, (key, point) in zip(tenants, points, strict=True):
         about_versions = [resource for resource, _ in await ring.log(tenant) if "/versions/" in resource]
-        assert len(about_versions) == {"kek": 3, "storage": 1, "tokens": 2}[key], point
+        assert len(about_versions) == {"kek": 3, "storage": 1, "services": 1, "tokens": 2}[key], point
 
 
 async def _check_each_is_rotated_once(ring: Ring, points: dict[Any, tuple[str, str]]) -> None:

@@ -40,6 +40,7 @@ async def test_a_tenant_has_a_kek_and_a_key_for_each_purpose_and_each_says_what_
         ("tenants/org_1/keys/storage", "AES-256-GCM", 1, 1),
         ("tenants/org_1/keys/tokens", "Ed25519", 1, 1),
         ("tenants/org_1/keys/authority", "ECDSA-P256-SHA256", 1, 1),
+        ("tenants/org_1/keys/services", "AES-256-GCM", 1, 1),
         ("tenants/org_1/keys/enrolment", "HMAC-SHA256", 1, 1),
     ]
     assert {(key.root_of_trust.hsm_backed, key.root_of_trust.label) for key in keys} == {(False, "software")}
@@ -68,7 +69,7 @@ async def test_keys_come_in_pages(ring: Ring) -> None:
         names += [key.name.rsplit("/", 1)[1] for key in page.keys]
         token = page.next_page_token
 
-    assert names == ["kek", "storage", "tokens", "authority", "enrolment"]
+    assert names == ["kek", "storage", "tokens", "authority", "services", "enrolment"]
 
 
 async def test_a_public_half_is_shown_and_no_private_one(ring: Ring) -> None:
@@ -209,7 +210,7 @@ async def test_what_asks_and_what_is_done_is_in_the_tenants_audit_log(ring: Ring
         (f"{keys}/tokens/versions/2", {"signs": True}),
         (f"{keys}/kek", {"operation": done[2].name, "version": 2}),
         (f"{keys}/kek/versions/2", {"state": "ENABLED"}),
-        (f"{keys}/kek/versions/2", {"wraps": 6}),
+        (f"{keys}/kek/versions/2", {"wraps": 7}),
         (f"{keys}/kek/versions/1", {"state": "DESTROYED", "receipt": (await _receipts(ring, tenant))[0].name[-36:]}),
     ]
 

@@ -236,3 +236,18 @@ async def test_who_is_no_administrator_issues_no_tokens(cell: Cell, placement: P
         await cell.issue(placement, metadata)
 
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.behaviour("S9.3")
+async def test_the_platform_gives_nobody_the_scope_that_reads_secrets(
+    cell: Cell, stub: TokenStub, admin: Metadata
+) -> None:
+    request = tokens_pb2.IssueTokenRequest(
+        parent="tenants/org_1", subject="bob", scopes=["secrets.read", "secrets.access"]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.IssueToken(request, metadata=bearer(cell.admin_token()))
+    issued = await stub.IssueToken(request, metadata=admin)
+
+    assert violations_of(refused.value) == {"scopes[1]": "is for the tenant's own administrators to grant"}
+    assert [*issued.metadata.scopes] == ["secrets.read", "secrets.access"]

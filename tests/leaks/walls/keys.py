@@ -20,6 +20,8 @@ VAULT_TESTS: Final = "tests/unit/keys/test_vault_software.py"
 CACHE_TESTS: Final = "tests/unit/keys/test_cache.py"
 MATERIAL_TESTS: Final = "tests/unit/keys/test_material.py"
 TENANT_KEYS: Final = "tests/integration/keys/test_tenant_keys.py"
+ENCRYPTION: Final = "control_plane/encryption/service.py"
+ENCRYPTION_TESTS: Final = "tests/integration/encryption/test_encryption.py"
 ALGORITHMS: Final = "control_plane/keys/algorithms.py"
 SIGNING_REQUEST: Final = "control_plane/certificates/signing_request.py"
 REQUESTS: Final = "tests/unit/certificates/test_signing_request.py"
@@ -265,5 +267,26 @@ WALLS: Final = (
         before="        if self.post_quantum is PostQuantum.REQUIRED and not self.authority.is_post_quantum:\n",
         after="        if not self.post_quantum:\n",
         noticed_by=("tests/unit/keys/test_algorithms.py::test_a_contradiction_is_told_by_its_field",),
+    ),
+    Mutation(
+        name="what a service sealed is bound to no context",
+        file=SERVICE,
+        before="version=version, object_name=bound_to)",
+        after='version=version, object_name="")',
+        noticed_by=(f"{ENCRYPTION_TESTS}::test_it_opens_with_its_own_context_only",),
+    ),
+    Mutation(
+        name="a key is used and nobody is told",
+        file=ENCRYPTION,
+        before="            tx.record(effect)\n",
+        after="            tx.unchanged()\n",
+        noticed_by=(f"{ENCRYPTION_TESTS}::test_what_was_sealed_opens_and_each_use_is_told",),
+    ),
+    Mutation(
+        name="what is opened goes out before it is told",
+        file=ENCRYPTION,
+        before="        await self._record(handle, purpose, opened.version)\n",
+        after="",
+        noticed_by=(f"{ENCRYPTION_TESTS}::test_without_its_entry_nothing_goes_out",),
     ),
 )

@@ -39,6 +39,8 @@ class _KeyPurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyPurpose
     """Signs certificates: the key of the tenant's own certificate authority."""
     ENROLMENT: _KeyPurpose.ValueType  # 5
     """Derives secrets that are stored nowhere: enrolment tokens, the passwords of the tenant's own logins."""
+    SERVICES: _KeyPurpose.ValueType  # 6
+    """Seals what internal services keep for the tenant. Made when it is first used."""
 
 class KeyPurpose(_KeyPurpose, metaclass=_KeyPurposeEnumTypeWrapper):
     """What a key is for, and nothing else."""
@@ -55,6 +57,8 @@ AUTHORITY: KeyPurpose.ValueType  # 4
 """Signs certificates: the key of the tenant's own certificate authority."""
 ENROLMENT: KeyPurpose.ValueType  # 5
 """Derives secrets that are stored nowhere: enrolment tokens, the passwords of the tenant's own logins."""
+SERVICES: KeyPurpose.ValueType  # 6
+"""Seals what internal services keep for the tenant. Made when it is first used."""
 Global___KeyPurpose: _TypeAlias = KeyPurpose  # noqa: Y015
 
 @_typing.final
@@ -107,7 +111,9 @@ class Key(_message.Message):
     ROTATION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant}/keys/{key}`, where the key is its purpose: `kek`, `storage`, `tokens`, `authority` or `enrolment`."""
+    """`tenants/{tenant}/keys/{key}`, where the key is its purpose: `kek`, `storage`, `tokens`, `authority`,
+    `services` or `enrolment`.
+    """
     purpose: Global___KeyPurpose.ValueType
     """What it is for."""
     algorithm: _builtins.str

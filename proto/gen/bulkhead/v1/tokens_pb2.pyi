@@ -104,7 +104,9 @@ class IssueTokenRequest(_message.Message):
     """Check everything and issue nothing (AIP-163)."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What its bearer may do, such as `certificates.write`; at most 32."""
+        """What its bearer may do, such as `certificates.write`; at most 32. `secrets.access` is for the tenant's own
+        administrators to give, and never the platform's.
+        """
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:

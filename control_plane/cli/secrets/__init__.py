@@ -1,0 +1,1 @@
+"""`bulkhead secrets`: a tenant's own values. None is ever an argument: they come from files, and go to private ones."""
