@@ -65,7 +65,7 @@ async def test_making_keys_again_after_any_fault_completes_them(
         await keys.destroy(ALPHA)
         assert await _census(superuser, vault) == ([], [])
         steps += 1
-    assert steps == 12
+    assert steps == 14
 
 
 @pytest.mark.parametrize("fault", SOFT_FAULTS)
@@ -93,7 +93,7 @@ async def _runs(work: object) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("action", "steps"), [("create", 12), ("destroy", 3)])
+@pytest.mark.parametrize(("action", "steps"), [("create", 14), ("destroy", 3)])
 async def test_keys_are_whole_or_gone_once_what_was_killed_is_run_again(
     vault: SoftwareVault,
     tmp_path: Path,

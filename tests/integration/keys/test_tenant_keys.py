@@ -72,6 +72,7 @@ async def test_a_tenant_gets_one_key_for_each_purpose_under_a_kek_of_its_own(
     assert [(row["purpose"], row["algorithm"], row["version"], row["kek_version"], row["state"]) for row in rows] == [
         ("authority", "ECDSA-P256-SHA256", 1, 1, "ENABLED"),
         ("enrolment", "HMAC-SHA256", 1, 1, "ENABLED"),
+        ("services", "AES-256-GCM", 1, 1, "ENABLED"),
         ("storage", "AES-256-GCM", 1, 1, "ENABLED"),
         ("tokens", "Ed25519", 1, 1, "ENABLED"),
     ]
