@@ -294,6 +294,16 @@ async def test_a_key_that_does_not_open_as_it_was_is_not_put_in_place(
     assert await ring.other_process().decrypt(tenant, sealed, object_name=NAME) == PLAIN
 
 
+async def test_a_purpose_that_is_new_is_given_under_the_kek_that_there_is(ring: Ring, superuser: Any) -> None:
+    tenant = await ring.cell.tenant()
+    await ring.rotated(tenant, "kek")
+    await superuser.execute("DELETE FROM csm_system.tenant_keys WHERE purpose = 'enrolment'")
+    await ring.other_process().create(tenant, now=NOW, display_name="Alpha")
+
+    assert {version.kek_version for version in await ring.versions(tenant, "enrolment")} == {2}
+    assert await ring.keks() == [KekRef(tenant_uid=tenant.uid, version=2)]
+
+
 async def test_while_the_database_is_away_a_process_goes_on_with_what_it_knows(
     ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
