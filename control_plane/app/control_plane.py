@@ -45,9 +45,10 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
-from control_plane.keyring.rotation import rotations
+from control_plane.keyring.rotation import Means, rotations
 from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.platform import PlatformKeys
+from control_plane.keys.vault import KeyVault
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
 from control_plane.operations.service import OperationRunner
@@ -110,7 +111,7 @@ async def run_control_plane(settings: Settings) -> None:
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
         platform_keys = PlatformKeys(vault, database)
-        plans: Plans = {creation.kind: creation, **_rotations(process, platform_keys, edges)}
+        plans: Plans = {creation.kind: creation, **_rotations(process, vault, platform_keys, edges)}
         reports = Reports(process.database, process.denials)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
@@ -178,13 +179,16 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
 
 
-def _rotations(process: Process, platform_keys: PlatformKeys, edges: Edges) -> Plans:
+def _rotations(process: Process, vault: KeyVault, platform_keys: PlatformKeys, edges: Edges) -> Plans:
     return rotations(
-        process.database,
-        process.keys,
-        platform_keys=platform_keys,
-        lagging_edges=partial(_lagging, edges),
-        touched=process.sealer.touch,
+        Means(
+            database=process.database,
+            keys=process.keys,
+            vault=vault,
+            platform_keys=platform_keys,
+            lagging_edges=partial(_lagging, edges),
+            touched=process.sealer.touch,
+        )
     )
 
 

@@ -46,7 +46,7 @@ def list_operations(session: Session, paging: arguments.Paging) -> None:
 @command(app, "wait")
 def wait_for_operation(session: Session, operation: arguments.Operation, *, timeout: Timeout = TIMEOUT) -> None:
     """Wait until an operation is done. The exit code says what came of it."""
-    done = until_done({"name": operation}, timeout=timeout, look=_waits(session))
+    done = until_done({"name": operation}, timeout=timeout, look=waits(session))
     _show(session, done)
     result(done)
 
@@ -128,7 +128,9 @@ def _pauses() -> Iterator[float]:
         yield _LOOKS_S[-1]
 
 
-def _waits(session: Session) -> Callable[[str, timedelta], Message]:
+def waits(session: Session) -> Callable[[str, timedelta], Message]:
+    """Return a look for `until_done` that the server answers when the operation is done."""
+
     def wait(name: str, left: timedelta) -> Message:
         seconds = min(left.total_seconds(), _LONGEST_WAIT_S)
         # The server answers when the time is up; the deadline is for a server that does not answer.

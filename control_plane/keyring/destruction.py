@@ -1,24 +1,32 @@
 """How a KEK is destroyed, and what proves that it is."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
 from control_plane.ids import TenantId, new_uuid
 from control_plane.keyring import store
 from control_plane.keyring.model import RECEIPT_TYPE, Destruction, Receipt
+from control_plane.keyring.wrapping import Wrapping
 from control_plane.keys.model import KekRef, WrappedKey
 from control_plane.keys.platform import PlatformKeys
-from control_plane.keys.service import TenantKeys
+from control_plane.keys.vault import RootOfTrust
 from control_plane.postgres.database import Database
+
+RootOf = Callable[[UUID], RootOfTrust]
+"""Says what a tenant's keys rest on."""
 
 
 class Destroyer:
     """Destroys KEKs, and signs for it."""
 
-    def __init__(self, database: Database, keys: TenantKeys, platform_keys: PlatformKeys) -> None:
-        """Destroy those of `keys`; sign with what `platform_keys` has for attestations."""
+    def __init__(
+        self, database: Database, wrapping: Wrapping, platform_keys: PlatformKeys, *, root_of_trust: RootOf
+    ) -> None:
+        """Destroy by `wrapping`; sign with what `platform_keys` has for attestations."""
         self._system = database.system()
-        self._keys = keys
+        self._wrapping = wrapping
+        self._root_of_trust = root_of_trust
         self._platform_keys = platform_keys
 
     async def destroy(self, kek: KekRef, tenant_id: TenantId) -> Receipt:
@@ -34,11 +42,11 @@ class Destroyer:
         # Before anything is done: without a signature there would be a destruction without a receipt.
         signer = await self._platform_keys.attestation_signer()
         destruction = await self._begun(kek)
-        await self._keys.keks.destroy(kek)
-        if await self._keys.keks.opens(kek, WrappedKey(destruction.sample)):
+        await self._wrapping.destroy_kek(kek)
+        if await self._wrapping.opens(kek, WrappedKey(destruction.sample)):
             message = f"{kek.title} was destroyed, and still opens what it wrapped"
             raise RuntimeError(message)
-        now, root = datetime.now(UTC), self._keys.root_of_trust(kek.tenant_uid)
+        now, root = datetime.now(UTC), self._root_of_trust(kek.tenant_uid)
         said: dict[str, str | bool] = {
             "hsm_backed": root.hsm_backed,
             "label": root.label,
@@ -58,7 +66,7 @@ class Destroyer:
     async def _begun(self, kek: KekRef) -> Destruction:
         begun = await self._find(kek)
         if begun is None:
-            sample = await self._keys.keks.sample(kek)
+            sample = await self._wrapping.sample(kek)
             made = _destruction(new_uuid(), kek, sample)
             await self._system.run(lambda tx: store.begin_destruction(tx, made, now=datetime.now(UTC)))
             begun = await self._find(kek)

@@ -6,7 +6,7 @@ it, before it is used; what is old goes when nothing needs it any more.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -20,10 +20,12 @@ from control_plane.keyring.destruction import Destroyer
 from control_plane.keyring.model import KEK, STEPS
 from control_plane.keyring.service import KIND, get_key
 from control_plane.keyring.servicer import key_to_proto
+from control_plane.keyring.wrapping import Wrapping
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, Purpose
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
+from control_plane.keys.vault import KeyVault
 from control_plane.operations.model import Operation
 from control_plane.operations.plan import Step, StepRun
 from control_plane.operations.servicer import steps_to_proto
@@ -41,17 +43,32 @@ LaggingEdges = Callable[[int], Awaitable[Sequence[str]]]
 """Waits a while for the edges to apply a revision, and names those that have not. MUST NOT take longer than seconds."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What rotations are made with."""
+
+    database: Database
+    keys: TenantKeys
+    vault: KeyVault
+    platform_keys: PlatformKeys
+    """Sign for what is destroyed."""
+    lagging_edges: LaggingEdges
+    touched: Touched
+    """Told whose audit log grows."""
+
+
 class KeyRotation:
     """What the plans of all rotations have; each is an `operations.plan.Plan`."""
 
-    def __init__(self, database: Database, keys: TenantKeys, *, key_id: str, touched: Touched) -> None:
-        """Make versions with `keys`; tell `touched` whose audit log grows."""
+    def __init__(self, means: Means, *, key_id: str) -> None:
+        """Rotate the key of that id."""
         self.kind = f"{KIND}{key_id}"
         self.steps: Sequence[Step] = [Step(name, self.runs[name]) for name in STEPS[key_id]]
         self._key_id = key_id
-        self._touched = touched
-        self._database = database
-        self._keys = keys
+        self._touched = means.touched
+        self._database = means.database
+        self._keys = means.keys
+        self._wrapping = Wrapping(means.vault)
 
     @property
     def runs(self) -> Mapping[str, StepRun]:
@@ -100,6 +117,12 @@ class KeyRotation:
         placement = await self._database.system().run(lambda tx: find_placement(tx, operation.tenant_id))
         return placement if placement is not None and placement.uid == operation.tenant_uid else None
 
+    async def _new_version(
+        self, placement: Placement, purpose: Purpose, *, version: int, now: datetime
+    ) -> keys_store.StoredKey:
+        beside = await self._database.system().run(lambda tx: keys_store.all_of(tx, placement.uid))
+        return await self._wrapping.new_version(placement, purpose, version=version, beside=beside, now=now)
+
     def _recorded(self, operation: Operation) -> SystemHandle:
         recorder = operation_recorder(
             actor=operation.actor, request_id=operation.call_request_id, method=_ROTATE_METHOD, touched=self._touched
@@ -114,6 +137,11 @@ class KeyRotation:
 class SealingRotation(KeyRotation):
     """A new key for what is sealed from now on. Older versions open what they sealed, for as long as it lies there."""
 
+    def __init__(self, means: Means, *, purpose: Purpose) -> None:
+        """Rotate the key of that purpose."""
+        super().__init__(means, key_id=purpose.value)
+        self._purpose = purpose
+
     @property
     @override
     def runs(self) -> Mapping[str, StepRun]:
@@ -125,7 +153,7 @@ class SealingRotation(KeyRotation):
 
     async def _make(self, operation: Operation) -> None:
         placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
-        made = await self._keys.new_version(placement, Purpose(self._key_id), version=version, now=now)
+        made = await self._new_version(placement, self._purpose, version=version, now=now)
 
         async def work(tx: SystemTransaction) -> None:
             await store.end_rotation(tx, operation.id, now=now)
@@ -141,10 +169,10 @@ class SealingRotation(KeyRotation):
 class TokensRotation(KeyRotation):
     """A new key for new tokens, which every edge and every process can verify before there are any."""
 
-    def __init__(self, database: Database, keys: TenantKeys, *, lagging_edges: LaggingEdges, touched: Touched) -> None:
-        """Sign with the new version once `lagging_edges` names none."""
-        super().__init__(database, keys, key_id=Purpose.TOKENS.value, touched=touched)
-        self._lagging_edges = lagging_edges
+    def __init__(self, means: Means) -> None:
+        """Sign with the new version once no edge lags."""
+        super().__init__(means, key_id=Purpose.TOKENS.value)
+        self._lagging_edges = means.lagging_edges
 
     @property
     @override
@@ -160,7 +188,7 @@ class TokensRotation(KeyRotation):
 
     async def _publish(self, operation: Operation) -> None:
         placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
-        made = await self._keys.new_version(placement, Purpose.TOKENS, version=version, now=now)
+        made = await self._new_version(placement, Purpose.TOKENS, version=version, now=now)
 
         async def work(tx: SystemTransaction) -> None:
             if await keys_store.insert_missing(tx, [replace(made, is_used=False)]):
@@ -195,10 +223,12 @@ class TokensRotation(KeyRotation):
 class KekRotation(KeyRotation):
     """A new KEK, under which every key of the tenant is wrapped anew; then the old one is destroyed."""
 
-    def __init__(self, database: Database, keys: TenantKeys, *, platform_keys: PlatformKeys, touched: Touched) -> None:
-        """Sign for what is destroyed with `platform_keys`."""
-        super().__init__(database, keys, key_id=KEK, touched=touched)
-        self._destroyer = Destroyer(database, keys, platform_keys)
+    def __init__(self, means: Means) -> None:
+        """Sign for what is destroyed."""
+        super().__init__(means, key_id=KEK)
+        self._destroyer = Destroyer(
+            means.database, self._wrapping, means.platform_keys, root_of_trust=means.keys.root_of_trust
+        )
 
     @property
     @override
@@ -211,7 +241,7 @@ class KekRotation(KeyRotation):
         kek = KekRef(tenant_uid=operation.tenant_uid, version=version)
         if await self._database.system().run(lambda tx: store.is_wrapped_under(tx, kek.tenant_uid, version)):
             return
-        await self._keys.keks.destroy(kek)
+        await self._wrapping.destroy_kek(kek)
         now = datetime.now(UTC)
         await self._database.system().run(
             lambda tx: store.note_destroyed_kek(tx, kek.tenant_uid, version=version, now=now)
@@ -219,7 +249,7 @@ class KekRotation(KeyRotation):
 
     async def _make(self, operation: Operation) -> None:
         placement, kek = await self._placement(operation), await self._kek(operation)
-        await self._keys.keks.create(kek)
+        await self._wrapping.create_kek(kek)
 
         async def work(tx: SystemTransaction) -> None:
             if await keys_store.note_kek(tx, kek):
@@ -234,7 +264,7 @@ class KekRotation(KeyRotation):
         placement, kek = await self._placement(operation), await self._kek(operation)
         stored = await self._database.system().run(lambda tx: keys_store.all_of(tx, placement.uid))
         before = [key for key in stored if key.kek != kek]
-        after = [await self._keys.keks.rewrapped(key, kek=kek) for key in before]
+        after = [await self._wrapping.rewrapped(key, kek=kek) for key in before]
 
         async def work(tx: SystemTransaction) -> None:
             for old, new in zip(before, after, strict=True):
@@ -248,15 +278,18 @@ class KekRotation(KeyRotation):
         await self._recorded(operation).run(work)
 
     async def _destroy(self, operation: Operation) -> None:
-        placement, kek = await self._placement(operation), await self._kek(operation)
-        for version in await self._database.system().run(
-            lambda tx: store.replaced_keks(tx, placement.uid, version=kek.version)
-        ):
+        placement, kek, now = await self._placement(operation), await self._kek(operation), datetime.now(UTC)
+        closed = await self._database.system().run(
+            lambda tx: store.close_keks(tx, placement.uid, before=kek.version, now=now)
+        )
+        # Again, for a first key of its purpose that was put under the old KEK since. From now on none can be.
+        await self._wrap(operation)
+        for version in closed:
             await self._destroy_version(operation, placement, version)
         await self._database.system().run(lambda tx: store.end_rotation(tx, operation.id, now=datetime.now(UTC)))
 
     async def _destroy_version(self, operation: Operation, placement: Placement, version: int) -> None:
-        # Nobody else wraps a key of this tenant meanwhile: that would be another rotation.
+        # It is closed: none comes after this look.
         if await self._database.system().run(lambda tx: store.is_wrapped_under(tx, placement.uid, version)):
             message = f"a key of {placement.tenant_id} is still wrapped under version {version} of its KEK"
             raise RuntimeError(message)
@@ -276,14 +309,11 @@ class KekRotation(KeyRotation):
         return KekRef(tenant_uid=operation.tenant_uid, version=await self._version(operation))
 
 
-def rotations(
-    database: Database, keys: TenantKeys, *, platform_keys: PlatformKeys, lagging_edges: LaggingEdges, touched: Touched
-) -> dict[str, KeyRotation]:
+def rotations(means: Means) -> dict[str, KeyRotation]:
     """Return the plan of each kind of rotation."""
     plans = (
-        KekRotation(database, keys, platform_keys=platform_keys, touched=touched),
-        SealingRotation(database, keys, key_id=Purpose.STORAGE.value, touched=touched),
-        SealingRotation(database, keys, key_id=Purpose.SERVICES.value, touched=touched),
-        TokensRotation(database, keys, lagging_edges=lagging_edges, touched=touched),
+        KekRotation(means),
+        TokensRotation(means),
+        *(SealingRotation(means, purpose=purpose) for purpose in (Purpose.STORAGE, Purpose.SERVICES)),
     )
     return {plan.kind: plan for plan in plans}

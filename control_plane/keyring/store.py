@@ -155,16 +155,20 @@ async def retire(tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, u
     return sorted(row["version"] for row in rows)
 
 
-async def replaced_keks(tx: SystemTransaction, tenant_uid: UUID, *, version: int) -> list[int]:
-    """List the versions of the KEK before this one that are not destroyed."""
+async def close_keks(tx: SystemTransaction, tenant_uid: UUID, *, before: int, now: datetime) -> list[int]:
+    """Let no key be put under the versions of the KEK before this one any more; return those that are not destroyed.
+
+    Whoever is putting one there at this moment is waited for.
+    """
     rows = await tx.fetch_all(
         """
-        SELECT version FROM csm_system.tenant_keks
-         WHERE tenant_uid = %(tenant_uid)s AND version < %(version)s AND destroy_time IS NULL ORDER BY version
+        UPDATE csm_system.tenant_keks SET close_time = coalesce(close_time, %(now)s)
+         WHERE tenant_uid = %(tenant_uid)s AND version < %(before)s AND destroy_time IS NULL
+        RETURNING version
         """,
-        {"tenant_uid": tenant_uid, "version": version},
+        {"tenant_uid": tenant_uid, "before": before, "now": now},
     )
-    return [row["version"] for row in rows]
+    return sorted(row["version"] for row in rows)
 
 
 async def is_wrapped_under(tx: SystemTransaction, tenant_uid: UUID, version: int) -> bool:
@@ -183,7 +187,7 @@ async def note_destroyed_kek(tx: SystemTransaction, tenant_uid: UUID, *, version
     """Keep that a version of the KEK is gone; False where that is known."""
     found = await tx.execute(
         """
-        UPDATE csm_system.tenant_keks SET destroy_time = %(now)s
+        UPDATE csm_system.tenant_keks SET destroy_time = %(now)s, close_time = coalesce(close_time, %(now)s)
          WHERE tenant_uid = %(tenant_uid)s AND version = %(version)s AND destroy_time IS NULL
         """,
         {"tenant_uid": tenant_uid, "version": version, "now": now},

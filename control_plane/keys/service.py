@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncGenerator, AsyncIterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
@@ -15,17 +15,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from control_plane.errors import DomainError, UnavailableError
+from control_plane.ids import new_uuid
 from control_plane.keys import store
 from control_plane.keys.algorithms import DEFAULT_AUTHORITY, CertificatePolicy, KeyAlgorithm, SigningKey
 from control_plane.keys.cache import Answers, KeyCache
-from control_plane.keys.keks import FIRST_VERSION, Keks, OpenKey
-from control_plane.keys.material import Holder, authority_pair, new_material, token_key_pair
+from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
     FIRST_OBJECT_VERSION,
     ROTATED,
+    IntegrityError,
     KekRef,
     MissingKeyError,
     Purpose,
+    WrappedKey,
 )
 from control_plane.keys.sealing.objects import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
@@ -33,6 +35,7 @@ from control_plane.keys.vault import KeyVault, RootOfTrust
 from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.placement import Placement
 
+_FIRST_VERSION: Final = 1
 # What a destroyed or rotated key may still be used for by a process that has not heard of it.
 _LIFETIME: Final = timedelta(minutes=5)
 # How long another process may go on with the version of before a rotation: this, and what a slow query takes on top.
@@ -71,6 +74,13 @@ class Authority:
     private_key: SigningKey = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OpenKey:
+    id: UUID
+    version: int
+    material: Material = field(repr=False)
+
+
 class TenantKeys:
     """The keys of all tenants of a cell. Needs read access to `csm_system.tenant_keys`; `create` and `destroy` more.
 
@@ -83,10 +93,9 @@ class TenantKeys:
 
     def __init__(self, vault: KeyVault, database: Database) -> None:
         """Keys are made and opened by `vault`, and kept, wrapped, in `database`."""
-        self.keks = Keks(vault)
         self._vault = vault
         self._system = database.system()
-        self._open: KeyCache[tuple[UUID, Purpose, int], OpenKey] = KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
+        self._open: KeyCache[tuple[UUID, Purpose, int], _OpenKey] = KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
         self._newest: Answers[tuple[UUID, Purpose], int] = Answers(
             fresh=_NEWEST, kept=KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
         )
@@ -114,10 +123,10 @@ class TenantKeys:
         Safe to call again, at once from elsewhere too, and to be killed in: the first keys that were stored stay.
         """
         stored = await self._stored(placement.uid)
-        kek = stored[0].kek if stored else KekRef(tenant_uid=placement.uid, version=FIRST_VERSION)
+        kek = stored[0].kek if stored else KekRef(tenant_uid=placement.uid, version=_FIRST_VERSION)
         if not stored:
             # Never where there are keys already: a lost KEK must be noticed, not replaced by one that opens nothing.
-            await self.keks.create(kek)
+            await self._vault.create_kek(kek)
         holder = Holder(
             tenant_uid=placement.uid,
             display_name=display_name,
@@ -128,19 +137,18 @@ class TenantKeys:
         made = []
         for purpose in missing:
             material = await asyncio.to_thread(new_material, purpose, holder=holder, now=now)
-            algorithm = holder.algorithm(purpose)
-            made.append(await self.keks.wrapped(material, purpose=purpose, algorithm=algorithm, kek=kek))
+            made.append(await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek))
         if made:
             await self._system.run(lambda tx: store.insert_missing(tx, made))
         for key in await self._stored(placement.uid):
-            await self.keks.unwrapped(key)
+            await self._unwrapped(key)
 
     async def destroy(self, placement: Placement) -> None:
         """Destroy all keys of a tenant: nothing that they sealed, wherever it lies, opens again. Safe to call again."""
         await self._system.run(lambda tx: store.delete_all(tx, placement.uid))
         for kek in await self._vault.keks():
             if kek.tenant_uid == placement.uid:
-                await self.keks.destroy(kek)
+                await self._vault.destroy_kek(kek)
         self.forget(placement.uid)
 
     def forget(self, tenant_uid: UUID) -> None:
@@ -152,19 +160,6 @@ class TenantKeys:
     def look_again(self, tenant_uid: UUID) -> None:
         """Have this process find out anew which versions of a tenant's keys are the newest. What is open stays open."""
         self._newest.forget(tenant_uid)
-
-    async def new_version(self, placement: Placement, purpose: Purpose, *, version: int, now: datetime) -> StoredKey:
-        """Make a version of a key, wrapped under the tenant's KEK, and open it once to be sure. Stores nothing."""
-        stored = await self._stored(placement.uid)
-        if not stored:
-            raise MissingKeyError(f"{purpose} key of tenant {placement.uid}")
-        kek = max(key.kek for key in stored)
-        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
-        material = new_material(purpose, holder=holder, now=now)
-        algorithm = holder.algorithm(purpose)
-        made = await self.keks.wrapped(material, purpose=purpose, algorithm=algorithm, kek=kek, version=version)
-        await self.keks.unwrapped(made)
-        return made
 
     async def run(self) -> None:
         """Drop what is open of sealed tenants, twice a second, until cancelled: also where nobody calls for them."""
@@ -234,9 +229,7 @@ class TenantKeys:
         except MissingKeyError:
             if version is not None:
                 raise
-            made = await self.new_version(placement, Purpose.SERVICES, version=FIRST_VERSION, now=datetime.now(UTC))
-            if not await self._system.run(lambda tx: store.insert_first(tx, made)):
-                raise UnavailableError("a key of the tenant is being rotated") from None
+            await self._add(placement, Purpose.SERVICES)
             opened = await self._opened(placement.uid, Purpose.SERVICES)
         return StorageKey(version=opened.version, private=opened.material.private)
 
@@ -280,6 +273,21 @@ class TenantKeys:
             self.forget(placement.uid)
         return (await self.derive(placement, _LOGIN_LABEL)).hex()
 
+    async def _add(self, placement: Placement, purpose: Purpose) -> None:
+        """Give a tenant the first key of a purpose, under the KEK that its newest keys are under.
+
+        Raises:
+            ConflictError: the KEK was replaced meanwhile; the same call finds the new one.
+        """
+        stored = await self._stored(placement.uid)
+        if not stored:
+            raise MissingKeyError(f"any key of tenant {placement.uid}")
+        kek = KekRef(tenant_uid=placement.uid, version=max(key.kek_version for key in stored))
+        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
+        material = new_material(purpose, holder=holder, now=datetime.now(UTC))
+        added = await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek)
+        await self._system.run(lambda tx: store.insert_missing(tx, [added]))
+
     def _seal(self, placement: Placement, object_name: str, object_version: int) -> ObjectSeal:
         return ObjectSeal(
             tenant_uid=placement.uid,
@@ -304,7 +312,7 @@ class TenantKeys:
     async def _stored(self, tenant_uid: UUID) -> list[StoredKey]:
         return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))
 
-    async def _opened(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None = None) -> OpenKey:
+    async def _opened(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None = None) -> _OpenKey:
         """Open the key of that version, or the newest that is used."""
         known = self._newest.get if purpose in ROTATED else self._newest.last
         wanted = version or known((tenant_uid, purpose))
@@ -320,19 +328,19 @@ class TenantKeys:
                 raise
             return kept
 
-    async def _found(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None) -> OpenKey:
+    async def _found(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None) -> _OpenKey:
         since, asked = self._open.epoch, self._newest.epoch
         stored = await self._chosen(tenant_uid, purpose, version=version)
         opened = self._open.get((tenant_uid, purpose, stored.version))
         if opened is None:
             try:
-                opened = await self.keks.unwrapped(stored)
+                opened = await self._unwrapped(stored)
             except MissingKeyError:
                 # Its KEK may have been replaced since the row was read.
                 again = await self._chosen(tenant_uid, purpose, version=version)
                 if again.kek == stored.kek:
                     raise
-                opened = await self.keks.unwrapped(again)
+                opened = await self._unwrapped(again)
             self._open.put((tenant_uid, purpose, opened.version), opened, owner=tenant_uid, since=since)
         if version is None:
             self._newest.put((tenant_uid, purpose), opened.version, owner=tenant_uid, since=asked)
@@ -343,3 +351,34 @@ class TenantKeys:
             if stored.purpose is purpose and (stored.is_used if version is None else stored.version == version):
                 return stored
         raise MissingKeyError(f"{purpose} key {version or ''} of tenant {tenant_uid}")
+
+    async def _wrapped(
+        self,
+        material: Material,
+        *,
+        purpose: Purpose,
+        algorithm: str,
+        kek: KekRef,
+        version: int = _FIRST_VERSION,
+    ) -> StoredKey:
+        unwrapped = StoredKey(
+            id=new_uuid(),
+            tenant_uid=kek.tenant_uid,
+            purpose=purpose,
+            version=version,
+            algorithm=algorithm,
+            kek_version=kek.version,
+            public=material.public,
+            wrapped=WrappedKey(b""),
+        )
+        wrapped = await self._vault.wrap(kek, material.private, aad=unwrapped.binding.aad())
+        return replace(unwrapped, wrapped=wrapped)
+
+    async def _unwrapped(self, stored: StoredKey) -> _OpenKey:
+        try:
+            private = await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
+        except IntegrityError:
+            # Someone has changed, or moved, what is in the database.
+            _log.error("wrapped_key_refused", tenant_uid=str(stored.tenant_uid), purpose=stored.purpose.value)
+            raise
+        return _OpenKey(id=stored.id, version=stored.version, material=Material(private=private, public=stored.public))

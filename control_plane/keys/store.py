@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from control_plane.errors import TenantSealedError
+from control_plane.errors import ConflictError, TenantSealedError
 from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
 from control_plane.keys.model import Binding, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.postgres.database import SystemTransaction
@@ -139,35 +139,18 @@ async def all_of(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
     return [_stored_key(row) for row in rows]
 
 
-async def insert_first(tx: SystemTransaction, key: StoredKey) -> bool:
-    """Insert the first key of a purpose, unless there is one; False where one of the tenant's is just being rotated.
-
-    Until the transaction ends no rotation begins: what it wraps under must not be gone when it is there.
-    """
-    tenant = {"tenant_uid": key.tenant_uid}
-    await tx.fetch_one("SELECT FROM csm_system.tenants WHERE uid = %(tenant_uid)s FOR UPDATE", tenant)
-    row = await tx.fetch_one(
-        """
-        SELECT EXISTS (SELECT FROM csm_system.key_rotations
-                        WHERE tenant_uid = %(tenant_uid)s AND end_time IS NULL) AS is_rotating,
-               (SELECT max(kek_version) FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s) AS kek_version
-        """,
-        tenant,
-    )
-    if row is None or row["is_rotating"] or row["kek_version"] != key.kek_version:
-        return False
-    await insert_missing(tx, [key])
-    return True
-
-
 async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> int:
     """Insert each key, unless its tenant has one of that purpose and version already: the first stays.
 
     Return how many were inserted.
+
+    Raises:
+        ConflictError: the KEK that it is wrapped under has been replaced.
     """
     inserted = 0
     for key in keys:
         await note_kek(tx, key.kek)
+        await _hold_open(tx, key.kek)
         inserted += await tx.execute(
             """
             INSERT INTO csm_system.tenant_keys
@@ -219,6 +202,19 @@ async def note_kek(tx: SystemTransaction, kek: KekRef) -> bool:
         {"tenant_uid": kek.tenant_uid, "version": kek.version},
     )
     return noted == 1
+
+
+async def _hold_open(tx: SystemTransaction, kek: KekRef) -> None:
+    """Keep a KEK from being closed until the transaction ends; raise ConflictError where it is."""
+    row = await tx.fetch_one(
+        """
+        SELECT version FROM csm_system.tenant_keks
+         WHERE tenant_uid = %(tenant_uid)s AND version = %(version)s AND close_time IS NULL FOR SHARE
+        """,
+        {"tenant_uid": kek.tenant_uid, "version": kek.version},
+    )
+    if row is None:
+        raise ConflictError(f"{kek.title} is being replaced")
 
 
 async def delete_all(tx: SystemTransaction, tenant_uid: UUID) -> None:

@@ -14,12 +14,12 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from bulkhead.v1 import (
-    seals_pb2,
     audit_pb2,
     audit_pb2_grpc,
     certificates_pb2,
     certificates_pb2_grpc,
     rules_pb2,
+    seals_pb2,
     tenants_pb2,
     tenants_pb2_grpc,
     tokens_pb2,

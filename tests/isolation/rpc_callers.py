@@ -18,7 +18,6 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from bulkhead.v1 import (
-    seals_pb2,
     certificates_pb2,
     certificates_pb2_grpc,
     isolation_pb2,
@@ -26,6 +25,7 @@ from bulkhead.v1 import (
     keys_pb2,
     keys_pb2_grpc,
     rules_pb2,
+    seals_pb2,
     secret_versions_pb2,
     secrets_pb2,
     secrets_pb2_grpc,

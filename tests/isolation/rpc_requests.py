@@ -54,12 +54,13 @@ def resource_name(method: MethodDescriptor, target: Target) -> str:
     for place, word in enumerate(words):
         if word == "*":
             collection = words[place - 1]
-            words[place] = COMMON.get(collection) or _own(target, collection)
+            words[place] = target.tenant if collection == "tenants" else _segment(collection, target)
     return "/".join(words)
 
 
-def _own(target: Target, collection: str) -> str:
-    return target.tenant if collection == "tenants" else str(target.resources[collection])
+def _segment(collection: str, target: Target) -> str:
+    # What every tenant has under the same name, or the id of its own.
+    return COMMON.get(collection) or str(target.resources[collection])
 
 
 def request(method: MethodDescriptor, target: Target) -> Message:

@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
-from bulkhead.v1 import seals_pb2, audit_pb2, audit_pb2_grpc, tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import audit_pb2, audit_pb2_grpc, seals_pb2, tenants_pb2, tenants_pb2_grpc
 from control_plane.settings import Settings
 from control_plane.tenants.model import UPDATABLE
 from tests.fixtures.stack import Stack

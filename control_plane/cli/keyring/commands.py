@@ -3,14 +3,16 @@
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
+from uuid import UUID, uuid4
 
 import typer
 
 from control_plane.cli import arguments, operations, output
-from control_plane.cli.calls.failures import CallFailedError, failed, with_hint
+from control_plane.cli.calls.failures import CallFailedError, failed, partially, with_hint
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
 from control_plane.cli.keyring import tree
+from control_plane.cli.keyring.campaign import Progress, run
 from control_plane.cli.session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys: what they rest on, and their rotation.")
@@ -91,6 +93,41 @@ def rotate_key(
     else:
         session.show(operation, leave_out=["metadata", "response"])
         session.hint("operations", "watch", operation["name"])
+
+
+@command(app, "rotate-keks")
+def rotate_keks(
+    session: Session,
+    *,
+    campaign: Annotated[
+        str,
+        typer.Option(metavar="UUID", help="Go on with a campaign that was interrupted; a new one, if none is named."),
+    ] = "",
+    timeout: operations.Timeout = operations.TIMEOUT,
+) -> None:
+    """Give every tenant a new KEK and destroy the old ones, as after a suspicion. No data is sealed anew.
+
+    It can be interrupted at any time: with the same --campaign it goes on, and rotates nobody twice. --timeout is for
+    one tenant.
+    """
+    progress = Progress(campaign=_campaign(campaign))
+    session.say(f"campaign {progress.campaign}")
+    run(session, progress, timeout=timeout)
+    if session.as_json:
+        output.put_json({"campaign": progress.campaign, "rotated": progress.rotated, "failed": progress.failed})
+    elif progress.failed:
+        output.put_table(progress.failed, ("tenant", "reason", "message"))
+    if progress.failed:
+        text = f"{len(progress.failed)} tenants have the KEK that they had; {progress.rotated} have a new one"
+        hint = "mend what is said of each, then `{bulkhead} keys rotate TENANT/keys/kek` for each"
+        raise partially(failed("FAILED_PRECONDITION", text, hint=hint))
+
+
+def _campaign(given: str) -> str:
+    try:
+        return str(UUID(given)) if given else str(uuid4())
+    except ValueError:
+        raise typer.BadParameter(f"{given!r} is no UUID") from None
 
 
 @command(app, "receipts")

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.longrunning import operations_pb2
 
-from bulkhead.v1 import keys_pb2, steps_pb2
+from bulkhead.v1 import keys_pb2, steps_pb2, tenants_pb2
 from control_plane.errors import PreconditionError, UnavailableError
 from control_plane.isolation.model import PAYLOAD_TYPE
 from control_plane.keyring.model import RECEIPT_TYPE
@@ -163,3 +163,63 @@ def test_receipts_are_listed(api: Any, cli: Any) -> None:
     done = cli("keys", "receipts", "org_1")
 
     assert (done.code, "keys/kek/versions/1" in done.out) == (0, True)
+
+
+CAMPAIGN = "0b0e5a4e-5d55-4e0e-9d4e-1f1b7f6f1a11"
+
+
+def tenants(*ids: str) -> tenants_pb2.ListTenantsResponse:
+    made = [tenants_pb2.Tenant(name=f"tenants/{id_}", uid=f"uid of {id_}") for id_ in ids]
+    return tenants_pb2.ListTenantsResponse(tenants=made)
+
+
+def test_a_campaign_gives_every_tenant_a_new_kek_and_repeats_nothing_when_it_is_run_again(api: Any, cli: Any) -> None:
+    api.answer("ListTenants", tenants(*(f"org_{number}" for number in range(20))))
+    api.answer("RotateKey", operation(done=False))
+    api.answer("WaitOperation", operation(done=True))
+    runs = []
+    for _ in range(2):
+        done = cli("keys", "rotate-keks", "--campaign", CAMPAIGN, "--json")
+        assert done.code == 0
+        assert done.json == {"campaign": CAMPAIGN, "rotated": 20, "failed": []}
+        asked = [received.request for received in api.received if received.method == "RotateKey"]
+        runs.append({request.name: request.request_id for request in asked})
+        api.received.clear()
+
+    assert runs[0] == runs[1]
+    assert set(runs[0]) == {f"tenants/org_{number}/keys/kek" for number in range(20)}
+    assert len(set(runs[0].values())) == 20
+
+
+def test_two_campaigns_are_two_rotations(api: Any, cli: Any) -> None:
+    api.answer("ListTenants", tenants("org_1"))
+    api.answer("RotateKey", operation(done=True))
+    for _ in range(2):
+        cli("keys", "rotate-keks")
+
+    assert len({each.request.request_id for each in api.received if each.method == "RotateKey"}) == 2
+
+
+def test_a_tenant_that_cannot_be_rotated_holds_up_nobody_and_is_named(api: Any, cli: Any) -> None:
+    def rotate(request: Any) -> operations_pb2.Operation:
+        if "org_1" in request.name:
+            raise PreconditionError(request.name, "busy", reason="ROTATION_IN_PROGRESS")
+        return operation(done=True)
+
+    api.answer("ListTenants", tenants("org_1", "org_2"))
+    api.answer("RotateKey", rotate)
+    done = cli("keys", "rotate-keks", "--json")
+
+    assert done.code == 7
+    assert done.json["rotated"] == 1
+    assert done.json["failed"] == [{"tenant": "tenants/org_1", "reason": "ROTATION_IN_PROGRESS", "message": "busy"}]
+
+
+def test_a_campaign_that_is_interrupted_says_how_to_go_on(api: Any, cli: Any) -> None:
+    api.answer("ListTenants", tenants("org_1", "org_2"))
+    api.answer("RotateKey", UnavailableError("away"))
+    done = cli("keys", "rotate-keks", "--campaign", CAMPAIGN)
+
+    assert done.code == 6
+    assert f"keys rotate-keks --campaign {CAMPAIGN}" in done.err
+    assert cli("keys", "rotate-keks", "--campaign", "x").code == 2

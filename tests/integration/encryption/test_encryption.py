@@ -3,7 +3,6 @@
 import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 import grpc
 import psycopg
@@ -11,6 +10,7 @@ import pytest
 from psycopg.rows import DictRow
 
 from bulkhead.v1 import encryption_pb2
+from control_plane.keyring.wrapping import Wrapping
 from control_plane.keys import store
 from control_plane.keys.model import MissingKeyError, Purpose
 from control_plane.keys.service import TenantKeys
@@ -207,27 +207,25 @@ async def test_without_the_vault_a_database_opens_nothing(
         await stolen.services_key(tenant)
 
 
-async def test_while_a_key_is_rotated_none_is_added(
+async def test_under_a_kek_that_is_about_to_go_no_key_is_added(
     cell: Cell, stub: "EncryptionServiceAsyncStub", member: Metadata, superuser: Superuser, tenant: Placement
 ) -> None:
-    """Else it might be wrapped under a KEK that is about to be destroyed."""
     await superuser.execute("DELETE FROM csm_system.tenant_keys WHERE purpose = 'services'")
     cell.keys.forget(tenant.uid)
-    await superuser.execute("SET session_replication_role = replica")
-    await superuser.execute(
-        "INSERT INTO csm_system.key_rotations (operation_id, tenant_uid, key, version) VALUES (%s, %s, 'kek', 2)",
-        (UUID(int=1), tenant.uid),
-    )
+    await superuser.execute("UPDATE csm_system.tenant_keks SET close_time = now()")
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await sealed(stub, member)
-    await superuser.execute("UPDATE csm_system.key_rotations SET end_time = now()")
+    await superuser.execute("UPDATE csm_system.tenant_keks SET close_time = NULL")
 
-    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert refused.value.code() is grpc.StatusCode.ABORTED
     assert await opened(stub, member, await sealed(stub, member)) == PLAINTEXT
 
 
 async def a_second_version(cell: Cell, tenant: Placement) -> None:
     """Give the tenant another key for services, as a rotation does."""
-    made = await cell.keys.new_version(tenant, Purpose.SERVICES, version=2, now=datetime.now(UTC))
-    await cell.database.system().run(lambda tx: store.insert_missing(tx, [made]))
+    system = cell.database.system()
+    beside = await system.run(lambda tx: store.enabled(tx, tenant.uid))
+    wrapping = Wrapping(cell.keys._vault)
+    made = await wrapping.new_version(tenant, Purpose.SERVICES, version=2, beside=beside, now=datetime.now(UTC))
+    await system.run(lambda tx: store.insert_missing(tx, [made]))
     cell.keys.look_again(tenant.uid)

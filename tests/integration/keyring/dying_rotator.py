@@ -11,10 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from typing_extensions import override
-
-from control_plane.keyring.rotation import rotations
-from control_plane.keys.keks import Keks
+from control_plane.keyring.rotation import Means, rotations
 from control_plane.keys.model import KekRef
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
@@ -32,12 +29,11 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DyingKeks(Keks):
+class DyingVault(SoftwareVault):
     """Destroys a KEK, and dies of it."""
 
-    @override
-    async def destroy(self, kek: KekRef) -> None:
-        await super().destroy(kek)
+    async def destroy_kek(self, kek: KekRef) -> None:  # type: ignore[explicit-override]  # for this process alone
+        await super().destroy_kek(kek)
         die()
 
 
@@ -67,16 +63,16 @@ async def main() -> None:
     socket_dir, port, dbname, vault_dir, tenant, point = sys.argv[1:]
     settings = PostgresSettings(socket_dir=Path(socket_dir), port=int(port), dbname=dbname)
     async with Database.open(settings) as database:
-        vault = await SoftwareVault.open(Path(vault_dir))
-        keys = TenantKeys(vault, database)
-        if point == "amid:destruction":
-            keys.keks = DyingKeks(vault)
+        vault = await (DyingVault if point == "amid:destruction" else SoftwareVault).open(Path(vault_dir))
         plans = rotations(
-            database,
-            keys,
-            platform_keys=PlatformKeys(vault, database),
-            lagging_edges=_no_edges,
-            touched=lambda _: None,
+            Means(
+                database=database,
+                keys=TenantKeys(vault, database),
+                vault=vault,
+                platform_keys=PlatformKeys(vault, database),
+                lagging_edges=_no_edges,
+                touched=lambda _: None,
+            )
         )
         for plan in plans.values():
             plan.steps = [_step(step, tenant, point) for step in plan.steps]

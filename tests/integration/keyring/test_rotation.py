@@ -11,9 +11,11 @@ from control_plane.keyring import store
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, MissingKeyError, Purpose
 from control_plane.keys.service import TenantKeys
+from control_plane.operations.model import Operation, OperationState
 from control_plane.operations.service import AttemptFailedError
 from control_plane.postgres.placement import Placement
 from control_plane.tokens.model import LONGEST_LIFETIME
+from tests.fixtures.faults import NOW
 from tests.fixtures.keyring import Ring
 
 NAME, PLAIN = "storage/org_1/a.pem", b"a canary in plain sight"
@@ -50,6 +52,48 @@ async def test_new_objects_are_sealed_with_the_new_version_and_old_ones_open(rin
         (State.ENABLED, True),
         (State.ENABLED, False),
     ]
+
+
+@pytest.mark.behaviour("S2.5")
+async def test_what_services_seal_is_sealed_with_the_new_version_and_what_they_sealed_opens(ring: Ring) -> None:
+    tenant, keys = await ring.cell.tenant(), ring.cell.keys
+    before = await keys.services_key(tenant)
+    await ring.rotated(tenant, "services")
+    after = await keys.services_key(tenant)
+
+    assert (before.version, after.version) == (1, 2)
+    assert after.private != before.private
+    assert [await ring.other_process().services_key(tenant, version=one.version) for one in (before, after)] == [
+        before,
+        after,
+    ]
+
+
+@pytest.mark.parametrize("moment", ["before the old KEK is closed", "after it"])
+async def test_a_first_key_that_is_made_while_the_kek_is_replaced_is_wrapped_under_the_new_one(
+    ring: Ring, superuser: Any, *, moment: str
+) -> None:
+    """A tenant from before there were keys for services is given one when they seal first, whenever that is."""
+    tenant = await ring.cell.tenant()
+    await superuser.execute("DELETE FROM csm_system.tenant_keys WHERE purpose = 'services'")
+    late = await ring.plans["keys.rotate.services"]._new_version(tenant, Purpose.SERVICES, version=1, now=NOW)
+    begun = await ring.rotate(tenant, "kek")
+    plan, system = ring.plans[begun.kind], ring.cell.database.system()
+    for step in ("kek", "wrapping"):
+        await plan.runs[step](begun)
+    if moment == "after it":
+        await system.run(lambda tx: store.close_keks(tx, tenant.uid, before=2, now=NOW))
+        with pytest.raises(ConflictError):
+            await system.run(lambda tx: keys_store.insert_missing(tx, [late]))
+    else:
+        await system.run(lambda tx: keys_store.insert_missing(tx, [late]))
+    await ring.runner.run(begun.id)
+    used = await ring.other_process().services_key(tenant)
+
+    assert (await ring.operation(begun.id)).state is OperationState.SUCCEEDED
+    assert await ring.keks() == [KekRef(tenant_uid=tenant.uid, version=2)]
+    assert await ring.other_process().services_key(tenant, version=1) == used
+    assert {version.kek_version for version in await ring.versions(tenant, "services")} == {2}
 
 
 @pytest.mark.behaviour("S2.5")
@@ -170,7 +214,7 @@ async def test_who_read_a_wrapped_key_before_it_was_wrapped_anew_opens_it_all_th
     """Between the reading of the row and its opening the whole rotation takes place."""
     tenant, process = await ring.cell.tenant(), ring.other_process()
     sealed = await ring.cell.keys.encrypt(tenant, PLAIN, object_name=NAME)
-    unwrapped, rotations = process.keks.unwrapped, 0
+    unwrapped, rotations = process._unwrapped, 0
 
     async def slow(stored: keys_store.StoredKey) -> Any:
         nonlocal rotations
@@ -179,15 +223,21 @@ async def test_who_read_a_wrapped_key_before_it_was_wrapped_anew_opens_it_all_th
             await ring.rotated(tenant, "kek")
         return await unwrapped(stored)
 
-    monkeypatch.setattr(process.keks, "unwrapped", slow)
+    monkeypatch.setattr(process, "_unwrapped", slow)
 
     assert await process.decrypt(tenant, sealed, object_name=NAME) == PLAIN
     assert rotations == 1
 
 
-async def test_a_key_that_is_wrapped_under_the_old_kek_keeps_it_alive(ring: Ring, superuser: Any) -> None:
+async def test_a_key_that_is_wrapped_under_the_old_kek_keeps_it_alive(
+    ring: Ring, superuser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever put it there: nothing is destroyed that something still needs."""
     tenant = await ring.cell.tenant()
+
+    async def nothing(_: Operation) -> None:
+        return
+
     sealed = await ring.cell.keys.encrypt(tenant, PLAIN, object_name=NAME)
     begun = await ring.rotate(tenant, "kek")
     plan = ring.plans[begun.kind]
@@ -199,6 +249,7 @@ async def test_a_key_that_is_wrapped_under_the_old_kek_keeps_it_alive(ring: Ring
         "UPDATE csm_system.tenant_keys SET wrapped = %s, kek_version = 1 WHERE id = %s", [stray.wrapped, stray.id]
     )
 
+    monkeypatch.setattr(plan, "_wrap", nothing)
     with pytest.raises(RuntimeError, match="still wrapped"):
         await plan.runs["destruction"](begun)
     assert len(await ring.keks()) == 2
@@ -208,9 +259,10 @@ async def test_a_key_that_is_wrapped_under_the_old_kek_keeps_it_alive(ring: Ring
 async def test_a_key_that_was_changed_while_it_was_wrapped_anew_stays_as_it_is(
     ring: Ring, superuser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tenant, rewrapped = await ring.cell.tenant(), ring.cell.keys.keks.rewrapped
+    tenant = await ring.cell.tenant()
     begun = await ring.rotate(tenant, "kek")
     plan = ring.plans[begun.kind]
+    rewrapped = plan._wrapping.rewrapped
     await plan.runs["kek"](begun)
 
     async def meanwhile(stored: keys_store.StoredKey, *, kek: KekRef) -> keys_store.StoredKey:
@@ -218,7 +270,7 @@ async def test_a_key_that_was_changed_while_it_was_wrapped_anew_stays_as_it_is(
             await superuser.execute("UPDATE csm_system.tenant_keys SET wrapped = 'x' WHERE id = %s", [stored.id])
         return await rewrapped(stored, kek=kek)
 
-    monkeypatch.setattr(ring.cell.keys.keks, "rewrapped", meanwhile)
+    monkeypatch.setattr(plan._wrapping, "rewrapped", meanwhile)
     with pytest.raises(ConflictError):
         await plan.runs["wrapping"](begun)
     stored = await ring.cell.database.system().run(lambda tx: keys_store.all_of(tx, tenant.uid))
@@ -245,6 +297,16 @@ async def test_a_key_that_does_not_open_as_it_was_is_not_put_in_place(
 
     assert await ring.keks() == [KekRef(tenant_uid=tenant.uid, version=1)]
     assert await ring.other_process().decrypt(tenant, sealed, object_name=NAME) == PLAIN
+
+
+async def test_a_purpose_that_is_new_is_given_under_the_kek_that_there_is(ring: Ring, superuser: Any) -> None:
+    tenant = await ring.cell.tenant()
+    await ring.rotated(tenant, "kek")
+    await superuser.execute("DELETE FROM csm_system.tenant_keys WHERE purpose = 'enrolment'")
+    await ring.other_process().create(tenant, now=NOW, display_name="Alpha")
+
+    assert {version.kek_version for version in await ring.versions(tenant, "enrolment")} == {2}
+    assert await ring.keks() == [KekRef(tenant_uid=tenant.uid, version=2)]
 
 
 async def test_while_the_database_is_away_a_process_goes_on_with_what_it_knows(

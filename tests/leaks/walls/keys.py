@@ -143,14 +143,14 @@ WALLS: Final = (
     Mutation(
         name="destroyed keys stay in memory",
         file=SERVICE,
-        before="                await self.keks.destroy(kek)\n        self.forget(placement.uid)\n",
-        after="                await self.keks.destroy(kek)\n",
+        before="                await self._vault.destroy_kek(kek)\n        self.forget(placement.uid)\n",
+        after="                await self._vault.destroy_kek(kek)\n",
         noticed_by=(f"{TENANT_KEYS}::test_destroyed_keys_are_gone_from_database_vault_and_memory",),
     ),
     Mutation(
         name="a KEK stays when its tenant's keys are destroyed",
         file=SERVICE,
-        before="                await self.keks.destroy(kek)\n",
+        before="                await self._vault.destroy_kek(kek)\n",
         after="                continue\n",
         noticed_by=(f"{TENANT_KEYS}::test_destroyed_keys_are_gone_from_database_vault_and_memory",),
     ),

@@ -9,6 +9,7 @@ DESTRUCTION: Final = "control_plane/keyring/destruction.py"
 SERVICE: Final = "control_plane/keyring/service.py"
 MODEL: Final = "control_plane/keyring/model.py"
 STORE: Final = "control_plane/keyring/store.py"
+WRAPPING: Final = "control_plane/keyring/wrapping.py"
 KEYS: Final = "control_plane/keys/service.py"
 KEYS_STORE: Final = "control_plane/keys/store.py"
 ENVELOPE: Final = "control_plane/cli/isolation/envelope.py"
@@ -28,10 +29,28 @@ WALLS: Final = (
     ),
     Mutation(
         name="a rotation of a KEK believes whatever the vault has wrapped",
-        file="control_plane/keys/keks.py",
-        before="if not hmac.compare_digest((await self.unwrapped(made)).material.private, opened.material.private):",
-        after="if not made:",
+        file=WRAPPING,
+        before="if not hmac.compare_digest(opened, private):",
+        after="if not opened:",
         noticed_by=(f"{ROTATION_TESTS}::test_a_key_that_does_not_open_as_it_was_is_not_put_in_place",),
+    ),
+    Mutation(
+        name="a rotation of a KEK destroys what a key was put under at the last moment",
+        file=KEYS_STORE,
+        before="        await _hold_open(tx, key.kek)\n",
+        after="",
+        noticed_by=(
+            f"{ROTATION_TESTS}::test_a_first_key_that_is_made_while_the_kek_is_replaced_is_wrapped_under_the_new_one",
+        ),
+    ),
+    Mutation(
+        name="a rotation of a KEK forgets what was put under it after all was wrapped",
+        file=ROTATION,
+        before="        await self._wrap(operation)\n",
+        after="",
+        noticed_by=(
+            f"{ROTATION_TESTS}::test_a_first_key_that_is_made_while_the_kek_is_replaced_is_wrapped_under_the_new_one",
+        ),
     ),
     Mutation(
         name="a rotation of a KEK puts a key in the place of another that came meanwhile",
@@ -117,7 +136,7 @@ WALLS: Final = (
     Mutation(
         name="a receipt is given for a KEK that is still there",
         file=DESTRUCTION,
-        before="if await self._keys.keks.opens(kek, WrappedKey(destruction.sample)):",
+        before="if await self._wrapping.opens(kek, WrappedKey(destruction.sample)):",
         after="if not destruction.sample:",
         noticed_by=(f"{RECEIPT_TESTS}::test_what_still_opens_after_its_kek_was_destroyed_gets_no_receipt",),
     ),

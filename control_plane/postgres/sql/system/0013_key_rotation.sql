@@ -8,7 +8,10 @@ CREATE TABLE csm_system.tenant_keks (
   tenant_uid uuid NOT NULL,
   version integer NOT NULL,
   create_time timestamptz NOT NULL DEFAULT now(),
+  -- Since when no key may be put under it any more; then what is there is wrapped anew, and it is destroyed.
+  close_time timestamptz,
   destroy_time timestamptz,
+  CONSTRAINT tenant_keks_destroyed_check CHECK (destroy_time IS NULL OR close_time IS NOT NULL),
   CONSTRAINT tenant_keks_pkey PRIMARY KEY (tenant_uid, version)
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON csm_system.tenant_keks TO csm_control;
@@ -20,7 +23,7 @@ CREATE TABLE csm_system.key_rotations (
   operation_id uuid CONSTRAINT key_rotations_pkey PRIMARY KEY
     CONSTRAINT key_rotations_operation_id_fkey REFERENCES csm_system.operations ON DELETE CASCADE,
   tenant_uid uuid NOT NULL,
-  key text NOT NULL CONSTRAINT key_rotations_key_check CHECK (key IN ('kek', 'storage', 'services', 'tokens')),
+  key text NOT NULL CONSTRAINT key_rotations_key_check CHECK (key IN ('kek', 'storage', 'tokens', 'services')),
   -- The version that it makes.
   version integer NOT NULL,
   end_time timestamptz

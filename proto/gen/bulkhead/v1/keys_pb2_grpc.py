@@ -96,7 +96,7 @@ class KeyServiceServicer:
     def RotateKey(self, request, context):
         """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
-        `storage`: new objects are sealed with the new version, at once in the process that answers and within a second in
+        `storage`, `services`: what is new is sealed with the new version, at once in the process that answers and within a second in
         all others. What older versions sealed stays sealed with them: they stay enabled.
 
         `services`: the same, for what EncryptionService seals. Rewrap seals anew what older versions have sealed.

@@ -43,7 +43,7 @@ class KeyServiceStub:
     RotateKey: _grpc.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _operations_pb2.Operation]
     """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
-    `storage`: new objects are sealed with the new version, at once in the process that answers and within a second in
+    `storage`, `services`: what is new is sealed with the new version, at once in the process that answers and within a second in
     all others. What older versions sealed stays sealed with them: they stay enabled.
 
     `services`: the same, for what EncryptionService seals. Rewrap seals anew what older versions have sealed.
@@ -79,7 +79,7 @@ class KeyServiceAsyncStub(KeyServiceStub):
     RotateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
-    `storage`: new objects are sealed with the new version, at once in the process that answers and within a second in
+    `storage`, `services`: what is new is sealed with the new version, at once in the process that answers and within a second in
     all others. What older versions sealed stays sealed with them: they stay enabled.
 
     `services`: the same, for what EncryptionService seals. Rewrap seals anew what older versions have sealed.
@@ -136,7 +136,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
-        `storage`: new objects are sealed with the new version, at once in the process that answers and within a second in
+        `storage`, `services`: what is new is sealed with the new version, at once in the process that answers and within a second in
         all others. What older versions sealed stays sealed with them: they stay enabled.
 
         `services`: the same, for what EncryptionService seals. Rewrap seals anew what older versions have sealed.

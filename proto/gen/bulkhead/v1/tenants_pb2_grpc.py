@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from bulkhead.v1 import seals_pb2 as bulkhead_dot_v1_dot_seals__pb2
 from bulkhead.v1 import tenants_pb2 as bulkhead_dot_v1_dot_tenants__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 
@@ -68,12 +69,12 @@ class TenantServiceStub:
                 _registered_method=True)
         self.SealTenant = channel.unary_unary(
                 '/bulkhead.v1.TenantService/SealTenant',
-                request_serializer=bulkhead_dot_v1_dot_tenants__pb2.SealTenantRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_seals__pb2.SealTenantRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
                 _registered_method=True)
         self.UnsealTenant = channel.unary_unary(
                 '/bulkhead.v1.TenantService/UnsealTenant',
-                request_serializer=bulkhead_dot_v1_dot_tenants__pb2.UnsealTenantRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_seals__pb2.UnsealTenantRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
                 _registered_method=True)
 
@@ -177,12 +178,12 @@ def add_TenantServiceServicer_to_server(servicer, server):
             ),
             'SealTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.SealTenant,
-                    request_deserializer=bulkhead_dot_v1_dot_tenants__pb2.SealTenantRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_seals__pb2.SealTenantRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
             ),
             'UnsealTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.UnsealTenant,
-                    request_deserializer=bulkhead_dot_v1_dot_tenants__pb2.UnsealTenantRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_seals__pb2.UnsealTenantRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
             ),
     }
@@ -374,7 +375,7 @@ class TenantService:
             request,
             target,
             '/bulkhead.v1.TenantService/SealTenant',
-            bulkhead_dot_v1_dot_tenants__pb2.SealTenantRequest.SerializeToString,
+            bulkhead_dot_v1_dot_seals__pb2.SealTenantRequest.SerializeToString,
             bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
             options,
             channel_credentials,
@@ -401,7 +402,7 @@ class TenantService:
             request,
             target,
             '/bulkhead.v1.TenantService/UnsealTenant',
-            bulkhead_dot_v1_dot_tenants__pb2.UnsealTenantRequest.SerializeToString,
+            bulkhead_dot_v1_dot_seals__pb2.UnsealTenantRequest.SerializeToString,
             bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
             options,
             channel_credentials,

@@ -3,6 +3,7 @@
 isort:skip_file
 Tenants and their lifecycle."""
 
+from bulkhead.v1 import seals_pb2 as _seals_pb2
 from bulkhead.v1 import tenants_pb2 as _tenants_pb2
 from collections import abc as _abc
 from google.longrunning import operations_pb2 as _operations_pb2
@@ -50,11 +51,11 @@ class TenantServiceStub:
     """Suspend a tenant: its callers are refused until it is reactivated. Its data stays. Suspending a suspended tenant changes nothing."""
     ReactivateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]
     """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
-    SealTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.SealTenantRequest, _tenants_pb2.Tenant]
+    SealTenant: _grpc.UnaryUnaryMultiCallable[_seals_pb2.SealTenantRequest, _tenants_pb2.Tenant]
     """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed. Answers once
     nothing that had begun before can still succeed; what was under way may have taken effect, though it was refused.
     """
-    UnsealTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.UnsealTenantRequest, _tenants_pb2.Tenant]
+    UnsealTenant: _grpc.UnaryUnaryMultiCallable[_seals_pb2.UnsealTenantRequest, _tenants_pb2.Tenant]
     """Break a tenant's seal. It is suspended then, and served again only once it is reactivated."""
 
 @_typing.type_check_only
@@ -78,11 +79,11 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """Suspend a tenant: its callers are refused until it is reactivated. Its data stays. Suspending a suspended tenant changes nothing."""
     ReactivateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
-    SealTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.SealTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    SealTenant: _aio.UnaryUnaryMultiCallable[_seals_pb2.SealTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed. Answers once
     nothing that had begun before can still succeed; what was under way may have taken effect, though it was refused.
     """
-    UnsealTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.UnsealTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    UnsealTenant: _aio.UnaryUnaryMultiCallable[_seals_pb2.UnsealTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Break a tenant's seal. It is suspended then, and served again only once it is reactivated."""
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -143,7 +144,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def SealTenant(
         self,
-        request: _tenants_pb2.SealTenantRequest,
+        request: _seals_pb2.SealTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
         """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed. Answers once
@@ -153,7 +154,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def UnsealTenant(
         self,
-        request: _tenants_pb2.UnsealTenantRequest,
+        request: _seals_pb2.UnsealTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
         """Break a tenant's seal. It is suspended then, and served again only once it is reactivated."""

@@ -1,0 +1,90 @@
+"""What a rotation does in the vault. No key leaves this module; nothing is stored here."""
+
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from control_plane.ids import new_uuid
+from control_plane.keys.material import Holder, new_material
+from control_plane.keys.model import KEY_BYTES, IntegrityError, KekRef, MissingKeyError, Purpose, WrappedKey
+from control_plane.keys.store import StoredKey
+from control_plane.keys.vault import KeyVault
+from control_plane.postgres.placement import Placement
+
+_SAMPLE: Final = b"bulkhead/destruction sample/1"
+
+
+class Wrapping:
+    """Makes keys, and wraps them, anew. Every method raises UnavailableError when the vault is away."""
+
+    def __init__(self, vault: KeyVault) -> None:
+        """Do it in `vault`."""
+        self._vault = vault
+
+    async def new_version(
+        self, placement: Placement, purpose: Purpose, *, version: int, beside: Sequence[StoredKey], now: datetime
+    ) -> StoredKey:
+        """Make a version of a key, under the KEK of the keys that are there, and open it once to be sure.
+
+        Raises:
+            MissingKeyError: there are none.
+        """
+        if not beside:
+            raise MissingKeyError(f"{purpose} key of tenant {placement.uid}")
+        kek = max(key.kek for key in beside)
+        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
+        material = new_material(purpose, holder=holder, now=now)
+        unwrapped = StoredKey(
+            id=new_uuid(),
+            tenant_uid=placement.uid,
+            purpose=purpose,
+            version=version,
+            algorithm=holder.algorithm(purpose),
+            kek_version=kek.version,
+            public=material.public,
+            wrapped=WrappedKey(b""),
+        )
+        return await self._wrapped(unwrapped, material.private)
+
+    async def create_kek(self, kek: KekRef) -> None:
+        """Make a KEK, unless it is there. Nothing is wrapped under it yet."""
+        await self._vault.create_kek(kek)
+
+    async def rewrapped(self, stored: StoredKey, *, kek: KekRef) -> StoredKey:
+        """Return the key wrapped under another KEK of its tenant. Unwraps twice, and wraps once.
+
+        It was opened under the new KEK and found to be the same: who destroys the old one cannot come back.
+
+        Raises:
+            IntegrityError: what is stored, or what came of it, does not open.
+        """
+        private = await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
+        return await self._wrapped(replace(stored, kek_version=kek.version), private)
+
+    async def sample(self, kek: KekRef) -> WrappedKey:
+        """Wrap something random under a KEK, and open it, to show later that it does not open any more."""
+        sample = await self._vault.wrap(kek, secrets.token_bytes(KEY_BYTES), aad=_SAMPLE)
+        await self._vault.unwrap(kek, sample, aad=_SAMPLE)
+        return sample
+
+    async def opens(self, kek: KekRef, sample: WrappedKey) -> bool:
+        """Say whether a sample opens: no, where there is no such KEK any more. Else raises IntegrityError."""
+        try:
+            await self._vault.unwrap(kek, sample, aad=_SAMPLE)
+        except MissingKeyError:
+            return False
+        return True
+
+    async def destroy_kek(self, kek: KekRef) -> None:
+        """Destroy a KEK: what is wrapped under it is lost for good. Safe to call again."""
+        await self._vault.destroy_kek(kek)
+
+    async def _wrapped(self, key: StoredKey, private: bytes) -> StoredKey:
+        wrapped = await self._vault.wrap(key.kek, private, aad=key.binding.aad())
+        opened = await self._vault.unwrap(key.kek, wrapped, aad=key.binding.aad())
+        if not hmac.compare_digest(opened, private):
+            raise IntegrityError("a key that was wrapped anew")
+        return replace(key, wrapped=wrapped)
