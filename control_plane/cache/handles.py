@@ -76,7 +76,7 @@ class TenantCache:
     That is so, too, for a tenant that asks for more than its share of the server, `UNITS_PER_SECOND` in this process.
 
     No method raises for anything that happens to Valkey, to the vault or to the database, nor waits for Valkey longer
-    than 150 ms. All raise ValueError for a name that no value can have (`model.checked_name`), and those that need a
+    than 150 ms. All raise ValueError for a name that no value can have (`model.checked_name`), and those that have a
     name TenantSealedError for a sealed tenant, whose keys are not to be had.
     """
 

@@ -172,10 +172,10 @@ class TenantKeys:
 
     async def forget_sealed(self) -> None:
         """Drop what is open of sealed tenants. What is being opened at this moment is found the next time."""
-        owners = self._open.owners() | self._token_keys.owners()
+        owners = self._open.owners()
         if owners:
             for tenant_uid in await self._system.run(lambda tx: store.sealed(tx, owners)):
-                self.forget(tenant_uid)
+                self._open.forget(tenant_uid)
 
     async def encrypt(
         self, placement: Placement, plaintext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION

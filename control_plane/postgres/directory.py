@@ -59,7 +59,8 @@ class Entry:
 
 
 class Directory:
-    """Looks tenants up. Who is served is remembered for `MAXIMUM_AGE`; whatever else is found, or not, is asked again.
+    """Looks tenants up. Who is served is remembered for `MAXIMUM_AGE`, and who is sealed: their callers may come in
+    crowds, and cost nobody a query each. Whatever else is found, or not, is asked again.
 
     So a tenant that is created or reactivated is served at once, and the edge can say when. A tenant whose tables are
     older than the code is not found before they have been brought up to date; a sealed one's are left as they are.
@@ -162,7 +163,7 @@ class Directory:
         if known_at > read_at:
             return
         self.forget(entry.placement.tenant_id)  # the id may have been given to another tenant meanwhile
-        if entry.state != _SERVED:
+        if entry.state not in {_SERVED, SEALED}:
             return
         self._by_id[entry.placement.tenant_id] = (read_at, entry)
         self._id_by_uid[entry.placement.uid] = entry.placement.tenant_id

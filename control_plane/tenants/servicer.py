@@ -1,5 +1,6 @@
 """TenantService over gRPC."""
 
+import asyncio
 import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import TenantId
 from control_plane.operations.plan import Plans
 from control_plane.operations.servicer import to_proto as operation_to_proto
-from control_plane.postgres.directory import Directory
+from control_plane.postgres.directory import MAXIMUM_AGE, Directory
 from control_plane.postgres.placement import DEFAULT_CACHE_BYTES, ConnectionPooling
 from control_plane.serving import names
 from control_plane.serving.call import current_call
@@ -131,7 +132,10 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         violations = Violations()
         violations.add("reason", given_reason_violation(request.reason))
         violations.check()
-        return await self._take(request.name, request.etag, Action.UNSEAL, reason=request.reason)
+        unsealed = await self._take(request.name, request.etag, Action.UNSEAL, reason=request.reason)
+        # By then no process remembers that it was sealed: what reactivates it next has its effect at once.
+        await asyncio.sleep(MAXIMUM_AGE.total_seconds())
+        return unsealed
 
     async def _take(self, name: str, etag: str, action: Action, *, reason: str = "") -> tenants_pb2.Tenant:
         now = datetime.now(UTC)

@@ -10,11 +10,11 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from control_plane.errors import UnauthenticatedError
+from control_plane.errors import TenantSealedError, UnauthenticatedError
 from control_plane.ids import TenantId, tenant_id_violation
 from control_plane.keys.service import TenantKeys, TokenKey
 from control_plane.postgres.database import Database, Isolation
-from control_plane.postgres.directory import Directory
+from control_plane.postgres.directory import SEALED, Directory
 from control_plane.postgres.placement import Placement
 from control_plane.serving.principal import Principal, Role
 from control_plane.tokens import store
@@ -79,6 +79,7 @@ class TokenVerifier:
 
         Raises:
             UnauthenticatedError: always the same to the caller; `cause` in its metadata is for the audit log.
+            TenantSealedError: the tenant itself signed it, and is sealed.
             UnavailableError: when it cannot be told.
         """
         asked_s = time.monotonic()
@@ -128,6 +129,9 @@ class TokenVerifier:
             raise RefusedTokenError("TOKEN_TENANT_UNKNOWN")
         if claims.tenant_id != entry.placement.tenant_id:
             raise _MixUpError(entry.placement.tenant_id, named=claims.tenant_id or "")
+        if entry.state == SEALED:
+            # Its tables are shut. Only who shows the tenant's own signature is told.
+            raise TenantSealedError(f"tenants/{entry.placement.tenant_id}")
         return entry.placement
 
     async def _check_issued(self, placement: Placement, claims: Claims) -> None:

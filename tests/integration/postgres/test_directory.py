@@ -89,6 +89,20 @@ async def test_who_is_suspended_is_asked_for_again(
     assert (suspended, await state_of(directory, "org_1")) == ("SUSPENDED", "ACTIVE")
 
 
+async def test_who_is_sealed_costs_a_crowd_of_callers_one_query_a_second(
+    directory: Directory, clock: Clock, make_tenant: MakeTenant, superuser: RawConnection
+) -> None:
+    await make_tenant("org_1")
+    await set_state(superuser, "org_1", "SEALED")
+    sealed = await state_of(directory, "org_1")
+    await set_state(superuser, "org_1", "SUSPENDED")
+    remembered = await state_of(directory, "org_1")
+    clock.now += MAXIMUM_AGE.total_seconds()
+
+    assert (sealed, remembered) == ("SEALED", "SEALED")
+    assert await state_of(directory, "org_1") == "SUSPENDED"
+
+
 async def test_a_uid_never_leads_to_the_tenant_that_has_its_id_now(
     directory: Directory, make_tenant: MakeTenant, superuser: RawConnection, clock: Clock
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 import pytest
 
-from bulkhead.v1 import audit_pb2, tokens_pb2
+from bulkhead.v1 import audit_pb2, tenants_pb2, tokens_pb2
 from control_plane.errors import PreconditionError, TenantSealedError, UnauthenticatedError, UnavailableError
 from control_plane.ids import TenantId
 from control_plane.isolation import store as isolation_store
@@ -19,8 +19,10 @@ from control_plane.postgres.directory import MAXIMUM_AGE, Directory
 from control_plane.postgres.placement import Placement
 from control_plane.serving.call import begin_call
 from control_plane.serving.interceptors.authorization import Authorization
+from control_plane.serving.paging import PageTokens
 from control_plane.tenants import service
 from control_plane.tenants.model import Action, State, Tenant
+from control_plane.tenants.servicer import TenantServicer
 from tests.fixtures.cell import Cell, bearer
 from tests.fixtures.eventually import eventually
 from tests.fixtures.postgres import MakeTenant
@@ -96,6 +98,35 @@ async def test_a_transaction_from_before_the_seal_never_commits_and_a_neighbours
 
     assert isinstance(ended, UnavailableError)
     assert finished == "0"
+
+
+@pytest.mark.behaviour("S2.4")
+async def test_who_seals_is_answered_once_what_was_under_way_has_ended(cell: Cell) -> None:
+    placement = await cell.tenant()
+    has_begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def work(tx: TenantTransaction) -> None:
+        await count_tokens(tx)
+        has_begun.set()
+        await goes_on.wait()
+        await count_tokens(tx)
+
+    handle = cell.database.tenant(placement, isolation=Isolation.SERIALIZABLE)
+    under_way = asyncio.create_task(handle.run(work))
+    await has_begun.wait()
+    begin_call(cell.call(placement, method="/bulkhead.v1.TenantService/SealTenant"))
+    servicer = TenantServicer(cell.directory, PageTokens(bytes(32)), {}, defer=_defer_nothing, hsm_backed=False)
+    request = tenants_pb2.SealTenantRequest(name="tenants/org_1", reason="a test")
+    sealed = await servicer.SealTenant(request, None)  # type: ignore[arg-type]  # it is not looked at
+    goes_on.set()
+
+    assert sealed.state == tenants_pb2.Tenant.SEALED
+    with pytest.raises(UnavailableError):
+        await under_way
+
+
+async def _defer_nothing(*_: object) -> None:
+    """Nothing is created."""
 
 
 async def test_a_tenant_that_is_not_sealed_has_none_of_its_transactions_ended(
@@ -196,11 +227,10 @@ async def test_what_is_open_of_a_sealed_tenant_is_dropped_and_of_others_is_not(
     sealed, other = await make_tenant("org_1"), await make_tenant("org_2")
     for placement in (sealed, other):
         await _sealed_text(keys, placement)
-        await keys.token_verifier((await keys.token_signer(placement)).kid)
     await take(database, sealed, Action.SEAL)
     await keys.forget_sealed()
 
-    assert keys._open.owners() == keys._token_keys.owners() == {other.uid}
+    assert keys._open.owners() == {other.uid}
 
 
 @pytest.mark.behaviour("S2.3")
@@ -209,11 +239,9 @@ async def test_what_was_open_of_a_sealed_tenant_is_dropped_although_nobody_calls
 ) -> None:
     sealed, other = await make_tenant("org_1"), await make_tenant("org_2")
     texts = {placement.uid: await _sealed_text(keys, placement) for placement in (sealed, other)}
-    signer = await keys.token_signer(sealed)
-    await keys.token_verifier(signer.kid)
     await take(database, sealed, Action.SEAL)
     looking = asyncio.create_task(keys.run())
-    await eventually(lambda: sealed.uid not in keys._open.owners() | keys._token_keys.owners())
+    await eventually(lambda: sealed.uid not in keys._open.owners())
     looking.cancel()
 
     assert other.uid in keys._open.owners()

@@ -107,9 +107,7 @@ WALLS: Final = (
         file=SERVICER,
         before="        await service.await_seal(call.system(), call.placement)\n",
         after="",
-        noticed_by=(
-            f"{STACK}::test_of_a_hundred_operations_under_way_none_succeeds_after_the_seal_and_a_neighbour_goes_on",
-        ),
+        noticed_by=(f"{SEALS}::test_who_seals_is_answered_once_what_was_under_way_has_ended",),
     ),
     Mutation(
         name="a sealed tenant is changed",
