@@ -55,17 +55,20 @@ def test_a_secret_lives_and_is_found_nowhere_but_where_it_was_read(
     codes = [stack.bulkhead("secrets", "access", NAME, *who).returncode for who in ((), admin)]
     done(stack, "secrets", "destroy", f"{NAME}/versions/1", *admin)
     gone = stack.bulkhead("secrets", "access", f"{NAME}/versions/1", *reader)
-    entries = done(stack, "audit", "tail", TENANT, "--all")["audit_entries"]
+    entries = done(stack, "audit", "tail", TENANT, "--lines", "100")["audit_entries"]
+    readings = [
+        (entry["actor"], entry["resource"])
+        for entry in entries
+        if entry["method"].endswith("AccessSecretVersion") and entry["outcome"] == "EFFECT"
+    ]
 
     assert base64.b64decode(latest["payload"]) == VALUES[1]
     assert (read.returncode, out.read_bytes(), out.stat().st_mode & 0o777) == (0, VALUES[0], 0o600)
     assert codes == [DENIED, DENIED]
     assert (gone.returncode, "SECRET_VERSION_DESTROYED" in gone.stderr) == (PRECONDITION, True)
-    assert [
-        (entry["actor"], entry["resource"])
-        for entry in entries
-        if entry["method"].endswith("AccessSecretVersion") and entry["outcome"] == "EFFECT"
-    ] == [("tenant-member:somebody", f"{NAME}/versions/{number}") for number in (2, 1)]
+    assert [reading for reading in readings if NAME in reading[1]] == [
+        ("tenant-member:somebody", f"{NAME}/versions/{number}") for number in (2, 1)
+    ]
     assert places_with(stack.dir, [value[:14] for value in VALUES]) == []
 
 
