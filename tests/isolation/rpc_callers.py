@@ -1,7 +1,6 @@
 """Every kind of caller that there is, against tenants in every state, and what each reads: byte for byte."""
 
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -12,27 +11,12 @@ from uuid import UUID, uuid4
 
 import grpc
 import psycopg
-from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from bulkhead.v1 import (
-    certificates_pb2,
-    certificates_pb2_grpc,
-    isolation_pb2,
-    isolation_pb2_grpc,
-    keys_pb2,
-    keys_pb2_grpc,
     rules_pb2,
-    seals_pb2,
-    secret_versions_pb2,
-    secrets_pb2,
-    secrets_pb2_grpc,
-    tenants_pb2,
-    tenants_pb2_grpc,
-    tokens_pb2,
-    tokens_pb2_grpc,
 )
 from control_plane.ids import TenantId
 from control_plane.serving import context as tenant_context
@@ -42,14 +26,14 @@ from control_plane.settings import ListenerSettings, Settings
 from control_plane.stack.edge.identities import AGENT
 from control_plane.stack.postgres import SUPERUSER
 from control_plane.tokens.platform import PlatformIssuer
-from tests.isolation.rpc_requests import METHODS, Target, path, rule, signing_request
+from tests.isolation.rpc_founder import Founder, Metadata, bearer
+from tests.isolation.rpc_requests import METHODS, Target, path, rule
 
 SCOPES: Final = frozenset(rule(method).scope for method in METHODS) - {""}
 BY_SCOPE: Final = {role_number(role) for role in SCOPED}
 FIRST_ASKED: Final = ("platform-admin", "tenant-admin", "tenant-member")
 CERTIFICATES: Final = "bulkhead.v1.CertificateService"
 STREAMING: Final = frozenset(path(method) for method in METHODS if method.server_streaming)
-Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,8 +190,8 @@ def open_world(state_dir: Path) -> Iterator[World]:
             certificates: stack.enter_context(_edge_channel(settings, listener))
             for certificates, listener in services.items()
         }
-        admin: Metadata = (_bearer(settings.admin_token_file.read_text().strip()),)
-        founder = _Founder(channels, admin)
+        admin: Metadata = (bearer(settings.admin_token_file.read_text().strip()),)
+        founder = Founder(channels, admin)
         own, foreign, suspended, sealed = (founder.tenant(kind) for kind in ("own", "foreign", "suspended", "sealed"))
         founder.seal(sealed)
         founder.suspend(suspended)
@@ -218,8 +202,11 @@ def open_world(state_dir: Path) -> Iterator[World]:
             suspended=suspended,
             sealed=sealed,
             absent=Target(tenant=f"absent_{secrets.token_hex(4)}", resources={name: uuid4() for name in own.resources}),
-            foreign_admin=founder.caller(foreign, rules_pb2.ROLE_TENANT_ADMIN, frozenset()),
-            callers=_platform_callers(settings, admin) | founder.callers(own) | _service_callers(settings, own) | EDGES,
+            foreign_admin=_tenant_caller(founder, foreign, rules_pb2.ROLE_TENANT_ADMIN, frozenset()),
+            callers=_platform_callers(settings, admin)
+            | _tenant_callers(founder, own)
+            | _service_callers(settings, own)
+            | EDGES,
             channels=channels,
             edge_channels=edge_channels,
         )
@@ -257,21 +244,17 @@ def _edge_channel(settings: Settings, listener: ListenerSettings) -> grpc.Channe
     return grpc.secure_channel(listener.internal_listen, mutual)
 
 
-def _bearer(token: str) -> tuple[str, str]:
-    return "authorization", f"Bearer {token}"
-
-
 def _platform_callers(settings: Settings, admin: Metadata) -> dict[str, Caller]:
     issuer = PlatformIssuer.load_or_create(settings.secrets_dir / "platform-tokens.key")
 
     def token(role: Role) -> Metadata:
-        return (_bearer(issuer.issue("matrix", role, ttl=timedelta(hours=1), now=datetime.now(UTC))),)
+        return (bearer(issuer.issue("matrix", role, ttl=timedelta(hours=1), now=datetime.now(UTC))),)
 
     return {
         "nobody": Caller(role=None, metadata=()),
         "platform-admin": Caller(role=rules_pb2.ROLE_PLATFORM_ADMIN, metadata=admin),
         "provider-operator": Caller(role=rules_pb2.ROLE_PROVIDER_OPERATOR, metadata=token(Role.PROVIDER_OPERATOR)),
-        "with a made-up token": Caller(role=None, metadata=(_bearer("eyJhbGciOiJFZERTQSJ9.e30.AAAA"),)),
+        "with a made-up token": Caller(role=None, metadata=(bearer("eyJhbGciOiJFZERTQSJ9.e30.AAAA"),)),
     }
 
 
@@ -307,100 +290,17 @@ def _service_callers(settings: Settings, own: Target) -> dict[str, Caller]:
     return {"service": caller(SCOPES), "service without scopes": caller(frozenset())}
 
 
-class _Founder:
-    """Makes tenants and what they own, as a platform administrator."""
+def _tenant_callers(founder: Founder, own: Target) -> dict[str, Caller]:
+    kinds = {
+        "tenant-admin": (rules_pb2.ROLE_TENANT_ADMIN, frozenset[str]()),
+        "tenant-member": (rules_pb2.ROLE_TENANT_MEMBER, SCOPES),
+        "tenant-member without scopes": (rules_pb2.ROLE_TENANT_MEMBER, frozenset[str]()),
+        "auditor": (rules_pb2.ROLE_AUDITOR, SCOPES),
+        "auditor without scopes": (rules_pb2.ROLE_AUDITOR, frozenset[str]()),
+    }
+    return {name: _tenant_caller(founder, own, role, scopes) for name, (role, scopes) in kinds.items()}
 
-    def __init__(self, channels: Mapping[tuple[bool, bool], grpc.Channel], metadata: Metadata) -> None:
-        self._metadata = metadata
-        channel = channels[False, False]
-        self._tenants = tenants_pb2_grpc.TenantServiceStub(channel)
-        self._secrets = secrets_pb2_grpc.SecretServiceStub(channel)
-        self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
-        self._isolation = isolation_pb2_grpc.IsolationServiceStub(channel)
-        self._keys = keys_pb2_grpc.KeyServiceStub(channel)
-        operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
-        self._operations = operations(channel)
-        self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
 
-    def tenant(self, kind: str) -> Target:
-        tenant = f"{kind}_{secrets.token_hex(4)}"
-        wished = tenants_pb2.CreateTenantRequest(tenant_id=tenant)
-        self._done(self._tenants.CreateTenant(wished, metadata=self._metadata))
-        parent = f"tenants/{tenant}"
-        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="spare")
-        token = self._tokens.IssueToken(wanted, metadata=self._metadata)
-        # Two of each, so that their list has a second page.
-        csrs = [signing_request(f"{place}.example.org") for place in ("first", "second")]
-        asked = [certificates_pb2.IssueCertificateRequest(parent=parent, csr_pem=csr) for csr in csrs]
-        certificate, _ = [self._certificates.IssueCertificate(one, metadata=self._metadata) for one in asked]
-        verified = isolation_pb2.VerifyIsolationRequest(name=parent)
-        attestation, _ = [self._isolation.VerifyIsolation(verified, metadata=self._metadata) for _ in range(2)]
-        self._done(
-            self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/storage"), metadata=self._metadata)
-        )
-        # Each leaves a receipt of what it has destroyed.
-        for _ in range(2):
-            self._done(
-                self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/kek"), metadata=self._metadata)
-            )
-        receipts = self._keys.ListDestructionReceipts(
-            keys_pb2.ListDestructionReceiptsRequest(parent=parent), metadata=self._metadata
-        )
-        names = {
-            "destructionReceipts": receipts.destruction_receipts[0].name,
-            "tokens": token.metadata.name,
-            "certificates": certificate.name,
-            "attestations": attestation.name,
-            "secrets": self._secret(parent),
-        }
-        return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
-
-    def _secret(self, parent: str) -> str:
-        """Make two secrets with two versions each, as the tenant's own administrator; return the name of one."""
-        admin = self._admin(parent)
-        name = ""
-        for _ in range(2):
-            asked = secrets_pb2.CreateSecretRequest(parent=parent, secret_id=str(uuid4()), payload=b"first")
-            name = self._secrets.CreateSecret(asked, metadata=admin).name
-            added = secret_versions_pb2.AddSecretVersionRequest(parent=name, payload=b"second")
-            self._secrets.AddSecretVersion(added, metadata=admin)
-        return name
-
-    def _admin(self, parent: str) -> Metadata:
-        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)
-        return (_bearer(self._tokens.IssueToken(wanted, metadata=self._metadata).token),)
-
-    def _done(self, begun: operations_pb2.Operation) -> None:
-        done = self._operations.WaitOperation(
-            operations_pb2.WaitOperationRequest(name=begun.name), metadata=self._metadata
-        )
-        assert done.WhichOneof("result") == "response", done
-
-    def suspend(self, target: Target) -> None:
-        asked = tenants_pb2.SuspendTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
-        self._tenants.SuspendTenant(asked, metadata=self._metadata)
-        # Another process may know its tenants' states for a second before it looks again.
-        time.sleep(1.1)
-
-    def seal(self, target: Target) -> None:
-        asked = seals_pb2.SealTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
-        self._tenants.SealTenant(asked, metadata=self._metadata)
-
-    def callers(self, own: Target) -> dict[str, Caller]:
-        kinds = {
-            "tenant-admin": (rules_pb2.ROLE_TENANT_ADMIN, frozenset[str]()),
-            "tenant-member": (rules_pb2.ROLE_TENANT_MEMBER, SCOPES),
-            "tenant-member without scopes": (rules_pb2.ROLE_TENANT_MEMBER, frozenset[str]()),
-            "auditor": (rules_pb2.ROLE_AUDITOR, SCOPES),
-            "auditor without scopes": (rules_pb2.ROLE_AUDITOR, frozenset[str]()),
-        }
-        return {name: self.caller(own, role, scopes) for name, (role, scopes) in kinds.items()}
-
-    def caller(self, own: Target, role: rules_pb2.Role.ValueType, scopes: frozenset[str]) -> Caller:
-        """Issue a token of the tenant's to somebody."""
-        wanted = tokens_pb2.IssueTokenRequest(
-            parent=f"tenants/{own.tenant}", subject="matrix", role=role, scopes=sorted(scopes)
-        )
-        # Not as the platform: not every scope is its to give.
-        issued = self._tokens.IssueToken(wanted, metadata=self._admin(wanted.parent))
-        return Caller(role=role, metadata=(_bearer(issued.token),), tenant=own.tenant, scopes=scopes)
+def _tenant_caller(founder: Founder, own: Target, role: rules_pb2.Role.ValueType, scopes: frozenset[str]) -> Caller:
+    token = founder.token(f"tenants/{own.tenant}", role, scopes)
+    return Caller(role=role, metadata=(bearer(token),), tenant=own.tenant, scopes=scopes)

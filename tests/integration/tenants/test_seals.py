@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 import pytest
 
-from bulkhead.v1 import audit_pb2, tenants_pb2, tokens_pb2
+from bulkhead.v1 import audit_pb2, seals_pb2, tenants_pb2, tokens_pb2
 from control_plane.errors import PreconditionError, TenantSealedError, UnauthenticatedError, UnavailableError
 from control_plane.ids import TenantId
 from control_plane.isolation import store as isolation_store
@@ -116,7 +116,7 @@ async def test_who_seals_is_answered_once_what_was_under_way_has_ended(cell: Cel
     await has_begun.wait()
     begin_call(cell.call(placement, method="/bulkhead.v1.TenantService/SealTenant"))
     servicer = TenantServicer(cell.directory, PageTokens(bytes(32)), {}, defer=_defer_nothing, hsm_backed=False)
-    request = tenants_pb2.SealTenantRequest(name="tenants/org_1", reason="a test")
+    request = seals_pb2.SealTenantRequest(name="tenants/org_1", reason="a test")
     sealed = await servicer.SealTenant(request, None)  # type: ignore[arg-type]  # it is not looked at
     goes_on.set()
 

@@ -1,0 +1,120 @@
+"""What the matrix of callers is about: tenants, and all that a tenant can own."""
+
+import secrets
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+
+from bulkhead.v1 import (
+    certificates_pb2,
+    certificates_pb2_grpc,
+    isolation_pb2,
+    isolation_pb2_grpc,
+    keys_pb2,
+    keys_pb2_grpc,
+    rules_pb2,
+    seals_pb2,
+    secret_versions_pb2,
+    secrets_pb2,
+    secrets_pb2_grpc,
+    tenants_pb2,
+    tenants_pb2_grpc,
+    tokens_pb2,
+    tokens_pb2_grpc,
+)
+from tests.isolation.rpc_requests import Target, signing_request
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+def bearer(token: str) -> tuple[str, str]:
+    return "authorization", f"Bearer {token}"
+
+
+class Founder:
+    """Makes tenants and what they own, as a platform administrator."""
+
+    def __init__(self, channels: Mapping[tuple[bool, bool], grpc.Channel], metadata: Metadata) -> None:
+        self._metadata = metadata
+        channel = channels[False, False]
+        self._tenants = tenants_pb2_grpc.TenantServiceStub(channel)
+        self._secrets = secrets_pb2_grpc.SecretServiceStub(channel)
+        self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
+        self._isolation = isolation_pb2_grpc.IsolationServiceStub(channel)
+        self._keys = keys_pb2_grpc.KeyServiceStub(channel)
+        operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
+        self._operations = operations(channel)
+        self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
+
+    def tenant(self, kind: str) -> Target:
+        tenant = f"{kind}_{secrets.token_hex(4)}"
+        wished = tenants_pb2.CreateTenantRequest(tenant_id=tenant)
+        self._done(self._tenants.CreateTenant(wished, metadata=self._metadata))
+        parent = f"tenants/{tenant}"
+        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="spare")
+        token = self._tokens.IssueToken(wanted, metadata=self._metadata)
+        # Two of each, so that their list has a second page.
+        csrs = [signing_request(f"{place}.example.org") for place in ("first", "second")]
+        asked = [certificates_pb2.IssueCertificateRequest(parent=parent, csr_pem=csr) for csr in csrs]
+        certificate, _ = [self._certificates.IssueCertificate(one, metadata=self._metadata) for one in asked]
+        verified = isolation_pb2.VerifyIsolationRequest(name=parent)
+        attestation, _ = [self._isolation.VerifyIsolation(verified, metadata=self._metadata) for _ in range(2)]
+        self._done(
+            self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/storage"), metadata=self._metadata)
+        )
+        # Each leaves a receipt of what it has destroyed.
+        for _ in range(2):
+            self._done(
+                self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/kek"), metadata=self._metadata)
+            )
+        receipts = self._keys.ListDestructionReceipts(
+            keys_pb2.ListDestructionReceiptsRequest(parent=parent), metadata=self._metadata
+        )
+        names = {
+            "destructionReceipts": receipts.destruction_receipts[0].name,
+            "tokens": token.metadata.name,
+            "certificates": certificate.name,
+            "attestations": attestation.name,
+            "secrets": self._secret(parent),
+        }
+        return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
+
+    def token(self, parent: str, role: rules_pb2.Role.ValueType, scopes: Collection[str]) -> str:
+        """Issue a token of a tenant's to somebody. Not as the platform: not every scope is its to give."""
+        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="matrix", role=role, scopes=sorted(scopes))
+        return self._tokens.IssueToken(wanted, metadata=self._admin(parent)).token
+
+    def _secret(self, parent: str) -> str:
+        """Make two secrets with two versions each, as the tenant's own administrator; return the name of one."""
+        admin = self._admin(parent)
+        name = ""
+        for _ in range(2):
+            asked = secrets_pb2.CreateSecretRequest(parent=parent, secret_id=str(uuid4()), payload=b"first")
+            name = self._secrets.CreateSecret(asked, metadata=admin).name
+            added = secret_versions_pb2.AddSecretVersionRequest(parent=name, payload=b"second")
+            self._secrets.AddSecretVersion(added, metadata=admin)
+        return name
+
+    def _admin(self, parent: str) -> Metadata:
+        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)
+        return (bearer(self._tokens.IssueToken(wanted, metadata=self._metadata).token),)
+
+    def _done(self, begun: operations_pb2.Operation) -> None:
+        done = self._operations.WaitOperation(
+            operations_pb2.WaitOperationRequest(name=begun.name), metadata=self._metadata
+        )
+        assert done.WhichOneof("result") == "response", done
+
+    def suspend(self, target: Target) -> None:
+        asked = tenants_pb2.SuspendTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
+        self._tenants.SuspendTenant(asked, metadata=self._metadata)
+        # Another process may know its tenants' states for a second before it looks again.
+        time.sleep(1.1)
+
+    def seal(self, target: Target) -> None:
+        asked = seals_pb2.SealTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
+        self._tenants.SealTenant(asked, metadata=self._metadata)
