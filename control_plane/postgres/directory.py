@@ -59,7 +59,7 @@ class Entry:
 
 
 class Directory:
-    """Looks tenants up. Who is served, or sealed, is remembered for `MAXIMUM_AGE`; whatever else is found is asked again.
+    """Looks tenants up. Who is served, or sealed, is remembered for `MAXIMUM_AGE`; all else is asked for again.
 
     A sealed one's callers may come in crowds, and are not to cost a query each.
     So a tenant that is created or reactivated is served at once, and the edge can say when. A tenant whose tables are
