@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -138,10 +139,11 @@ async def test_a_receipt_is_never_changed(ring: Ring) -> None:
     tenant = await ring.cell.tenant()
     await ring.rotated(tenant, "kek")
     (before,) = (await _list(ring, tenant)).destruction_receipts
-    found = await ring.cell.database.system().run(
-        lambda tx: store.find_receipt(tx, tenant.uid, UUID(before.name.rsplit("/", 1)[1]))
-    )
+    system, receipt_id = ring.cell.database.system(), UUID(before.name.rsplit("/", 1)[1])
+    found = await system.run(lambda tx: store.find_receipt(tx, tenant.uid, receipt_id))
     assert found is not None
+    other = replace(found, payload=b"{}", signature=bytes(64))
+    await system.run(lambda tx: store.sign_destruction(tx, other))
     plan = ring.plans["keys.rotate.kek"]
     (operation_id,) = ring.deferred
     await plan.runs["destruction"](await ring.operation(operation_id))
