@@ -133,6 +133,14 @@ async def repeat(operation: Operation, tenant: str, who: Metadata, seen: Seen) -
             seen.took.append(time.monotonic() - begun)
 
 
+async def stop(calling: "list[asyncio.Task[None]]") -> None:
+    for task in calling:
+        task.cancel()
+    for task in calling:
+        with suppress(asyncio.CancelledError):
+            await task
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.behaviour("S2.3", "S2.4")
 async def test_of_a_hundred_operations_under_way_none_succeeds_after_the_seal_and_a_neighbour_goes_on(
@@ -166,11 +174,7 @@ async def test_of_a_hundred_operations_under_way_none_succeeds_after_the_seal_an
         acknowledged = time.monotonic()
         effects = await doors.effects(sealed)
         await asyncio.sleep(AFTERWARDS_S)
-        for task in calling:
-            task.cancel()
-        for task in calling:
-            with suppress(asyncio.CancelledError):
-                await task
+        await stop(calling)
 
         assert answer.state == tenants_pb2.Tenant.SEALED
         assert before > 0
