@@ -111,6 +111,8 @@ class KeyRotation:
         if placement is None:
             name = f"tenants/{operation.tenant_id}"
             raise PreconditionError(name, f"{name} is gone", reason="TENANT_GONE")
+        # What is sealed is opened by nobody: a rotation that meets a seal is given up, and is asked for again.
+        await self._database.system().run(lambda tx: keys_store.check_unsealed(tx, placement.uid))
         return placement
 
     async def _find(self, operation: Operation) -> Placement | None:

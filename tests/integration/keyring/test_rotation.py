@@ -11,7 +11,7 @@ from control_plane.keyring import store
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, MissingKeyError, Purpose
 from control_plane.keys.service import TenantKeys
-from control_plane.operations.model import Operation
+from control_plane.operations.model import Operation, OperationState
 from control_plane.operations.service import AttemptFailedError
 from control_plane.postgres.placement import Placement
 from control_plane.tokens.model import LONGEST_LIFETIME
@@ -323,3 +323,30 @@ async def test_while_the_database_is_away_a_process_goes_on_with_what_it_knows(
         assert await _sealed_by(process, tenant) == 1
         with pytest.raises(UnavailableError):
             await process.token_signer(tenant)
+
+
+@pytest.mark.behaviour("S2.3")
+@pytest.mark.parametrize("key", ["kek", "storage", "services", "tokens"])
+async def test_a_rotation_that_meets_a_seal_is_given_up_and_opens_nothing(
+    ring: Ring, superuser: Any, monkeypatch: pytest.MonkeyPatch, *, key: str
+) -> None:
+    tenant = await ring.cell.tenant()
+    sealed = await ring.cell.keys.encrypt(tenant, PLAIN, object_name=NAME)
+    begun = await ring.rotate(tenant, key)
+    opened, unwrap = [], ring.vault.unwrap
+
+    async def noted(kek: KekRef, wrapped: Any, *, aad: bytes) -> bytes:
+        opened.append(kek)
+        return await unwrap(kek, wrapped, aad=aad)
+
+    monkeypatch.setattr(ring.vault, "unwrap", noted)
+    await superuser.execute("UPDATE csm_system.tenants SET state = 'SEALED' WHERE uid = %s", [tenant.uid])
+    await ring.runner.run(begun.id)
+    ended = await ring.operation(begun.id)
+    await superuser.execute("UPDATE csm_system.tenants SET state = 'ACTIVE' WHERE uid = %s", [tenant.uid])
+
+    assert (ended.state, ended.failure and ended.failure.reason) == (OperationState.FAILED, "TENANT_SEALED")
+    assert opened == []
+    assert await ring.keks() == [KekRef(tenant_uid=tenant.uid, version=1)]
+    assert await ring.other_process().decrypt(tenant, sealed, object_name=NAME) == PLAIN
+    await ring.rotated(tenant, key)

@@ -154,4 +154,11 @@ WALLS: Final = (
         after="    if not found:\n",
         noticed_by=(f"{CLI_TESTS}::test_a_receipt_that_was_forged_or_is_none_fails_the_check",),
     ),
+    Mutation(
+        name="a rotation opens a sealed tenant's keys",
+        file=ROTATION,
+        before="        await self._database.system().run(lambda tx: keys_store.check_unsealed(tx, placement.uid))\n",
+        after="",
+        noticed_by=(f"{ROTATION_TESTS}::test_a_rotation_that_meets_a_seal_is_given_up_and_opens_nothing",),
+    ),
 )
