@@ -284,7 +284,7 @@ def test_an_id_that_is_taken_is_refused(world: World, service: Any, metadata: An
 @pytest.mark.parametrize("rpc", ["SealTenant", "UnsealTenant"])
 @pytest.mark.parametrize("reason", ["", " \t", "a\nb", "x" * 501])
 def test_who_seals_or_unseals_says_why(world: World, service: Any, metadata: Any, rpc: str, reason: str) -> None:
-    asked = getattr(tenants_pb2, f"{rpc}Request")(name=f"tenants/{world.sealed.tenant}", reason=reason)
+    asked = getattr(seals_pb2, f"{rpc}Request")(name=f"tenants/{world.sealed.tenant}", reason=reason)
 
     assert _refused(lambda: getattr(service, rpc)(asked, metadata=metadata))[1].keys() >= {"reason"}
 
