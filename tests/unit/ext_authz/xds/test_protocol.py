@@ -5,6 +5,7 @@ spoiled and mended; the hub begins anew. Then all is heard, and compared with wh
 """
 
 from itertools import pairwise
+from typing import Final
 
 import pytest
 from hypothesis import settings
