@@ -25,6 +25,8 @@ _MODULES: Final = (
     "bulkhead.v1.edges_pb2",
     "bulkhead.v1.isolation_pb2",
     "bulkhead.v1.secrets_pb2",
+    "bulkhead.v1.keys_pb2",
+    "bulkhead.v1.encryption_pb2",
     "google.longrunning.operations_pb2",
     error_details_pb2.__name__,
 )

@@ -1,6 +1,7 @@
 """The command line against the protos: every RPC has its command."""
 
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -101,3 +102,23 @@ def test_a_command_prints_its_rpc_for_grpcurl_and_calls_nothing(api: Any, cli: A
 
 def test_every_rpc_has_a_command() -> None:
     assert {name.rpartition("/")[2] for name in full_names()} == set(COMMANDS)
+
+
+def test_the_command_line_knows_every_rpc_by_itself() -> None:
+    """In a process of its own, as it is run: here others have imported what it would not have."""
+    looks = (
+        "import sys\n"
+        "from google.protobuf import descriptor_pool\n"
+        "from control_plane.cli.calls.client import Client\n"
+        "Client(None)\n"
+        "for name in sys.argv[1:]:\n"
+        "    descriptor_pool.Default().FindMethodByName(name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", looks, *(name.replace("/", ".") for name in sorted(full_names()))],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stderr == ""
