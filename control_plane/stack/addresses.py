@@ -31,7 +31,7 @@ _DEFAULT_PORTS: Final = {
 _STEP: Final = 10
 _HIGHEST: Final = 32_000
 _SERVICES: Final = {
-    "control-plane": ["audit.read", "certificates.read", "certificates.write", "keys.use"],
+    "control-plane": ["audit.read", "certificates.read", "certificates.write"],
     "certificates": ["certificates.read", "certificates.write"],
     edge.SERVICE: list(edge.SCOPES),
 }
