@@ -86,6 +86,14 @@ class Doors:
             certificates_pb2.IssueCertificateRequest(parent=tenant, csr_pem=self.csr), metadata=who, timeout=20
         )
 
+    async def get_authority(self, tenant: str, who: Metadata) -> object:
+        """Use a key that is not asked for again while it is open."""
+        return await self.certificates.GetCertificateAuthority(
+            certificates_pb2.GetCertificateAuthorityRequest(name=f"{tenant}/certificateAuthority"),
+            metadata=who,
+            timeout=20,
+        )
+
     async def list_certificates(self, tenant: str, who: Metadata) -> object:
         return await self.certificates.ListCertificates(
             certificates_pb2.ListCertificatesRequest(parent=tenant), metadata=who, timeout=20
@@ -200,7 +208,7 @@ async def test_no_process_keeps_a_sealed_tenants_keys_in_memory(stack: Stack) ->
     created = await asyncio.to_thread(stack.bulkhead, "tenants", "create", "seal_three")
     assert created.returncode == 0, created.stderr
     async with Doors.open(stack) as doors:
-        uses = doors.issue_token, doors.issue_certificate
+        uses = doors.issue_token, doors.issue_certificate, doors.get_authority
         for use in uses:
             await use(name, doors.admin)
         seal = seals_pb2.SealTenantRequest(name=name, reason="a test")
