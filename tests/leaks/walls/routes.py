@@ -143,6 +143,6 @@ WALLS: Final = (
         file=LUA,
         before='    handle:respond({[":status"] = "503"}, "")\n',
         after="",
-        noticed_by=(f"{LUA_TESTS}::test_a_script_that_raises_at_any_line_closes[176]",),
+        noticed_by=(f"{LUA_TESTS}::test_a_script_that_raises_at_any_line_closes[185]",),
     ),
 )
