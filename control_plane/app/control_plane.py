@@ -119,7 +119,6 @@ async def run_control_plane(settings: Settings) -> None:
         def add(server: grpc.aio.Server) -> None:
             _add_control_plane(server, process=process, plans=plans, queue=queue)
             _add_edges(server, publisher=publisher, edges=edges, reports=reports)
-            encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(process.keys), server)
             isolation = IsolationServicer(verifier, platform_keys, process.page_tokens)
             isolation_pb2_grpc.add_IsolationServiceServicer_to_server(isolation, server)
 
@@ -173,6 +172,7 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     keys = KeyServicer(process.keys, process.page_tokens, plans, defer=defer)
     keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
+    encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(process.keys), server)
     secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(process.keys, process.page_tokens), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)

@@ -25,7 +25,6 @@ from control_plane.ids import TenantId
 from control_plane.keys.service import TenantKeys
 from control_plane.objects.store import ObjectStore
 from control_plane.postgres.database import Isolation, TenantHandle
-from control_plane.postgres.placement import Placement
 from control_plane.serving import names
 from control_plane.serving.call import Call, current_call
 from control_plane.serving.interception import Context
@@ -58,7 +57,7 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
         if request.validate_only:
             return _preview(await self._certificates.check(asked, _drafts(call)))
         issued = await self._certificates.issue(asked, drafts=_drafts(call), effects=call.tenant())
-        return _whole(issued, _placement(call).tenant_id)
+        return _whole(issued, call.require_placement().tenant_id)
 
     @override
     async def GetCertificate(
@@ -68,7 +67,7 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
         found = await call.tenant().run(lambda tx: store.find(tx, wanted))
         if found is None:
             raise NotFoundError(request.name)
-        return _whole(await self._certificates.get(found, _placement(call)), _placement(call).tenant_id)
+        return _whole(await self._certificates.get(found, call.require_placement()), call.require_placement().tenant_id)
 
     @override
     async def ListCertificates(
@@ -78,7 +77,7 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
         page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
         certificates = await call.tenant().run(lambda tx: store.list_page(tx, before=page.before, limit=page.limit))
         shown, next_page_token = page.cut(certificates, lambda certificate: certificate.id)
-        tenant_id = _placement(call).tenant_id
+        tenant_id = call.require_placement().tenant_id
         return certificates_pb2.ListCertificatesResponse(
             certificates=[to_proto(certificate, tenant_id) for certificate in shown], next_page_token=next_page_token
         )
@@ -92,13 +91,13 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
         violations.add("reason", reason_violation(request.reason))
         violations.check()
         revoked = await self._certificates.revoke(wanted, reason=request.reason, effects=call.tenant())
-        return to_proto(revoked, _placement(call).tenant_id)
+        return to_proto(revoked, call.require_placement().tenant_id)
 
     @override
     async def GetCertificateAuthority(
         self, request: certificates_pb2.GetCertificateAuthorityRequest, context: Context
     ) -> certificates_pb2.CertificateAuthority:
-        placement = _placement(current_call())
+        placement = current_call().require_placement()
         authority = await self._keys.authority(placement)
         return certificates_pb2.CertificateAuthority(
             name=authority_name(placement.tenant_id),
@@ -107,16 +106,9 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
         )
 
 
-def _placement(call: Call) -> Placement:
-    if call.placement is None:
-        message = f"{call.method} was let in without a tenant"
-        raise RuntimeError(message)
-    return call.placement
-
-
 def _drafts(call: Call) -> TenantHandle:
     """Open the tenant for what has no effect that counts, so that nothing of it is audited or repeated."""
-    return call.database.tenant(_placement(call), isolation=Isolation.READ_COMMITTED)
+    return call.database.tenant(call.require_placement(), isolation=Isolation.READ_COMMITTED)
 
 
 def _certificate_id(name: str) -> UUID:

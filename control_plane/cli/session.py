@@ -13,7 +13,7 @@ import typer
 from control_plane.cli import output
 from control_plane.cli.arguments import Paging
 from control_plane.cli.calls.endpoints import Endpoints, read_token
-from control_plane.cli.calls.failures import CallFailedError, Failure, failed, partially, to_json
+from control_plane.cli.calls.failures import CallFailedError, Failure, failed, partially, to_json, with_hint
 from control_plane.cli.calls.grpcurl import Secret, grpcurl
 from control_plane.cli.calls.message import Message, without_blanks
 from control_plane.cli.calls.values import read_secret
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_DIRECTORY: Final = Path(".bulkhead")
 _TIMEOUT_S: Final = 15.0
+# The call may have arrived: repeated with the same id, it is carried out once.
+_UNCERTAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
 
 class Session:
@@ -69,6 +71,17 @@ class Session:
         return self._connected(endpoints).call(
             method, fields, token=lambda: read_token(token_file), timeout_s=timeout_s
         )
+
+    def call_once(self, method: str, request: Message) -> Message:
+        """Call what is carried out once for the request's `request_id`, which is said where the answer was lost."""
+        try:
+            return self.call(method, request)
+        except CallFailedError as error:
+            if error.failure.code not in _UNCERTAIN:
+                raise
+            raise with_hint(
+                error, f"repeat it with --request-id {request['request_id']}: it is carried out once"
+            ) from error
 
     def call_anonymously(self, method: str, request: Message, *, secret: Secret) -> Message:
         """Call without a credential a method that reads one from a field of its request."""

@@ -9,7 +9,6 @@ from typing import Annotated, Final
 import typer
 
 from control_plane.cli import arguments, operations
-from control_plane.cli.calls.failures import CallFailedError, with_hint
 from control_plane.cli.calls.message import Message, without_blanks
 from control_plane.cli.command import command
 from control_plane.cli.edge import applied
@@ -19,8 +18,6 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tenants: cr
 
 _SERVICE: Final = "bulkhead.v1.TenantService"
 _COLUMNS: Final = ("name", "state", "tier", "display_name", "create_time")
-# After these nobody knows whether the call arrived.
-_UNCERTAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
 Rate = Annotated[
     int | None,
@@ -190,7 +187,7 @@ def create_tenant(session: Session, tenant: arguments.Tenant, *, options: Create
         "request_id": request_id,
         "validate_only": options.validate_only,
     }
-    operation = _create(session, request)
+    operation = session.call_once(f"{_SERVICE}/CreateTenant", request)
     if options.validate_only:
         session.say("valid; nothing was made")
         session.show(operations.result(operation))
@@ -309,17 +306,6 @@ def _show_changed(session: Session, tenant: Message, *, wait: bool) -> None:
     session.show(tenant)
     if wait:
         applied.wait_for_change(session, tenant)
-
-
-def _create(session: Session, request: Message) -> Message:
-    try:
-        return session.call(f"{_SERVICE}/CreateTenant", request)
-    except CallFailedError as error:
-        if error.failure.code not in _UNCERTAIN:
-            raise
-        raise with_hint(
-            error, f"repeat it with --request-id {request['request_id']}: it is carried out once"
-        ) from error
 
 
 def _show_made(session: Session, operation: Message, *, timeout: timedelta) -> None:

@@ -18,9 +18,8 @@ from control_plane.isolation import store
 from control_plane.isolation.model import PAYLOAD_TYPE, Attestation
 from control_plane.isolation.service import CELL, Verifier
 from control_plane.keys.platform import AttestationKey, PlatformKeys
-from control_plane.postgres.placement import Placement
 from control_plane.serving import names
-from control_plane.serving.call import Call, current_call
+from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
 
@@ -41,7 +40,7 @@ class IsolationServicer(isolation_pb2_grpc.IsolationServiceServicer):
         self, request: isolation_pb2.VerifyIsolationRequest, context: Context
     ) -> isolation_pb2.Attestation:
         call = current_call()
-        return to_proto(await self._verifier.verify_tenant(_placement(call), call.system()), call.tenant_name)
+        return to_proto(await self._verifier.verify_tenant(call.require_placement(), call.system()), call.tenant_name)
 
     @override
     async def VerifyCell(self, request: isolation_pb2.VerifyCellRequest, context: Context) -> isolation_pb2.Attestation:
@@ -58,7 +57,7 @@ class IsolationServicer(isolation_pb2_grpc.IsolationServiceServicer):
         attestation_id = uuid_of(names.parse(names.ATTESTATION, request.name)["attestation"])
         if attestation_id is None:
             raise NotFoundError(request.name)
-        find = partial(store.find, tenant_uid=_placement(call).uid, attestation_id=attestation_id)
+        find = partial(store.find, tenant_uid=call.require_placement().uid, attestation_id=attestation_id)
         attestation = await call.system().run(find)
         if attestation is None:
             raise NotFoundError(request.name)
@@ -70,7 +69,7 @@ class IsolationServicer(isolation_pb2_grpc.IsolationServiceServicer):
     ) -> isolation_pb2.ListAttestationsResponse:
         call = current_call()
         page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
-        uid = _placement(call).uid
+        uid = call.require_placement().uid
         found = await call.system().run(lambda tx: store.list_page(tx, uid, before=page.before, limit=page.limit))
         shown, next_page_token = page.cut(found, lambda attestation: attestation.id)
         return isolation_pb2.ListAttestationsResponse(
@@ -148,10 +147,3 @@ def _breach_to_proto(breach: Breach) -> isolation_pb2.Breach:
     message.create_time.FromDatetime(breach.first_time)
     message.update_time.FromDatetime(breach.last_time)
     return message
-
-
-def _placement(call: Call) -> Placement:
-    if call.placement is None:
-        message = f"the rule of {call.method} names no tenant"
-        raise RuntimeError(message)
-    return call.placement

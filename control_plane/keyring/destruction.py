@@ -7,10 +7,10 @@ from uuid import UUID
 from control_plane.ids import TenantId, new_uuid
 from control_plane.keyring import store
 from control_plane.keyring.model import RECEIPT_TYPE, Destruction, Receipt
-from control_plane.keyring.wrapping import Wrapping
 from control_plane.keys.model import KekRef, WrappedKey
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.vault import RootOfTrust
+from control_plane.keys.wrapping import Wrapping
 from control_plane.postgres.database import Database
 
 RootOf = Callable[[UUID], RootOfTrust]

@@ -20,12 +20,12 @@ from control_plane.keyring.destruction import Destroyer
 from control_plane.keyring.model import KEK, STEPS
 from control_plane.keyring.service import KIND, get_key
 from control_plane.keyring.servicer import key_to_proto
-from control_plane.keyring.wrapping import Wrapping
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, Purpose
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import KeyVault
+from control_plane.keys.wrapping import Wrapping
 from control_plane.operations.model import Operation
 from control_plane.operations.plan import Step, StepRun
 from control_plane.operations.servicer import steps_to_proto

@@ -1,6 +1,6 @@
 """What can be done with keys. One function, one transaction."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -12,14 +12,13 @@ from control_plane.keyring import store
 from control_plane.keyring.model import STEPS, Key
 from control_plane.operations import service as operations
 from control_plane.operations.model import Operation, OperationState, StepRecord, StepState
+from control_plane.operations.plan import DeferJob
 from control_plane.postgres.database import SystemHandle, SystemTransaction
 from control_plane.postgres.effects import Effect, JsonValue
 from control_plane.postgres.placement import Placement
 
 KIND: Final = "keys.rotate."
 """What the kinds of rotations begin with; the key's id follows."""
-
-DeferJob = Callable[[UUID, SystemTransaction], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

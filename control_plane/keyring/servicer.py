@@ -17,11 +17,11 @@ from control_plane.keyring.model import KEK, KEY_IDS, RECEIPT_TYPE, Key, KeyVers
 from control_plane.keys.model import Purpose
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import RootOfTrust
-from control_plane.operations.plan import Plans
+from control_plane.operations.plan import DeferJob, Plans
 from control_plane.operations.servicer import to_proto as operation_to_proto
-from control_plane.postgres.placement import Placement
 from control_plane.serving import names
 from control_plane.serving.call import Call, current_call
+from control_plane.serving.fields import read_request_id
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
 
@@ -29,7 +29,7 @@ from control_plane.serving.paging import PageTokens
 class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     """See keys.proto."""
 
-    def __init__(self, keys: TenantKeys, page_tokens: PageTokens, plans: Plans, *, defer: service.DeferJob) -> None:
+    def __init__(self, keys: TenantKeys, page_tokens: PageTokens, plans: Plans, *, defer: DeferJob) -> None:
         """Say what `keys` rest on; defer the jobs of rotations with `defer`."""
         self._keys = keys
         self._page_tokens = page_tokens
@@ -38,7 +38,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
 
     @override
     async def ListKeys(self, request: keys_pb2.ListKeysRequest, context: Context) -> keys_pb2.ListKeysResponse:
-        call, placement = current_call(), _placement(current_call())
+        call, placement = current_call(), current_call().require_placement()
         page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
         keys = await call.system().run(lambda tx: service.list_keys(tx, placement))
         after = KEY_IDS.index(page.after) + 1 if page.after else 0
@@ -50,7 +50,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
 
     @override
     async def GetKey(self, request: keys_pb2.GetKeyRequest, context: Context) -> keys_pb2.Key:
-        placement = _placement(current_call())
+        placement = current_call().require_placement()
         key_id = names.parse(names.KEY, request.name)["key"]
         key = await current_call().system().run(lambda tx: service.get_key(tx, placement, key_id))
         return key_to_proto(key, self._keys.root_of_trust(placement.uid))
@@ -59,7 +59,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     async def ListKeyVersions(
         self, request: keys_pb2.ListKeyVersionsRequest, context: Context
     ) -> keys_pb2.ListKeyVersionsResponse:
-        call, placement = current_call(), _placement(current_call())
+        call, placement = current_call(), current_call().require_placement()
         key_id = names.parse(names.KEY, request.parent, field="parent")["key"]
         page = self._page_tokens.page(request, method=call.method, parent=request.parent, now=datetime.now(UTC))
         key = await call.system().run(lambda tx: service.get_key(tx, placement, key_id))
@@ -73,7 +73,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     async def ListDestructionReceipts(
         self, request: keys_pb2.ListDestructionReceiptsRequest, context: Context
     ) -> keys_pb2.ListDestructionReceiptsResponse:
-        call, placement = current_call(), _placement(current_call())
+        call, placement = current_call(), current_call().require_placement()
         page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
         found = await call.system().run(
             lambda tx: store.receipts(tx, placement.uid, before=page.before, limit=page.limit)
@@ -88,7 +88,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     async def GetDestructionReceipt(
         self, request: keys_pb2.GetDestructionReceiptRequest, context: Context
     ) -> keys_pb2.DestructionReceipt:
-        call, placement = current_call(), _placement(current_call())
+        call, placement = current_call(), current_call().require_placement()
         receipt_id = uuid_of(names.parse(names.DESTRUCTION_RECEIPT, request.name)["receipt"])
         if receipt_id is None:
             raise NotFoundError(request.name)
@@ -110,12 +110,10 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
 
 def _wanted(request: keys_pb2.RotateKeyRequest, call: Call) -> service.Request:
     violations = Violations()
-    request_id = uuid_of(request.request_id.lower())
-    if request.request_id and request_id is None:
-        violations.add("request_id", "must be a UUID", reason="REQUEST_ID")
+    request_id = read_request_id(request.request_id, violations)
     violations.check()
     return service.Request(
-        placement=_placement(call),
+        placement=call.require_placement(),
         key_id=names.parse(names.KEY, request.name)["key"],
         etag=request.etag,
         actor=call.actor,
@@ -123,13 +121,6 @@ def _wanted(request: keys_pb2.RotateKeyRequest, call: Call) -> service.Request:
         request_id=request_id,
         request_hash=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
     )
-
-
-def _placement(call: Call) -> Placement:
-    if call.placement is None:
-        message = f"the rule of {call.method} names no tenant"
-        raise RuntimeError(message)
-    return call.placement
 
 
 def key_to_proto(key: Key, root: RootOfTrust) -> keys_pb2.Key:

@@ -32,6 +32,7 @@ from control_plane.keys.model import (
 from control_plane.keys.sealing.objects import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault, RootOfTrust
+from control_plane.keys.wrapping import Wrapping
 from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.placement import Placement
 
@@ -94,6 +95,7 @@ class TenantKeys:
     def __init__(self, vault: KeyVault, database: Database) -> None:
         """Keys are made and opened by `vault`, and kept, wrapped, in `database`."""
         self._vault = vault
+        self._wrapping = Wrapping(vault)
         self._system = database.system()
         self._open: KeyCache[tuple[UUID, Purpose, int], _OpenKey] = KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
         self._newest: Answers[tuple[UUID, Purpose], int] = Answers(
@@ -279,13 +281,13 @@ class TenantKeys:
         Raises:
             ConflictError: the KEK was replaced meanwhile; the same call finds the new one.
         """
-        stored = await self._stored(placement.uid)
-        if not stored:
-            raise MissingKeyError(f"any key of tenant {placement.uid}")
-        kek = KekRef(tenant_uid=placement.uid, version=max(key.kek_version for key in stored))
-        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
-        material = new_material(purpose, holder=holder, now=datetime.now(UTC))
-        added = await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek)
+        added = await self._wrapping.new_version(
+            placement,
+            purpose,
+            version=_FIRST_VERSION,
+            beside=await self._stored(placement.uid),
+            now=datetime.now(UTC),
+        )
         await self._system.run(lambda tx: store.insert_missing(tx, [added]))
 
     def _seal(self, placement: Placement, object_name: str, object_version: int) -> ObjectSeal:
@@ -352,20 +354,12 @@ class TenantKeys:
                 return stored
         raise MissingKeyError(f"{purpose} key {version or ''} of tenant {tenant_uid}")
 
-    async def _wrapped(
-        self,
-        material: Material,
-        *,
-        purpose: Purpose,
-        algorithm: str,
-        kek: KekRef,
-        version: int = _FIRST_VERSION,
-    ) -> StoredKey:
+    async def _wrapped(self, material: Material, *, purpose: Purpose, algorithm: str, kek: KekRef) -> StoredKey:
         unwrapped = StoredKey(
             id=new_uuid(),
             tenant_uid=kek.tenant_uid,
             purpose=purpose,
-            version=version,
+            version=_FIRST_VERSION,
             algorithm=algorithm,
             kek_version=kek.version,
             public=material.public,

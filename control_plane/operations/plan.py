@@ -3,10 +3,12 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from google.protobuf.message import Message
 
 from control_plane.operations.model import Operation
+from control_plane.postgres.database import SystemTransaction
 
 StepRun = Callable[[Operation], Awaitable[None]]
 """Does one step.
@@ -50,3 +52,6 @@ class Plan(Protocol):
 
 
 Plans = Mapping[str, Plan]
+
+DeferJob = Callable[[UUID, SystemTransaction], Awaitable[None]]
+"""Has an operation looked at once the transaction commits."""

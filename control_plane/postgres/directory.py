@@ -61,8 +61,8 @@ class Entry:
 class Directory:
     """Looks tenants up. Who is served, or sealed, is remembered for `MAXIMUM_AGE`; all else is asked for again.
 
-    A sealed one's callers may come in crowds, and are not to cost a query each.
-    So a tenant that is created or reactivated is served at once, and the edge can say when. A tenant whose tables are
+    A sealed one's callers may come in crowds, and are not to cost a query each. Since all else is asked for again, a
+    tenant that is created or reactivated is served at once, and the edge can say when. A tenant whose tables are
     older than the code is not found before they have been brought up to date; a sealed one's are left as they are.
     """
 

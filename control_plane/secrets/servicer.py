@@ -1,16 +1,12 @@
 """SecretService over gRPC."""
 
 from datetime import UTC, datetime
-from typing import Final
-from uuid import UUID
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.field_mask_pb2 import FieldMask
 from typing_extensions import override
 
 from bulkhead.v1 import secret_versions_pb2, secrets_pb2, secrets_pb2_grpc
 from control_plane.errors import NotFoundError, Violations
-from control_plane.ids import uuid_of
 from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import TenantTransaction
 from control_plane.secrets import service, store
@@ -30,10 +26,9 @@ from control_plane.secrets.model import (
 )
 from control_plane.serving import names
 from control_plane.serving.call import current_call
+from control_plane.serving.fields import check_mask, read_request_id
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
-
-_LONGEST_ECHO: Final = 100
 
 _ChangeRequest = (
     secret_versions_pb2.DisableSecretVersionRequest
@@ -57,7 +52,7 @@ class SecretServicer(secrets_pb2_grpc.SecretServiceServicer):
         settings = _settings(request.secret)
         check_new(request.secret_id, settings, violations)
         check_payload(request.payload, violations)
-        request_id = _request_id(request.request_id, violations)
+        request_id = read_request_id(request.request_id, violations)
         violations.check()
         creation = service.Creation(
             secret_id=request.secret_id,
@@ -96,7 +91,7 @@ class SecretServicer(secrets_pb2_grpc.SecretServiceServicer):
         secret_id = _secret_id(request.secret.name, field="secret.name")
         asked = _settings(request.secret)
         violations = Violations()
-        _check_mask(request.update_mask, violations)
+        check_mask(request.update_mask, UPDATABLE, violations)
         check_settings(asked, violations)
         violations.check()
 
@@ -127,7 +122,7 @@ class SecretServicer(secrets_pb2_grpc.SecretServiceServicer):
             violations.add("payload", "must not be empty", reason="PAYLOAD")
         check_payload(request.payload, violations)
         check_digest(request.payload, request.payload_sha256, violations)
-        request_id = _request_id(request.request_id, violations)
+        request_id = read_request_id(request.request_id, violations)
         violations.check()
         addition = service.Addition(
             secret_id=secret_id, actor=call.actor, request_id=request_id, payload=request.payload
@@ -213,22 +208,6 @@ def _version(name: str) -> tuple[str, int | None]:
     if number is None:
         raise NotFoundError(name)
     return parts["secret"], number
-
-
-def _request_id(text: str, violations: Violations) -> UUID | None:
-    request_id = uuid_of(text.lower())
-    if text and request_id is None:
-        violations.add("request_id", "must be a UUID", reason="REQUEST_ID")
-    return request_id
-
-
-def _check_mask(mask: FieldMask, violations: Violations) -> None:
-    if not mask.paths:
-        violations.add("update_mask", "must name the fields to change")
-    for path in mask.paths:
-        if path not in UPDATABLE:
-            what = f"{path[:_LONGEST_ECHO]} cannot be changed; {', '.join(UPDATABLE)} can"
-            violations.add("update_mask", what, reason="MASK")
 
 
 def _settings(message: secrets_pb2.Secret) -> Settings:

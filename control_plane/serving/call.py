@@ -56,6 +56,13 @@ class Call:
             self.placement, isolation=_ISOLATION[self.rule.isolation], before_commit=self._before_commit()
         )
 
+    def require_placement(self) -> Placement:
+        """Return where the tenant is that the rule's field names; RuntimeError for a rule that names none."""
+        if self.placement is None:
+            message = f"the rule of {self.method} names no tenant"
+            raise RuntimeError(message)
+        return self.placement
+
     def system(self) -> SystemHandle:
         """Open the registry, audited as the rule says."""
         return self.database.system(before_commit=self._before_commit())

@@ -11,6 +11,7 @@ from control_plane.errors import AlreadyExistsError, NotFoundError, UnavailableE
 from control_plane.ids import TenantId, dns_label, new_uuid, schema_name
 from control_plane.operations import service as operations
 from control_plane.operations.model import Operation, OperationState, StepRecord, StepState
+from control_plane.operations.plan import DeferJob
 from control_plane.postgres.database import SystemHandle, SystemTransaction
 from control_plane.postgres.directory import MAXIMUM_AGE
 from control_plane.postgres.effects import Effect
@@ -28,8 +29,6 @@ _ON_ITS_WAY: Final = timedelta(milliseconds=250)
 # A backend that is told to end does so in a few milliseconds.
 _LOOKS: Final = 100
 _LOOK_EVERY: Final = timedelta(milliseconds=20)
-
-DeferJob = Callable[[UUID, SystemTransaction], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,13 @@ from typing_extensions import override
 from bulkhead.v1 import seals_pb2, tenants_pb2, tenants_pb2_grpc
 from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import TenantId
-from control_plane.operations.plan import Plans
+from control_plane.operations.plan import DeferJob, Plans
 from control_plane.operations.servicer import to_proto as operation_to_proto
 from control_plane.postgres.directory import MAXIMUM_AGE, Directory
 from control_plane.postgres.placement import DEFAULT_CACHE_BYTES, ConnectionPooling
 from control_plane.serving import names
 from control_plane.serving.call import current_call
+from control_plane.serving.fields import check_mask
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.time_zones import DEFAULT_ZONE
@@ -46,7 +47,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     """See tenants.proto."""
 
     def __init__(
-        self, directory: Directory, page_tokens: PageTokens, plans: Plans, *, defer: service.DeferJob, hsm_backed: bool
+        self, directory: Directory, page_tokens: PageTokens, plans: Plans, *, defer: DeferJob, hsm_backed: bool
     ) -> None:
         """Defer the jobs of provisioning with `defer`; tell the directory of every change."""
         self._directory = directory
@@ -90,7 +91,9 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     @override
     async def UpdateTenant(self, request: tenants_pb2.UpdateTenantRequest, context: Context) -> tenants_pb2.Tenant:
         now = datetime.now(UTC)
-        _check_mask(request.update_mask)
+        violations = Violations()
+        check_mask(request.update_mask, UPDATABLE, violations)
+        violations.check()
 
         def change(tenant: Tenant) -> Tenant:
             tenant.check_etag(request.tenant.etag)
@@ -122,9 +125,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         violations.check()
         sealed = await self._take(request.name, request.etag, Action.SEAL, reason=request.reason)
         call = current_call()
-        if call.placement is None:
-            raise NotFoundError(request.name)
-        await service.await_seal(call.system(), call.placement)
+        await service.await_seal(call.system(), call.require_placement())
         return sealed
 
     @override
@@ -176,16 +177,6 @@ def _creation(request: tenants_pb2.CreateTenantRequest, *, actor: str, call_requ
         request_id=request_id,
         request_hash=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
     )
-
-
-def _check_mask(mask: FieldMask) -> None:
-    violations = Violations()
-    if not mask.paths:
-        violations.add("update_mask", "must name the fields to change")
-    for path in mask.paths:
-        if path not in UPDATABLE:
-            violations.add("update_mask", f"{path[:100]} cannot be changed; {', '.join(UPDATABLE)} can", reason="MASK")
-    violations.check()
 
 
 def _merged(settings: Settings, message: tenants_pb2.Tenant, mask: FieldMask) -> Settings:

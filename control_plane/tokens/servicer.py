@@ -14,6 +14,7 @@ from control_plane.ids import uuid_of
 from control_plane.keys.service import TenantKeys
 from control_plane.serving import names
 from control_plane.serving.call import current_call
+from control_plane.serving.fields import read_request_id
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.principal import TENANT_BOUND, Principal, Role
@@ -125,9 +126,7 @@ def _wanted(
         violations.add(f"scopes[{index}]", description, reason="SCOPE")
     lifetime = _lifetime(request.ttl) if request.HasField("ttl") else DEFAULT_LIFETIME
     violations.add("ttl", lifetime_violation(lifetime))
-    request_id = uuid_of(request.request_id.lower())
-    if request.request_id and request_id is None:
-        violations.add("request_id", "must be a UUID", reason="REQUEST_ID")
+    request_id = read_request_id(request.request_id, violations)
     violations.check()
     grant = Grant(subject=request.subject, role=role or "", scopes=tuple(request.scopes), lifetime=lifetime)
     return service.Request(grant=grant, actor=actor, request_id=request_id)

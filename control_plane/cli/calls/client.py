@@ -1,5 +1,6 @@
 """The one place that calls RPCs, and turns what comes back, answer or status, into JSON form."""
 
+import pkgutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -11,22 +12,14 @@ from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from bulkhead import v1
 from control_plane.cli.calls.endpoints import Endpoints
 from control_plane.cli.calls.failures import CallFailedError, Failure, failed, from_status
 from control_plane.cli.calls.message import Message
 
 # Their import registers the services, and the types that an operation or a status may carry inside.
 _MODULES: Final = (
-    "bulkhead.v1.creations_pb2",
-    "bulkhead.v1.tenants_pb2",
-    "bulkhead.v1.tokens_pb2",
-    "bulkhead.v1.certificates_pb2",
-    "bulkhead.v1.audit_pb2",
-    "bulkhead.v1.edges_pb2",
-    "bulkhead.v1.isolation_pb2",
-    "bulkhead.v1.secrets_pb2",
-    "bulkhead.v1.keys_pb2",
-    "bulkhead.v1.encryption_pb2",
+    *(module.name for module in pkgutil.iter_modules(v1.__path__, "bulkhead.v1.") if module.name.endswith("_pb2")),
     "google.longrunning.operations_pb2",
     error_details_pb2.__name__,
 )

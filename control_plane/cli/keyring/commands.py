@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import typer
 
 from control_plane.cli import arguments, operations, output
-from control_plane.cli.calls.failures import CallFailedError, failed, partially, with_hint
+from control_plane.cli.calls.failures import failed, partially
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
 from control_plane.cli.keyring import tree
@@ -23,14 +23,12 @@ _LEFT_OUT: Final = ("payload", "payload_type", "signature")
 _PUBLIC: Final = 0o644
 _KEYS: Final = ("name", "algorithm", "primary_version", "version_count", "create_time", "rotation")
 _VERSIONS: Final = ("name", "state", "primary", "algorithm", "kek_version", "create_time", "destroy_time", "kid")
-# The call may have arrived: repeated with the same id, it is carried out once.
-_UNCERTAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
 Receipt = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/destructionReceipts/RECEIPT")]
 Key = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="tenants/TENANT/keys/KEY; KEY is kek, storage, tokens, authority or enrolment."
+        metavar="NAME", help="tenants/TENANT/keys/KEY; KEY is kek, storage, services, tokens, authority or enrolment."
     ),
 ]
 
@@ -75,14 +73,14 @@ def rotate_key(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")] = True,
     timeout: operations.Timeout = operations.TIMEOUT,
 ) -> None:
-    """Replace a key by a new version, while everything is served: storage, tokens or kek."""
+    """Replace a key by a new version, while everything is served: kek, storage, services or tokens."""
     request = {
         "name": name,
         "etag": etag,
         "request_id": session.request_id(request_id),
         "validate_only": validate_only,
     }
-    operation = _rotate(session, request)
+    operation = session.call_once(f"{_SERVICE}/RotateKey", request)
     if validate_only:
         session.say("valid; nothing was rotated")
         if session.as_json:
@@ -175,17 +173,6 @@ def _text(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise failed("INVALID_ARGUMENT", f"{path} cannot be read") from error
-
-
-def _rotate(session: Session, request: Message) -> Message:
-    try:
-        return session.call(f"{_SERVICE}/RotateKey", request)
-    except CallFailedError as error:
-        if error.failure.code not in _UNCERTAIN:
-            raise
-        raise with_hint(
-            error, f"repeat it with --request-id {request['request_id']}: it is carried out once"
-        ) from error
 
 
 def _versions_of(session: Session, name: str) -> list[Message]:

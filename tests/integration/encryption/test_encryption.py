@@ -10,11 +10,11 @@ import pytest
 from psycopg.rows import DictRow
 
 from bulkhead.v1 import encryption_pb2
-from control_plane.keyring.wrapping import Wrapping
 from control_plane.keys import store
 from control_plane.keys.model import MissingKeyError, Purpose
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
+from control_plane.keys.wrapping import Wrapping
 from control_plane.postgres.placement import Placement
 from control_plane.serving.principal import Role
 from tests.fixtures.cell import Cell, Metadata, bearer, reason_of, violations_of

@@ -105,7 +105,7 @@ WALLS: Final = (
     Mutation(
         name="a seal waits for nothing",
         file=SERVICER,
-        before="        await service.await_seal(call.system(), call.placement)\n",
+        before="        await service.await_seal(call.system(), call.require_placement())\n",
         after="",
         noticed_by=(f"{SEALS}::test_who_seals_is_answered_once_what_was_under_way_has_ended",),
     ),

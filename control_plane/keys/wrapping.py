@@ -1,4 +1,4 @@
-"""What a rotation does in the vault. No key leaves this module; nothing is stored here."""
+"""New versions and new KEKs for tenants' keys: what is done in the vault. No key leaves here; nothing is stored."""
 
 import hmac
 import secrets
