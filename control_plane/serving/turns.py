@@ -1,8 +1,9 @@
 """Whose call it is to be worked on, where one process serves many tenants.
 
 While others call, a tenant's calls are worked on one after the other: whoever sends fifty at once waits for its own,
-and nobody else does. A tenant that calls alone is not held back. A turn lasts as long as the call, but 20 ms at most:
-whoever waits for an object store keeps nothing busy meanwhile.
+and nobody else does. A call that had to wait so also lets those go first that are being worked on for others, for 20 ms
+at most. A tenant that calls alone is not held back. A turn lasts as long as the call, but 20 ms at most: whoever waits
+for an object store keeps nothing busy meanwhile.
 
 For one event loop; times are the loop's.
 """
@@ -39,6 +40,8 @@ class Turns:
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         # Who has a turn, or waits for one.
         self._callers: dict[UUID, _Caller] = {}
+        # Whose next call lets others go first, the longest at the front; and until when.
+        self._yielding: OrderedDict[UUID, asyncio.TimerHandle] = OrderedDict()
         # When each called last, the newest at the end.
         self._called: OrderedDict[UUID, float] = OrderedDict()
 
@@ -57,9 +60,22 @@ class Turns:
             turn.end()
 
     def _end(self, tenant: UUID) -> None:
-        """Take a turn back, and give it to who waits."""
+        """Take a turn back, and give it to who waits, of this tenant or of one that has let it go first."""
         caller = self._callers[tenant]
         caller.turns -= 1
+        if not caller.turns and caller.waiting and self._is_busy() and not self._is_alone(tenant):
+            loop = asyncio.get_running_loop()
+            self._yielding[tenant] = loop.call_later(self._longest_s, self._go_on, tenant)
+        else:
+            self._go_on(tenant)
+        if self._yielding and not self._is_busy():
+            self._go_on(next(iter(self._yielding)))
+
+    def _go_on(self, tenant: UUID) -> None:
+        """Give those of the tenant's calls that wait what turns it may have."""
+        if (timer := self._yielding.pop(tenant, None)) is not None:
+            timer.cancel()
+        caller = self._callers[tenant]
         while caller.waiting and (not caller.turns or self._is_alone(tenant)):
             waiting = caller.waiting.popleft()
             # Whoever gave up has not got round to taking it away.
@@ -69,10 +85,14 @@ class Turns:
         if not caller.turns:
             del self._callers[tenant]
 
+    def _is_busy(self) -> bool:
+        """Whether anybody has a turn."""
+        return any(caller.turns for caller in self._callers.values())
+
     async def _take(self, tenant: UUID) -> None:
         self._note(tenant)
         caller = self._callers.setdefault(tenant, _Caller())
-        if not caller.turns or (not caller.waiting and self._is_alone(tenant)):
+        if not caller.waiting and (not caller.turns or self._is_alone(tenant)):
             caller.turns += 1
             return
         if len(caller.waiting) >= _MOST_WAITING:
@@ -85,6 +105,8 @@ class Turns:
             if waiting.cancelled():
                 with suppress(ValueError):
                     caller.waiting.remove(waiting)
+                if not caller.waiting and not caller.turns:
+                    self._go_on(tenant)
             else:
                 # It came at the same moment.
                 self._end(tenant)

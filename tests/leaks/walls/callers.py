@@ -237,7 +237,7 @@ WALLS: Final = (
     Mutation(
         name="a tenant's calls are all worked on at once",
         file="control_plane/serving/turns.py",
-        before="        if not caller.turns or (not caller.waiting and self._is_alone(tenant)):\n",
+        before="        if not caller.waiting and (not caller.turns or self._is_alone(tenant)):\n",
         after="        if True:\n",
         noticed_by=(f"{QUEUEING}::test_a_tenants_calls_are_worked_on_one_by_one_while_others_call",),
     ),
