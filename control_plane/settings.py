@@ -52,6 +52,8 @@ class DeviceSettings:
     """The labels of its tokens that are ours. With the first tenant they are settled, and their order with them."""
     pin_file: Path
     """The PIN of these tokens, mode 0600. Another one is tried as soon as it is in the file."""
+    own_tokens: tuple[str, ...] = ()
+    """The labels of further tokens of ours, each for one tenant that asks for a token to itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,12 +151,18 @@ def _hsm(state_dir: Path, config: str | Mapping[str, Any]) -> HsmSettings | None
         device = DeviceSettings(
             module=state_dir / given.pop("module"),
             tokens=tuple(map(str, given.pop("tokens"))),
+            own_tokens=tuple(map(str, given.pop("own_tokens", ()))),
             pin_file=state_dir / given.pop("pin_file"),
         )
-    if kind != PKCS11 or given or shards < 1 or (device and not device.tokens):
+    if kind != PKCS11 or given or shards < 1 or (device and not _is_usable(device)):
         message = f"vault: {kind} {sorted(given)}"
         raise ValueError(message)
     return HsmSettings(device=device, shards=shards)
+
+
+def _is_usable(device: DeviceSettings) -> bool:
+    named = (*device.tokens, *device.own_tokens)
+    return bool(device.tokens) and len(set(named)) == len(named)
 
 
 def _objects(state_dir: Path, config: str | Mapping[str, Any]) -> ObjectsSettings:

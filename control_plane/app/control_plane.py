@@ -166,7 +166,7 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
         process.page_tokens,
         plans,
         defer=defer,
-        hsm_backed=process.keys.hsm_backed,
+        keys=process.keys,
     )
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
     keys = KeyServicer(process.keys, process.page_tokens, plans, defer=defer)

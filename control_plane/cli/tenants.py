@@ -105,6 +105,12 @@ class CreateOptions:
     domain: Domains = field(default_factory=list)
     max_policy_age: PolicyAge = None
     isolation: Isolation = ""
+    hsm_tier: Annotated[
+        str,
+        typer.Option(
+            metavar="TIER", help="shared (if not said), or dedicated: a token of the vault for its keys alone."
+        ),
+    ] = ""
     min_connections: MinConnections = None
     max_connections: MaxConnections = None
     serializable: Serializable = None
@@ -173,6 +179,7 @@ def create_tenant(session: Session, tenant: arguments.Tenant, *, options: Create
             "domains": options.domain,
             "max_policy_age": arguments.duration(options.max_policy_age),
             "isolation_level": options.isolation.upper(),
+            "hsm_tier": options.hsm_tier.upper(),
             "connection_pooling": _pooling(options),
             "cache_bytes": options.cache_bytes,
             "rate_limits": arguments.rate_limits(options.rate_limit),

@@ -52,6 +52,7 @@ class Destroyer:
             "label": root.label,
             "firmware": root.firmware,
             "token": root.token,
+            "own_token": root.own_token,
         }
         payload = destruction.payload(tenant_id, root=said, now=now)
         return Receipt(

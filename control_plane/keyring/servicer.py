@@ -131,7 +131,11 @@ def key_to_proto(key: Key, root: RootOfTrust) -> keys_pb2.Key:
         algorithm=key.primary.algorithm,
         primary_version=key.primary.version,
         root_of_trust=keys_pb2.RootOfTrust(
-            hsm_backed=root.hsm_backed, label=root.label, firmware=root.firmware, token=root.token
+            hsm_backed=root.hsm_backed,
+            label=root.label,
+            firmware=root.firmware,
+            token=root.token,
+            own_token=root.own_token,
         ),
         version_count=len(key.versions),
         rotation=f"operations/{key.rotation}" if key.rotation else "",

@@ -108,6 +108,11 @@ class TenantKeys:
         """Say whether an HSM holds the KEKs."""
         return self._vault.root_of_trust.hsm_backed
 
+    @property
+    def offers_own_tokens(self) -> bool:
+        """Say whether a tenant may have a token of the vault to itself."""
+        return self._vault.offers_own_tokens
+
     def root_of_trust(self, tenant_uid: UUID) -> RootOfTrust:
         """Say what a tenant's keys rest on."""
         return self._vault.root_of_trust_of(tenant_uid)
@@ -119,8 +124,9 @@ class TenantKeys:
         now: datetime,
         display_name: str,
         authority_algorithm: KeyAlgorithm = DEFAULT_AUTHORITY,
+        own_token: bool = False,
     ) -> None:
-        """Give a new tenant a KEK and a key for each purpose, and open each once to be sure.
+        """Give a new tenant a KEK, in a token of its own if so, and a key for each purpose; open each once to be sure.
 
         Safe to call again, at once from elsewhere too, and to be killed in: the first keys that were stored stay.
         """
@@ -128,7 +134,7 @@ class TenantKeys:
         kek = stored[0].kek if stored else KekRef(tenant_uid=placement.uid, version=_FIRST_VERSION)
         if not stored:
             # Never where there are keys already: a lost KEK must be noticed, not replaced by one that opens nothing.
-            await self._vault.create_kek(kek)
+            await self._vault.create_kek(kek, own_token=own_token)
         holder = Holder(
             tenant_uid=placement.uid,
             display_name=display_name,

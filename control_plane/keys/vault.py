@@ -16,6 +16,8 @@ ROOT_FILE: Final = "root.key"
 """Makes a directory a software vault's."""
 TOKENS_FILE: Final = "tokens.json"
 """Makes a directory a device's."""
+TIER_UNAVAILABLE: Final = "HSM_TIER_UNAVAILABLE"
+"""Why a tenant cannot have a token to itself."""
 
 
 class UnusableVaultError(Exception):
@@ -51,6 +53,8 @@ class RootOfTrust:
     """The version of what runs in the HSM; empty where there is none."""
     token: str = ""
     """The label of the token that has a tenant's KEKs; empty where there is none."""
+    own_token: bool = False
+    """Whether that token has the tenant's KEKs and nobody else's."""
 
 
 class KeyVault(Protocol):
@@ -72,8 +76,18 @@ class KeyVault(Protocol):
         """Say what holds a tenant's keys, whether or not it has any yet, down to the token."""
         ...
 
-    async def create_kek(self, kek: KekRef) -> None:
+    @property
+    def offers_own_tokens(self) -> bool:
+        """Say whether a tenant may have a token to itself here, as long as there are any left."""
+        ...
+
+    async def create_kek(self, kek: KekRef, *, own_token: bool = False) -> None:
         """Make a fresh, random KEK under this name, unless there is one.
+
+        With `own_token` it is made in a token that has no other tenant's, and later ones of the same tenant MUST be
+        made there, whether or not it is said again. Raises PreconditionError (`HSM_TIER_UNAVAILABLE`) where there is
+        no such token, or the tenant has KEKs elsewhere; nothing was made then, and never in another place instead.
+        Once the last of the tenant's KEKs is destroyed, others MAY have the token.
 
         MUST be safe to call again, at once from elsewhere too, and to be killed in: the first KEK that was made under
         the name stays the one. The effect MUST be durable on return, also where the KEK was there before.

@@ -2,7 +2,7 @@
 
 ::
 
-    DIRECTORY/tokens.json    0600: the tokens by their labels, whose order says where a tenant's KEKs are
+    DIRECTORY/tokens.json    0600: the tokens by their labels, whose order says where a tenant's KEKs are, and whose own
     DIRECTORY/lock           held while a KEK is made: PKCS#11 knows no unique names
     DIRECTORY/user.pin, so.pin, softhsm2.conf, tokens/    where no device is configured: SoftHSM's, made by us
 
@@ -12,7 +12,7 @@
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -20,21 +20,30 @@ from typing import Final
 from uuid import UUID
 
 from control_plane import private_file
-from control_plane.errors import UnavailableError
+from control_plane.errors import PreconditionError, UnavailableError
 from control_plane.keys.model import KekRef, WrappedKey
 from control_plane.keys.pkcs11 import layout, softhsm, tokens
 from control_plane.keys.pkcs11.cryptoki import CryptokiError, TokenInfo
 from control_plane.keys.pkcs11.keks import TokenKeks
-from control_plane.keys.pkcs11.layout import Layout, UnknownLayoutError
+from control_plane.keys.pkcs11.layout import Layout, LayoutFile, UnknownLayoutError
 from control_plane.keys.pkcs11.library import Library
-from control_plane.keys.pkcs11.tokens import ForeignTokenError, Pins
-from control_plane.keys.vault import ROOT_FILE, TOKENS_FILE, RootOfTrust, UnusableVaultError, check_directory
+from control_plane.keys.pkcs11.tokens import ForeignTokenError, NoTokenError, Pins, TokenMeans
+from control_plane.keys.vault import (
+    ROOT_FILE,
+    TIER_UNAVAILABLE,
+    TOKENS_FILE,
+    RootOfTrust,
+    UnusableVaultError,
+    check_directory,
+)
 from control_plane.settings import HsmSettings
 from control_plane.threads import run_to_end
 
 USE_WITHIN: Final = timedelta(seconds=2)
 """How long a wrap or an unwrap may take, its time in the queue with it."""
 LIST_WITHIN: Final = timedelta(seconds=60)
+# A process that opens SoftHSM reads all tokens first, a third of a millisecond for each.
+_MOST_OWN_TOKENS: Final = 1_000
 
 _REMEDY: Final = (
     f"there is no SoftHSM here: `make setup` brings it, and so does `apt-get install softhsm2`; {softhsm.MODULE} names "
@@ -50,8 +59,15 @@ class _Place:
     module: Path
     environment: dict[str, str]
     tokens: tuple[str, ...]
+    own_tokens: tuple[str, ...]
+    """What tenants may have to themselves."""
     pin_file: Path
     made_by_us: Pins | None
+
+    @property
+    def means(self) -> TokenMeans:
+        """What opens and makes tokens."""
+        return TokenMeans(pin=partial(tokens.read_pin, self.pin_file), made_by_us=self.made_by_us)
 
     @property
     def layout_file(self) -> Path:
@@ -71,8 +87,8 @@ class Pkcs11Vault:
         """Take a vault that is made: `open` is the way in."""
         self._library = library
         self._place = place
-        self._layout = whole
-        self._keks = TokenKeks(library, whole, partial(tokens.read_pin, place.pin_file))
+        self._layout = LayoutFile(place.layout_file, whole)
+        self._keks = TokenKeks(library, self._layout, place.means.pin)
         # What lasts is done one by one: at most one thread waits for other processes or for the disk.
         self._changing = asyncio.Lock()
 
@@ -99,18 +115,32 @@ class Pkcs11Vault:
     @property
     def root_of_trust(self) -> RootOfTrust:
         """Say what was last seen of the device; nothing is claimed of one that was never seen."""
-        return root_of(self._library.seen(self._layout.tokens[0]), token="")
+        return root_of(self._library.seen(self._layout.known.tokens[0]))
 
     def root_of_trust_of(self, tenant_uid: UUID) -> RootOfTrust:
         """See `KeyVault`."""
-        label = self._layout.token_of(tenant_uid)
-        return root_of(self._library.seen(label), token=label)
+        try:
+            layout = self._layout.now()
+        except (OSError, UnknownLayoutError):
+            layout = self._layout.known
+        label = layout.token_of(tenant_uid)
+        return root_of(self._library.seen(label), token=label, own_token=tenant_uid in layout.own)
 
-    async def create_kek(self, kek: KekRef) -> None:
-        """See `KeyVault`. A search of a token, a key's making, and a sync of the disk where it is SoftHSM's."""
+    @property
+    def offers_own_tokens(self) -> bool:
+        """See `KeyVault`."""
+        return bool(self._place.own_tokens)
+
+    async def create_kek(self, kek: KekRef, *, own_token: bool = False) -> None:
+        """See `KeyVault`. A search of a token, a key's making, and a sync of the disk where it is SoftHSM's.
+
+        A token of the tenant's own takes some tens of milliseconds more, once, and every session of this process.
+        """
 
         def create() -> None:
             with tokens.locked(self._place.lock):
+                if own_token:
+                    self._dedicate(kek.tenant_uid)
                 self._keks.create(kek)
             self._make_durable()
 
@@ -128,7 +158,9 @@ class Pkcs11Vault:
         """See `KeyVault`. Searches of a token, and a sync of the disk where it is SoftHSM's."""
 
         def destroy() -> None:
-            self._keks.destroy(kek)
+            with tokens.locked(self._place.lock):
+                self._keks.destroy(kek)
+                self._give_back(kek.tenant_uid)
             self._make_durable()
 
         await self._changed(destroy)
@@ -137,11 +169,33 @@ class Pkcs11Vault:
         """See `KeyVault`. Reads two attributes of every object of every token."""
         return await self._library.run_within(LIST_WITHIN, self._keks.all)
 
+    def _dedicate(self, tenant_uid: UUID) -> None:
+        if tenant_uid in self._layout.now().own:
+            return
+        if self._keks.is_in_use(tenant_uid):
+            raise PreconditionError(
+                "vault", "the tenant has keys in a token that others have as well", reason=TIER_UNAVAILABLE
+            )
+        try:
+            tokens.dedicate(self._library, self._layout, tenant_uid, self._place.own_tokens, means=self._place.means)
+        except NoTokenError:
+            text = "the vault has no token left that a tenant could have to itself: see docs/vault.md"
+            raise PreconditionError("vault", text, reason=TIER_UNAVAILABLE) from None
+        except CryptokiError as error:
+            raise UnavailableError("the key vault's device is away", reason="VAULT_UNAVAILABLE") from error
+
+    def _give_back(self, tenant_uid: UUID) -> None:
+        """Let others have a tenant's own token once the last of its KEKs is gone."""
+        now = self._layout.now()
+        if tenant_uid in now.own and not self._keks.is_in_use(tenant_uid):
+            own = {uid: label for uid, label in now.own.items() if uid != tenant_uid}
+            layout.write(self._place.layout_file, replace(now, own=own))
+
     async def _changed(self, work: Callable[[], None]) -> None:
         try:
             async with self._changing:
                 await self._library.run_to_end(work)
-        except OSError as error:
+        except (OSError, UnknownLayoutError) as error:
             raise UnavailableError("the key vault's directory is away", reason="VAULT_UNAVAILABLE") from error
 
     def _make_durable(self) -> None:
@@ -149,12 +203,12 @@ class Pkcs11Vault:
             softhsm.make_durable(self._place.directory)
 
 
-def root_of(seen: TokenInfo | None, *, token: str) -> RootOfTrust:
+def root_of(seen: TokenInfo | None, *, token: str = "", own_token: bool = False) -> RootOfTrust:
     """Say what a token is to those whose keys it has. SoftHSM gives them to whoever has its files and its PIN."""
     if seen is None:
-        return RootOfTrust(hsm_backed=False, label="not seen yet", token=token)
+        return RootOfTrust(hsm_backed=False, label="not seen yet", token=token, own_token=own_token)
     is_device = not seen.model.startswith(softhsm.MODEL)
-    return RootOfTrust(hsm_backed=is_device, label=seen.model, firmware=seen.firmware, token=token)
+    return RootOfTrust(hsm_backed=is_device, label=seen.model, firmware=seen.firmware, token=token, own_token=own_token)
 
 
 def _prepare(directory: Path, settings: HsmSettings) -> _Place:
@@ -170,6 +224,7 @@ def _prepare(directory: Path, settings: HsmSettings) -> _Place:
             module=device.module,
             environment={},
             tokens=device.tokens,
+            own_tokens=device.own_tokens,
             pin_file=device.pin_file,
             made_by_us=None,
         )
@@ -182,6 +237,7 @@ def _prepare(directory: Path, settings: HsmSettings) -> _Place:
         module=module,
         environment=softhsm.configure(directory),
         tokens=layout.shard_labels(settings.shards),
+        own_tokens=layout.own_labels(_MOST_OWN_TOKENS),
         pin_file=pins.user,
         made_by_us=pins,
     )
@@ -201,11 +257,8 @@ def _made(place: _Place) -> tuple[Library, _Place, Layout]:
         if written is not None and written.is_made:
             return library, place, written
         wanted = written or Layout(tokens=place.tokens, is_made=False)
-        pin = partial(tokens.read_pin, place.pin_file)
         try:
-            whole = library.run(
-                lambda: tokens.complete(library, place.layout_file, wanted, pin=pin, made_by_us=place.made_by_us)
-            )
+            whole = library.run(lambda: tokens.complete(library, place.layout_file, wanted, means=place.means))
         except CryptokiError as error:
             raise UnavailableError("the key vault's device is away", reason="VAULT_UNAVAILABLE") from error
         except ForeignTokenError as error:

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from control_plane import private_file
-from control_plane.errors import UnavailableError
+from control_plane.errors import PreconditionError, UnavailableError
 from control_plane.keys.model import (
     KEY_BYTES,
     NONCE_BYTES,
@@ -31,7 +31,14 @@ from control_plane.keys.model import (
     seal,
     unseal,
 )
-from control_plane.keys.vault import ROOT_FILE, TOKENS_FILE, RootOfTrust, UnusableVaultError, check_directory
+from control_plane.keys.vault import (
+    ROOT_FILE,
+    TIER_UNAVAILABLE,
+    TOKENS_FILE,
+    RootOfTrust,
+    UnusableVaultError,
+    check_directory,
+)
 from control_plane.threads import run_to_end
 
 T = TypeVar("T")
@@ -77,8 +84,15 @@ class SoftwareVault:
         """See `KeyVault`."""
         return self.root_of_trust
 
-    async def create_kek(self, kek: KekRef) -> None:
+    @property
+    def offers_own_tokens(self) -> bool:
+        """See `KeyVault`: there are no tokens."""
+        return False
+
+    async def create_kek(self, kek: KekRef, *, own_token: bool = False) -> None:
         """See `KeyVault`. Two syncs of the disk."""
+        if own_token:
+            raise PreconditionError("vault", "the vault is software, which has no tokens", reason=TIER_UNAVAILABLE)
 
         def create() -> None:
             content = seal(

@@ -54,6 +54,9 @@ TIERS: Final = tuple(_RATES)
 CELLS: Final = ("local",)
 STRICT: Final = "STRICT"
 ISOLATION_LEVELS: Final = ("POOLED", STRICT)
+SHARED_HSM: Final = "SHARED"
+DEDICATED_HSM: Final = "DEDICATED"
+HSM_TIERS: Final = (SHARED_HSM, DEDICATED_HSM)
 CERTIFICATE_POLICY_PATHS: Final = ("certificate_policy.key_algorithms", "certificate_policy.post_quantum")
 UPDATABLE: Final = (
     "display_name", "tier", "labels", "admin_email", "requests_per_minute", "domains", "max_policy_age",
@@ -96,6 +99,7 @@ class Settings:
     tier: str = "standard"
     isolation: str = "POOLED"
     cell: str = "local"
+    hsm_tier: str = SHARED_HSM
     labels: Mapping[str, str] = field(default_factory=dict)
     admin_email: str = ""
     requests_per_minute: int = 0
@@ -189,6 +193,7 @@ def check_settings(settings: Settings, violations: Violations, *, prefix: str) -
         ("tier", settings.tier, TIERS),
         ("cell", settings.cell, CELLS),
         ("isolation_level", settings.isolation, ISOLATION_LEVELS),
+        ("hsm_tier", settings.hsm_tier, HSM_TIERS),
     ):
         if value not in known:
             violations.add(f"{prefix}{name}", f"must be one of {', '.join(known)}", reason="UNKNOWN")

@@ -25,7 +25,7 @@ from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
 from control_plane.postgres.schemas.tenancy import create_tenant_schema, drop_tenant_schema, find_tenant_weaknesses
 from control_plane.tenants import service, store
-from control_plane.tenants.model import Action, Tenant
+from control_plane.tenants.model import DEDICATED_HSM, Action, Tenant
 from control_plane.tenants.servicer import to_proto
 from control_plane.tokens.service import invite_administrator
 
@@ -104,6 +104,7 @@ class TenantCreation:
             now=datetime.now(UTC),
             display_name=tenant.settings.display_name,
             authority_algorithm=tenant.settings.certificate_policy.authority,
+            own_token=tenant.settings.hsm_tier == DEDICATED_HSM,
         )
 
     async def _create_schema(self, operation: Operation) -> None:

@@ -12,8 +12,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from typing_extensions import override
 
 from bulkhead.v1 import seals_pb2, tenants_pb2, tenants_pb2_grpc
-from control_plane.errors import NotFoundError, Violations
+from control_plane.errors import NotFoundError, PreconditionError, Violations
 from control_plane.ids import TenantId
+from control_plane.keys.service import TenantKeys
+from control_plane.keys.vault import TIER_UNAVAILABLE
 from control_plane.operations.plan import DeferJob, Plans
 from control_plane.operations.servicer import to_proto as operation_to_proto
 from control_plane.postgres.directory import MAXIMUM_AGE, Directory
@@ -27,9 +29,11 @@ from control_plane.serving.time_zones import DEFAULT_ZONE
 from control_plane.tenants import certificate_policies, service, store
 from control_plane.tenants.model import (
     CERTIFICATE_POLICY_PATHS,
+    DEDICATED_HSM,
     DEFAULT_BILLING_DAY,
     DEFAULT_POLICY_AGE,
     LONGEST_POLICY_AGE,
+    SHARED_HSM,
     STRICT,
     UPDATABLE,
     Action,
@@ -47,14 +51,14 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     """See tenants.proto."""
 
     def __init__(
-        self, directory: Directory, page_tokens: PageTokens, plans: Plans, *, defer: DeferJob, hsm_backed: bool
+        self, directory: Directory, page_tokens: PageTokens, plans: Plans, *, defer: DeferJob, keys: TenantKeys
     ) -> None:
-        """Defer the jobs of provisioning with `defer`; tell the directory of every change."""
+        """Defer the jobs of provisioning with `defer`; tell the directory of every change; `keys` know the vault."""
         self._directory = directory
         self._page_tokens = page_tokens
         self._plans = plans
         self._defer = defer
-        self._hsm_backed = hsm_backed
+        self._keys = keys
 
     @override
     async def CreateTenant(
@@ -62,6 +66,10 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     ) -> operations_pb2.Operation:
         call = current_call()
         creation = _creation(request, actor=call.actor, call_request_id=call.request_id)
+        if creation.settings.hsm_tier == DEDICATED_HSM and not self._keys.offers_own_tokens:
+            text = "the vault has no tokens of tenants' own: see docs/vault.md"
+            name = names.tenant_name(creation.tenant_id)
+            raise PreconditionError(name, text, reason=TIER_UNAVAILABLE)
         if request.validate_only:
             await service.check_available(call.system(), creation, now=datetime.now(UTC))
             return operations_pb2.Operation(done=True)
@@ -74,7 +82,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         tenant = await current_call().system().run(lambda tx: store.find(tx, tenant_id))
         if tenant is None:
             raise NotFoundError(request.name)
-        return to_proto(tenant, hsm_backed=self._hsm_backed)
+        return to_proto(tenant, hsm_backed=self._keys.hsm_backed)
 
     @override
     async def ListTenants(
@@ -85,7 +93,8 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         tenants = await call.system().run(lambda tx: store.list_page(tx, after=page.after, limit=page.limit))
         shown, next_page_token = page.cut(tenants, lambda tenant: tenant.id)
         return tenants_pb2.ListTenantsResponse(
-            tenants=[to_proto(tenant, hsm_backed=self._hsm_backed) for tenant in shown], next_page_token=next_page_token
+            tenants=[to_proto(tenant, hsm_backed=self._keys.hsm_backed) for tenant in shown],
+            next_page_token=next_page_token,
         )
 
     @override
@@ -103,7 +112,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         tenant = await service.change_tenant(
             current_call().system(), tenant_id, change, validate_only=request.validate_only
         )
-        return to_proto(tenant, hsm_backed=self._hsm_backed)
+        return to_proto(tenant, hsm_backed=self._keys.hsm_backed)
 
     @override
     async def SuspendTenant(self, request: tenants_pb2.SuspendTenantRequest, context: Context) -> tenants_pb2.Tenant:
@@ -148,7 +157,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         tenant_id = names.tenant_of(name)
         tenant = await service.change_tenant(current_call().system(), tenant_id, change)
         self._directory.forget(tenant_id)
-        return to_proto(tenant, hsm_backed=self._hsm_backed)
+        return to_proto(tenant, hsm_backed=self._keys.hsm_backed)
 
 
 def _creation(request: tenants_pb2.CreateTenantRequest, *, actor: str, call_request_id: str) -> service.Creation:
@@ -200,6 +209,7 @@ def _settings(message: tenants_pb2.Tenant, *, before: Settings) -> Settings:
         tier=message.tier or "standard",
         isolation=_isolation(message),
         cell=message.cell or "local",
+        hsm_tier=_hsm_tier(message),
         labels=dict(message.labels),
         admin_email=message.admin_email,
         requests_per_minute=message.requests_per_minute,
@@ -226,6 +236,12 @@ def _isolation(message: tenants_pb2.Tenant) -> str:
     asked_for_pool = message.connection_pooling.pool_per_tenant
     levels[tenants_pb2.Tenant.ISOLATION_LEVEL_UNSPECIFIED] = STRICT if asked_for_pool else "POOLED"
     return levels.get(message.isolation_level, "")
+
+
+def _hsm_tier(message: tenants_pb2.Tenant) -> str:
+    tiers = {number: name for name, number in tenants_pb2.Tenant.HsmTier.items()}
+    tiers[tenants_pb2.Tenant.HSM_TIER_UNSPECIFIED] = SHARED_HSM
+    return tiers.get(message.hsm_tier, "")
 
 
 def _pooling(message: tenants_pb2.Tenant.ConnectionPooling, *, before: ConnectionPooling) -> ConnectionPooling:
@@ -267,6 +283,7 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
         labels=settings.labels,
         admin_email=settings.admin_email,
         hsm_backed=hsm_backed,
+        hsm_tier=tenants_pb2.Tenant.HsmTier.Value(settings.hsm_tier),
         suspend_reason=tenant.suspend_reason,
         requests_per_minute=settings.requests_per_minute,
         domains=settings.domains,

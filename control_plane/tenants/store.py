@@ -22,16 +22,16 @@ async def insert(tx: SystemTransaction, tenant: Tenant) -> bool:
         await tx.execute(
             """
             INSERT INTO csm_system.tenants
-                (id, uid, display_name, state, tier, isolation, cell, schema_name, dns_label, labels, admin_email,
-                 requests_per_minute, domains, max_policy_age, min_connections, max_connections, is_serializable,
-                 cache_bytes, units_per_second, units_per_minute, units_per_hour, units_per_day, units_per_month,
-                 billing_day, time_zone, authority_algorithm, key_algorithms, post_quantum, revision, create_time,
-                 update_time)
-            VALUES (%(id)s, %(uid)s, %(display_name)s, %(state)s, %(tier)s, %(isolation)s, %(cell)s, %(schema_name)s,
-                    %(dns_label)s, %(labels)s, %(admin_email)s, %(requests_per_minute)s, %(domains)s::text[],
-                    %(max_policy_age)s, %(min_connections)s, %(max_connections)s, %(is_serializable)s,
-                    %(cache_bytes)s, %(units_per_second)s, %(units_per_minute)s, %(units_per_hour)s,
-                    %(units_per_day)s, %(units_per_month)s, %(billing_day)s, %(time_zone)s,
+                (id, uid, display_name, state, tier, isolation, cell, hsm_tier, schema_name, dns_label, labels,
+                 admin_email, requests_per_minute, domains, max_policy_age, min_connections, max_connections,
+                 is_serializable, cache_bytes, units_per_second, units_per_minute, units_per_hour, units_per_day,
+                 units_per_month, billing_day, time_zone, authority_algorithm, key_algorithms, post_quantum, revision,
+                 create_time, update_time)
+            VALUES (%(id)s, %(uid)s, %(display_name)s, %(state)s, %(tier)s, %(isolation)s, %(cell)s, %(hsm_tier)s,
+                    %(schema_name)s, %(dns_label)s, %(labels)s, %(admin_email)s, %(requests_per_minute)s,
+                    %(domains)s::text[], %(max_policy_age)s, %(min_connections)s, %(max_connections)s,
+                    %(is_serializable)s, %(cache_bytes)s, %(units_per_second)s, %(units_per_minute)s,
+                    %(units_per_hour)s, %(units_per_day)s, %(units_per_month)s, %(billing_day)s, %(time_zone)s,
                     %(authority_algorithm)s, %(key_algorithms)s::text[], %(post_quantum)s, %(revision)s,
                     %(create_time)s, %(update_time)s)
             ON CONFLICT DO NOTHING
@@ -43,6 +43,7 @@ async def insert(tx: SystemTransaction, tenant: Tenant) -> bool:
                 "state": tenant.state,
                 "isolation": tenant.settings.isolation,
                 "cell": tenant.settings.cell,
+                "hsm_tier": tenant.settings.hsm_tier,
                 "schema_name": tenant.schema,
                 "dns_label": tenant.dns_label,
                 "revision": tenant.revision,
@@ -203,6 +204,7 @@ def _tenant(row: Mapping[str, Any]) -> Tenant:
             display_name=row["display_name"],
             tier=row["tier"],
             isolation=row["isolation"],
+            hsm_tier=row["hsm_tier"],
             cell=row["cell"],
             labels=row["labels"],
             admin_email=row["admin_email"] or "",

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from control_plane.errors import PreconditionError
 from control_plane.keys.model import IntegrityError, KekRef, MissingKeyError, WrappedKey
 from control_plane.keys.vault import KeyVault
 from control_plane.keys.vault_pkcs11 import Pkcs11Vault
@@ -201,3 +202,17 @@ async def test_no_error_and_no_repr_shows_a_key(vault: KeyVault) -> None:
     assert repr(KEY)[2:-1] not in said
     assert KEY.hex() not in said
     assert wrapped.hex() not in said
+
+
+@pytest.mark.behaviour("S2.17", "I8")
+async def test_a_token_to_oneself_is_had_or_refused_and_never_replaced_by_a_shared_one(vault: KeyVault) -> None:
+    refused = None
+    try:
+        await vault.create_kek(FOREIGN, own_token=True)
+    except PreconditionError as error:
+        refused = error.code
+
+    assert refused == (None if vault.offers_own_tokens else "HSM_TIER_UNAVAILABLE")
+    assert (FOREIGN in await vault.keks()) == vault.offers_own_tokens
+    assert vault.root_of_trust_of(FOREIGN.tenant_uid).own_token == vault.offers_own_tokens
+    assert not vault.root_of_trust_of(KEK.tenant_uid).own_token

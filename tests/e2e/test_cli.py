@@ -111,6 +111,18 @@ def test_a_check_alone_makes_nothing(stack: Stack) -> None:
     assert refusal(stack, "tenants", "get", tenant_id)["exit_code"] == 3
 
 
+@pytest.mark.behaviour("I8", "S2.17")
+@pytest.mark.parametrize("more", [(), ("--validate-only",)])
+def test_a_token_of_its_own_in_a_vault_of_files_is_refused_and_no_tenant_is_made(
+    stack: Stack, more: tuple[str, ...]
+) -> None:
+    tenant_id = new_id()
+    refused = stack.bulkhead("tenants", "create", tenant_id, "--hsm-tier", "dedicated", *more, "--json")
+
+    assert (refused.returncode, json.loads(refused.stderr)["error"]["reason"]) == (4, "HSM_TIER_UNAVAILABLE")
+    assert stack.bulkhead("tenants", "get", tenant_id).returncode == 3
+
+
 def test_a_creation_repeated_under_its_request_id_is_the_same_tenant(stack: Stack) -> None:
     create = ("tenants", "create", new_id(), "--request-id", str(uuid.uuid4()))
 

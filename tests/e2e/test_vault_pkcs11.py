@@ -54,6 +54,21 @@ def test_tenants_live_on_pkcs11_and_an_outage_is_told_and_ends_without_a_restart
     assert device.pids() == pids
 
 
+@pytest.mark.behaviour("S2.17", "I8")
+def test_a_tenant_may_have_a_token_to_itself(device: Stack, tmp_path: Path) -> None:
+    (tmp_path / "csr.pem").write_text(signing_request())
+    made = _json(device, "tenants", "create", "initech", "--hsm-tier", "dedicated")
+    other = _json(device, "tenants", "create", "hooli")
+    # Another process has to find the new token.
+    _json(device, "certificates", "issue", "initech", "--csr", str(tmp_path / "csr.pem"))
+    rotated = device.bulkhead("keys", "rotate", "tenants/initech/keys/kek")
+    shown = device.bulkhead("keys", "tree", "initech").stdout, device.bulkhead("keys", "tree", "hooli").stdout
+
+    assert (made["hsm_tier"], other["hsm_tier"]) == ("DEDICATED", "SHARED")
+    assert rotated.returncode == 0, rotated.stderr
+    assert ["to itself" in tree for tree in shown] == [True, False]
+
+
 def test_a_state_directory_keeps_the_kind_of_vault_that_it_was_made_with(device: Stack) -> None:
     _json(device, "tenants", "create", "initech")
     device.bulkhead("down")

@@ -33,6 +33,8 @@ def drawn(
 
 def _root(root: Message) -> str:
     parts = [root["label"], root["firmware"], f"token {root['token']}" if root["token"] else ""]
+    if root["own_token"]:
+        parts.append("to itself")
     backed = "in hardware" if root["hsm_backed"] else "not in hardware"
     return output.plain(f"root of trust: {' '.join(part for part in parts if part)}, {backed}")
 

@@ -15,7 +15,9 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
+from uuid import UUID
 
 import structlog
 
@@ -24,7 +26,15 @@ from control_plane.keys.model import NONCE_BYTES, Envelope, IntegrityError, KekR
 from control_plane.keys.pkcs11 import tokens
 from control_plane.keys.pkcs11.codes import AMBIGUOUS, NOT_AUTHENTIC, OBJECT_GONE, SECRET_KEY, Attribute, Rv
 from control_plane.keys.pkcs11.cryptoki import TAG_BYTES, CryptokiError, Handle, Session
-from control_plane.keys.pkcs11.layout import WITNESS, Layout, kek_of, object_id, object_label
+from control_plane.keys.pkcs11.layout import (
+    WITNESS,
+    Layout,
+    LayoutFile,
+    UnknownLayoutError,
+    kek_of,
+    object_id,
+    object_label,
+)
 from control_plane.keys.pkcs11.library import Library, ReadPin
 
 T = TypeVar("T")
@@ -73,8 +83,8 @@ class Handles:
 class TokenKeks:
     """The KEKs of one vault. Every method blocks, and raises UnavailableError where the device or the PIN fails."""
 
-    def __init__(self, library: Library, layout: Layout, pin: ReadPin) -> None:
-        """Look for them in the tokens of `layout`."""
+    def __init__(self, library: Library, layout: LayoutFile, pin: ReadPin) -> None:
+        """Look for them in the tokens of `layout`, as it is at each use."""
         self._library = library
         self._cryptoki = library.cryptoki
         self._layout = layout
@@ -88,17 +98,15 @@ class TokenKeks:
             if not self._look_up(session, kek):
                 tokens.make_key(self._cryptoki, session, identity=object_id(kek), label=object_label(kek))
 
-        self._in_token(self._layout.token_of(kek.tenant_uid), create)
+        self._in_its_token(kek, create)
 
     def wrap(self, kek: KekRef, key: bytes, *, aad: bytes) -> bytes:
         """Seal a key in an envelope."""
-        return self._in_token(self._layout.token_of(kek.tenant_uid), lambda session: self._seal(session, kek, key, aad))
+        return self._in_its_token(kek, lambda session: self._seal(session, kek, key, aad))
 
     def unwrap(self, kek: KekRef, wrapped: bytes, *, aad: bytes) -> bytes:
         """Open the envelope; raise IntegrityError where it is sure that this is none of the KEK's."""
-        return self._in_token(
-            self._layout.token_of(kek.tenant_uid), lambda session: self._open(session, kek, wrapped, aad)
-        )
+        return self._in_its_token(kek, lambda session: self._open(session, kek, wrapped, aad))
 
     def destroy(self, kek: KekRef) -> None:
         """Destroy every object of that name."""
@@ -113,11 +121,32 @@ class TokenKeks:
                         if error.code not in OBJECT_GONE:
                             raise
 
-        self._in_token(self._layout.token_of(kek.tenant_uid), destroy)
+        self._in_its_token(kek, destroy)
 
     def all(self) -> list[KekRef]:
         """List every KEK once; a token that cannot be listed whole is an error, and no shorter list."""
-        return sorted({kek for label in self._layout.tokens for kek in self._in_token(label, self._list)})
+        return sorted({kek for label in self._now().labels for kek in self._in_token(label, self._list)})
+
+    def is_in_use(self, tenant_uid: UUID) -> bool:
+        """Say whether the token that a tenant's KEKs are in has any of that tenant's."""
+        label = self._now().token_of(tenant_uid)
+        return any(kek.tenant_uid == tenant_uid for kek in self._in_token(label, self._list))
+
+    def _in_its_token(self, kek: KekRef, work: Callable[[Session], T]) -> T:
+        return self._in_token(self._now().token_of(kek.tenant_uid), work)
+
+    def _now(self) -> Layout:
+        """Return the layout; a token that another process has made since is seen by a library that is opened anew."""
+        before = self._layout.known
+        try:
+            now = self._layout.now()
+        except (OSError, UnknownLayoutError) as error:
+            _log.error("vault_layout_away", error=type(error).__name__)
+            raise UnavailableError("the key vault's directory is away", reason="VAULT_UNAVAILABLE") from error
+        if now is not before and any(self._library.seen(label) is None for label in now.own.values()):
+            with suppress(CryptokiError):
+                self._library.renew()
+        return now
 
     def _in_token(self, label: str, work: Callable[[Session], T]) -> T:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -200,7 +229,7 @@ class TokenKeks:
         yield found, False
 
     def _look_up(self, session: Session, kek: KekRef) -> Sequence[Handle]:
-        label = self._layout.token_of(kek.tenant_uid)
+        label = self._layout.known.token_of(kek.tenant_uid)
         logins = self._library.logins(label)
         found = self._cryptoki.find(session, {Attribute.CLASS: SECRET_KEY, Attribute.ID: object_id(kek)})
         if not found:

@@ -8,21 +8,26 @@ seen, that is written down, and no token is ever made again: a lost one must be 
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from control_plane import private_file
 from control_plane.keys.pkcs11 import layout
 from control_plane.keys.pkcs11.codes import AES, SECRET_KEY, SO, Attribute, Rv
 from control_plane.keys.pkcs11.cryptoki import Cryptoki, CryptokiError, Handle, Session, Template, TokenInfo
-from control_plane.keys.pkcs11.layout import WITNESS, Layout
+from control_plane.keys.pkcs11.layout import WITNESS, Layout, LayoutFile
 from control_plane.keys.pkcs11.library import Library, ReadPin
 
 _KEY_BYTES: Final = 32
 _PIN_BYTES: Final = 16
+
+
+class NoTokenError(Exception):
+    """There is no token left that a tenant could have to itself."""
 
 
 class ForeignTokenError(Exception):
@@ -47,6 +52,14 @@ def read_pin(path: Path) -> bytes:
     return private_file.read(path).strip()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenMeans:
+    """What opens tokens, and what makes them where we do."""
+
+    pin: ReadPin
+    made_by_us: Pins | None
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Be the only one, in all processes and threads of this machine, who holds this lock; a dead holder lets it go."""
@@ -58,7 +71,7 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def complete(library: Library, file: Path, wanted: Layout, *, pin: ReadPin, made_by_us: Pins | None) -> Layout:
+def complete(library: Library, file: Path, wanted: Layout, *, means: TokenMeans) -> Layout:
     """Make what is missing of a layout, and write down that it is whole. Call it `locked`.
 
     Raises:
@@ -66,19 +79,59 @@ def complete(library: Library, file: Path, wanted: Layout, *, pin: ReadPin, made
         ForeignTokenError: a token has a place in another layout already.
         UnavailableError: the PIN is not a token's.
     """
-    if made_by_us is not None:
-        made_by_us.make()
+    if means.made_by_us is not None:
+        means.made_by_us.make()
     layout.write(file, wanted)
     # What another process has made meanwhile is seen by a library that is opened now, and must not be made twice.
     library.renew()
     for label in wanted.tokens:
-        if made_by_us is not None:
-            _keep_token(library, label, made_by_us)
-        with library.session(label, pin) as session:
+        if means.made_by_us is not None:
+            _keep_token(library, label, means.made_by_us)
+        with library.session(label, means.pin) as session:
             _keep_witness(library.cryptoki, session, wanted.witness_label(label))
     whole = replace(wanted, is_made=True)
     layout.write(file, whole)
     return whole
+
+
+def dedicate(library: Library, file: LayoutFile, tenant_uid: UUID, *, pool: Sequence[str], means: TokenMeans) -> None:
+    """Give a tenant that has no KEK yet a token to itself, the first of `pool` that has no key of anybody's.
+
+    Call it `locked`.
+
+    Raises:
+        CryptokiError: the device fails; calling again goes on from there.
+        NoTokenError: none is left.
+        UnavailableError: the PIN is not the token's.
+    """
+    whole = file.now()
+    # As above.
+    library.renew()
+    for label in pool:
+        if label in whole.labels:
+            continue
+        if means.made_by_us is not None:
+            _keep_token(library, label, means.made_by_us)
+        try:
+            with library.session(label, means.pin) as session:
+                if not is_spare(library.cryptoki, session):
+                    continue
+                _keep_witness(library.cryptoki, session, layout.OWN_WITNESS_LABEL)
+        except CryptokiError as error:
+            if error.code == Rv.TOKEN_NOT_PRESENT:
+                continue
+            raise
+        except ForeignTokenError:
+            continue
+        layout.write(file.path, replace(whole, own={**whole.own, tenant_uid: label}))
+        return
+    raise NoTokenError
+
+
+def is_spare(cryptoki: Cryptoki, session: Session) -> bool:
+    """Say whether a token has no key at all but, perhaps, a witness."""
+    keys = cryptoki.find(session, {Attribute.CLASS: SECRET_KEY})
+    return set(keys) == set(find_witness(cryptoki, session))
 
 
 def make_key(cryptoki: Cryptoki, session: Session, *, identity: bytes, label: bytes) -> Handle:

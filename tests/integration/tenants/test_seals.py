@@ -115,7 +115,7 @@ async def test_who_seals_is_answered_once_what_was_under_way_has_ended(cell: Cel
     under_way = asyncio.create_task(handle.run(work))
     await has_begun.wait()
     begin_call(cell.call(placement, method="/bulkhead.v1.TenantService/SealTenant"))
-    servicer = TenantServicer(cell.directory, PageTokens(bytes(32)), {}, defer=_defer_nothing, hsm_backed=False)
+    servicer = TenantServicer(cell.directory, PageTokens(bytes(32)), {}, defer=_defer_nothing, keys=cell.keys)
     request = seals_pb2.SealTenantRequest(name="tenants/org_1", reason="a test")
     sealed = await servicer.SealTenant(request, None)  # type: ignore[arg-type]  # it is not looked at
     goes_on.set()

@@ -11,6 +11,7 @@ TOKENS: Final = "control_plane/keys/pkcs11/tokens.py"
 LIBRARY: Final = "control_plane/keys/pkcs11/library.py"
 FAULT_TESTS: Final = "tests/integration/keys/pkcs11/test_faults.py"
 TOKEN_TESTS: Final = "tests/integration/keys/pkcs11/test_tokens.py"
+OWN_TESTS: Final = "tests/integration/keys/pkcs11/test_own_tokens.py"
 PROCESS_TESTS: Final = "tests/integration/keys/pkcs11/test_processes.py"
 ATTRIBUTES: Final = f"{TOKEN_TESTS}::test_a_kek_never_leaves_its_token_and_does_nothing_but_encrypt_and_decrypt"
 
@@ -200,5 +201,51 @@ WALLS: Final = (
         before='if wanted not in {"", kind}:',
         after="if not kind:",
         noticed_by=("tests/integration/stack/test_addresses.py::test_the_kind_of_vault_is_settled_by_the_first_start",),
+    ),
+    Mutation(
+        name="a token that has other keys is given to a tenant for itself",
+        file=TOKENS,
+        before="if not is_spare(library.cryptoki, session):",
+        after="if not session:",
+        noticed_by=(f"{OWN_TESTS}::test_a_devices_tokens_are_given_out_one_by_one_and_none_that_has_keys",),
+    ),
+    Mutation(
+        name="two tenants have one token to themselves",
+        file=TOKENS,
+        before="        if label in whole.labels:\n",
+        after="        if not label:\n",
+        noticed_by=(f"{OWN_TESTS}::test_a_token_that_is_given_out_is_nobody_elses_before_it_has_a_kek",),
+    ),
+    Mutation(
+        name="a tenant whose keys are among others' is said to have a token to itself",
+        file=DEVICE,
+        before="if self._keks.is_in_use(tenant_uid):",
+        after="if not tenant_uid:",
+        noticed_by=(f"{OWN_TESTS}::test_who_has_keks_among_others_gets_no_token_to_itself",),
+    ),
+    Mutation(
+        name="a tenant that is to have a token to itself is among others",
+        file=DEVICE,
+        before="                if own_token:\n",
+        after="                if not kek:\n",
+        noticed_by=(
+            "tests/contracts/test_key_vault.py::test_a_token_to_oneself_is_had_or_refused_and_never_replaced_by_a_shared_one",
+        ),
+    ),
+    Mutation(
+        name="files take the place of a token to oneself",
+        file="control_plane/keys/vault_software.py",
+        before="        if own_token:\n",
+        after="        if not kek:\n",
+        noticed_by=(
+            "tests/contracts/test_key_vault.py::test_a_token_to_oneself_is_had_or_refused_and_never_replaced_by_a_shared_one",
+        ),
+    ),
+    Mutation(
+        name="a tenant that is to have a token to itself is made without",
+        file="control_plane/tenants/provisioning.py",
+        before="own_token=tenant.settings.hsm_tier == DEDICATED_HSM",
+        after="own_token=not tenant",
+        noticed_by=("tests/e2e/test_vault_pkcs11.py::test_a_tenant_may_have_a_token_to_itself",),
     ),
 )

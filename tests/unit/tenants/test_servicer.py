@@ -127,3 +127,14 @@ def test_an_authority_stays_what_it_is() -> None:
         ("tenant.certificate_policy.post_quantum", "CERTIFICATE_POLICY"),
         ("tenant.certificate_policy.authority_algorithm", "IMMUTABLE"),
     ]
+
+
+@pytest.mark.behaviour("I8")
+def test_a_tenant_shares_a_token_unless_it_is_to_have_one_to_itself() -> None:
+    tiers = [tenants_pb2.Tenant.HSM_TIER_UNSPECIFIED, tenants_pb2.Tenant.SHARED, tenants_pb2.Tenant.DEDICATED]
+
+    assert [settings_of(tenants_pb2.Tenant(hsm_tier=tier)).hsm_tier for tier in tiers] == [
+        "SHARED", "SHARED", "DEDICATED",
+    ]  # fmt: skip
+    with pytest.raises(InvalidArgumentError, match=r"tenant\.hsm_tier: must be one of SHARED, DEDICATED"):
+        settings_of(tenants_pb2.Tenant(hsm_tier=9))  # type: ignore[arg-type]  # an open enum

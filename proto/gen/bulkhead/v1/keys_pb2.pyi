@@ -71,6 +71,7 @@ class RootOfTrust(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     FIRMWARE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    OWN_TOKEN_FIELD_NUMBER: _builtins.int
     hsm_backed: _builtins.bool
     """Whether a device that does not give them out holds the tenant's KEKs."""
     label: _builtins.str
@@ -79,6 +80,8 @@ class RootOfTrust(_message.Message):
     """The version of what runs in the device; empty where there is none."""
     token: _builtins.str
     """The label of the device's token that has the tenant's KEKs; empty where there is none."""
+    own_token: _builtins.bool
+    """Whether that token has no other tenant's."""
     def __init__(
         self,
         *,
@@ -86,10 +89,11 @@ class RootOfTrust(_message.Message):
         label: _builtins.str = ...,
         firmware: _builtins.str = ...,
         token: _builtins.str = ...,
+        own_token: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["firmware", b"firmware", "hsm_backed", b"hsm_backed", "label", b"label", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["firmware", b"firmware", "hsm_backed", b"hsm_backed", "label", b"label", "own_token", b"own_token", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

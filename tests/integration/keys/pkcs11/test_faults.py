@@ -98,7 +98,7 @@ async def test_a_token_that_is_away_leaves_the_others_at_work(vault: Pkcs11Vault
     elsewhere = next(
         kek
         for kek in (KekRef(tenant_uid=UUID(int=n), version=1) for n in range(2, 50))
-        if vault._layout.token_of(kek.tenant_uid) != vault._layout.token_of(KEK.tenant_uid)
+        if vault._layout.known.token_of(kek.tenant_uid) != vault._layout.known.token_of(KEK.tenant_uid)
     )
     await vault.create_kek(elsewhere)
     wrapped, other = await vault.wrap(KEK, KEY, aad=b""), await vault.wrap(elsewhere, KEY, aad=b"")
@@ -114,7 +114,7 @@ async def test_a_token_that_is_away_leaves_the_others_at_work(vault: Pkcs11Vault
 
 
 def _holds(vault: Pkcs11Vault, folder: Path) -> bool:
-    return vault._layout.token_of(KEK.tenant_uid).encode() in (folder / "token.object").read_bytes()
+    return vault._layout.known.token_of(KEK.tenant_uid).encode() in (folder / "token.object").read_bytes()
 
 
 async def test_a_token_that_was_emptied_is_unavailable_and_its_keys_are_not_missing(
@@ -144,7 +144,7 @@ async def test_a_token_that_is_lost_is_not_made_again(vault: Pkcs11Vault, direct
 @pytest.mark.parametrize("fault", ["logged out", "sessions closed", "library ended"])
 async def test_a_lost_session_or_login_is_taken_up_again(vault: Pkcs11Vault, fault: str) -> None:
     wrapped = await vault.wrap(KEK, KEY, aad=b"")
-    library, label = _mended_at_once(vault), vault._layout.token_of(KEK.tenant_uid)
+    library, label = _mended_at_once(vault), vault._layout.known.token_of(KEK.tenant_uid)
 
     def lose() -> None:
         if fault == "library ended":

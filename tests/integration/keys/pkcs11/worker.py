@@ -125,10 +125,10 @@ def _be_child(directory: Path, inherited: Pkcs11Vault, wrapped: WrappedKey) -> i
     return asyncio.run(child())
 
 
-async def create(directory: Path, number: int) -> str:
+async def create(directory: Path, number: int, *, own_token: bool = False) -> str:
     """Make a KEK, wrap a key with it, and print that."""
     vault = await Pkcs11Vault.open(directory, SETTINGS)
-    await vault.create_kek(kek(number))
+    await vault.create_kek(kek(number), own_token=own_token)
     return (await vault.wrap(kek(number), b"of a process", aad=b"")).hex()
 
 
@@ -160,6 +160,8 @@ def main() -> None:
             work = fork(directory, int(more[0]))
         case "create":
             work = create(directory, int(more[0]))
+        case "create-own":
+            work = create(directory, int(more[0]), own_token=True)
         case "unwrap":
             work = unwrap(directory, int(more[0]), more[1])
         case "destroy":

@@ -1,6 +1,7 @@
 """Which token a KEK is in, and how it is named there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from control_plane.keys.model import KekRef
 from control_plane.keys.pkcs11 import layout
-from control_plane.keys.pkcs11.layout import Layout, UnknownLayoutError, kek_of, object_id, object_label
+from control_plane.keys.pkcs11.layout import Layout, LayoutFile, UnknownLayoutError, kek_of, object_id, object_label
 from control_plane.private_file import ExposedKeyError
 
 KEKS = st.builds(KekRef, tenant_uid=st.uuids(), version=st.integers(1, 2**32 - 1))
@@ -66,8 +67,37 @@ def test_a_layout_is_read_as_it_was_written(tmp_path: Path) -> None:
         layout.read(path)
 
 
+@pytest.mark.behaviour("I8")
+def test_a_token_of_a_tenants_own_is_that_tenants_alone(tmp_path: Path) -> None:
+    path, own = tmp_path / "tokens.json", UUID(int=1)
+    layout.write(path, replace(LAYOUT, own={own: "own"}))
+    again = layout.read(path)
+
+    assert again is not None
+    assert again.token_of(own) == "own"
+    assert again.labels == (*LAYOUT.tokens, "own")
+    assert {again.token_of(UUID(int=n)) for n in range(2, 500)} == set(LAYOUT.tokens)
+    assert again.witness_label("own") not in {again.witness_label(label) for label in LAYOUT.tokens}
+
+
+def test_a_layout_that_was_changed_is_read_again(tmp_path: Path) -> None:
+    path, own = tmp_path / "tokens.json", UUID(int=1)
+    layout.write(path, LAYOUT)
+    file = LayoutFile(path, LAYOUT)
+    before = file.now()
+    layout.write(path, replace(LAYOUT, own={own: "own"}))
+
+    assert before == LAYOUT
+    assert file.known is before
+    assert file.now().token_of(own) == "own"
+    assert file.known.token_of(own) == "own"
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        file.now()
+
+
 @pytest.mark.parametrize(
-    "said", ["", "[]", "7", json.dumps({"format": 2, "tokens": ["a"], "is_made": True}), '{"format": 1, "tokens": []}']
+    "said", ["", "[]", "7", json.dumps({"format": 3, "tokens": ["a"], "is_made": True}), '{"format": 1, "tokens": []}']
 )
 def test_a_layout_that_is_not_understood_is_not_guessed(tmp_path: Path, said: str) -> None:
     path = tmp_path / "tokens.json"
