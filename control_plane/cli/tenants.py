@@ -87,6 +87,14 @@ PostQuantum = Annotated[
     str,
     typer.Option("--post-quantum", metavar="WHICH", help="Of its certificates: off (if not said), hybrid or required."),
 ]
+TokenAlgorithm = Annotated[
+    str,
+    typer.Option(
+        "--token-algorithm",
+        metavar="ALGORITHM",
+        help="Of its tokens: eddsa (if not said), es256 or ml-dsa-65. A change waits for the key's next rotation.",
+    ),
+]
 Domains = Annotated[
     list[str], typer.Option("--domain", metavar="NAME", help="A host name of its own; may be given again.")
 ]
@@ -121,6 +129,7 @@ class CreateOptions:
     authority_algorithm: Authority = ""
     key_algorithm: KeyAlgorithms = field(default_factory=list)
     post_quantum: PostQuantum = ""
+    token_algorithm: TokenAlgorithm = ""
     request_id: arguments.RequestId = ""
     validate_only: arguments.ValidateOnly = False
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the tenant can be used.")] = True
@@ -160,6 +169,7 @@ class UpdateOptions:
         bool, typer.Option("--clear-key-algorithms", help="Certify all keys that the profile allows.")
     ] = False
     post_quantum: PostQuantum = ""
+    token_algorithm: TokenAlgorithm = ""
     etag: arguments.Etag = ""
     validate_only: arguments.ValidateOnly = False
     wait: applied.Wait = False
@@ -186,6 +196,7 @@ def create_tenant(session: Session, tenant: arguments.Tenant, *, options: Create
             "billing_day": options.billing_day,
             "time_zone": options.time_zone,
             "certificate_policy": _certificate_policy(options),
+            "token_algorithm": _enum(options.token_algorithm),
         }
     )
     request = {
@@ -236,6 +247,7 @@ def update_tenant(session: Session, tenant: arguments.Tenant, *, options: Update
             ("billing_day", options.billing_day),
             ("time_zone", options.time_zone),
             ("certificate_policy", _changed_certificate_policy(options)),
+            ("token_algorithm", _enum(options.token_algorithm) or None),
         )
         if value is not None
     }

@@ -122,8 +122,12 @@ class KeyRotation:
     async def _new_version(
         self, placement: Placement, purpose: Purpose, *, version: int, now: datetime
     ) -> keys_store.StoredKey:
-        beside = await self._database.system().run(lambda tx: keys_store.all_of(tx, placement.uid))
-        return await self._wrapping.new_version(placement, purpose, version=version, beside=beside, now=now)
+        system = self._database.system()
+        beside = await system.run(lambda tx: keys_store.all_of(tx, placement.uid))
+        algorithm = await system.run(lambda tx: keys_store.token_algorithm(tx, placement.uid))
+        return await self._wrapping.new_version(
+            placement, purpose, version=version, beside=beside, now=now, token_algorithm=algorithm
+        )
 
     def _recorded(self, operation: Operation) -> SystemHandle:
         recorder = operation_recorder(

@@ -4,7 +4,6 @@ import hashlib
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.longrunning import operations_pb2
 from typing_extensions import override
@@ -14,6 +13,7 @@ from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import uuid_of
 from control_plane.keyring import service, store
 from control_plane.keyring.model import KEK, KEY_IDS, RECEIPT_TYPE, Key, KeyVersion, Receipt
+from control_plane.keys.algorithms import read_token_key
 from control_plane.keys.model import Purpose
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import RootOfTrust
@@ -179,7 +179,7 @@ def _public_pem(key_id: str, public: bytes | None) -> str:
     try:
         match key_id:
             case Purpose.TOKENS if public is not None:
-                key = Ed25519PublicKey.from_public_bytes(public)
+                key = read_token_key(public)
                 return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
             case Purpose.AUTHORITY if public is not None:
                 return x509.load_der_x509_certificate(public).public_bytes(Encoding.PEM).decode()

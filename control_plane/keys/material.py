@@ -19,17 +19,22 @@ from cryptography.x509.oid import NameOID
 from control_plane.keys.algorithms import (
     DEFAULT_AUTHORITY,
     STORED_AS,
+    TOKENS_STORED_AS,
     KeyAlgorithm,
     SigningKey,
+    TokenAlgorithm,
+    TokenPrivateKey,
     new_key,
+    new_token_key,
     signing_hash,
+    write_token_key,
 )
 from control_plane.keys.model import KEY_BYTES, IntegrityError, Purpose
 
+_SEED_BYTES: Final = 32
 _ALGORITHMS: Final[Mapping[Purpose, str]] = {
     Purpose.STORAGE: "AES-256-GCM",
     Purpose.SERVICES: "AES-256-GCM",
-    Purpose.TOKENS: "Ed25519",
     Purpose.ENROLMENT: "HMAC-SHA256",
 }
 # Ten years: the authority outlives every certificate of its tenant, and is changed by rotation long before.
@@ -43,9 +48,9 @@ class Material:
     """A key as it is stored: its private half goes to the vault to be wrapped."""
 
     private: bytes = field(repr=False)
-    """32 random bytes, an Ed25519 seed, or the key of an authority in PKCS #8 DER."""
+    """32 random bytes, an Ed25519 seed, or another private key in PKCS #8 DER."""
     public: bytes | None
-    """An Ed25519 public key, an X.509 certificate in DER, or nothing for a symmetric key."""
+    """A public key for tokens (`write_token_key`), an X.509 certificate in DER, or nothing for a symmetric key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,36 +61,51 @@ class Holder:
     display_name: str
     tenant_id: str
     authority_algorithm: KeyAlgorithm = DEFAULT_AUTHORITY
+    token_algorithm: TokenAlgorithm = TokenAlgorithm.EDDSA
 
     def algorithm(self, purpose: Purpose) -> str:
         """Name what the key of a purpose is used with."""
-        return STORED_AS[self.authority_algorithm] if purpose is Purpose.AUTHORITY else _ALGORITHMS[purpose]
+        match purpose:
+            case Purpose.AUTHORITY:
+                return STORED_AS[self.authority_algorithm]
+            case Purpose.TOKENS:
+                return TOKENS_STORED_AS[self.token_algorithm]
+        return _ALGORITHMS[purpose]
 
 
 def new_material(purpose: Purpose, *, holder: Holder, now: datetime) -> Material:
     """Make a new, random key for `purpose`. May take seconds, for an authority with RSA."""
     match purpose:
         case Purpose.TOKENS:
-            token_key = Ed25519PrivateKey.generate()
-            return Material(private=token_key.private_bytes_raw(), public=token_key.public_key().public_bytes_raw())
+            token_key = new_token_key(holder.token_algorithm)
+            private = token_key.private_bytes_raw() if isinstance(token_key, Ed25519PrivateKey) else _der(token_key)
+            return Material(private=private, public=write_token_key(token_key.public_key()))
         case Purpose.AUTHORITY:
             authority_key = new_key(holder.authority_algorithm)
             certificate = _authority_certificate(authority_key, holder=holder, now=now)
             return Material(
-                private=authority_key.private_bytes(
-                    serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-                ),
+                private=_der(authority_key),
                 public=certificate.public_bytes(serialization.Encoding.DER),
             )
         case Purpose.STORAGE | Purpose.SERVICES | Purpose.ENROLMENT:
             return Material(private=secrets.token_bytes(KEY_BYTES), public=None)
 
 
-def token_key_pair(material: Material) -> Ed25519PrivateKey:
+def token_key_pair(material: Material) -> TokenPrivateKey:
     """Parse a key for tokens; raise IntegrityError when the public half beside it is not its own."""
+    if len(material.private) == _SEED_BYTES:
+        return ed25519_pair(material)
+    private = serialization.load_der_private_key(material.private, password=None)
+    if not isinstance(private, TokenPrivateKey) or write_token_key(private.public_key()) != material.public:
+        raise IntegrityError("the public half of a key for tokens")
+    return private
+
+
+def ed25519_pair(material: Material) -> Ed25519PrivateKey:
+    """Parse a key of Ed25519 that is kept as its seed; raise IntegrityError like `token_key_pair`."""
     private = Ed25519PrivateKey.from_private_bytes(material.private)
     if private.public_key().public_bytes_raw() != material.public:
-        raise IntegrityError("the public half of a key for tokens")
+        raise IntegrityError("the public half of an Ed25519 key")
     return private
 
 
@@ -105,6 +125,12 @@ def common_name(display_name: str, *, otherwise: str) -> str:
     printable = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in display_name)
     cut = " ".join(printable.split()).encode()[:_LONGEST_COMMON_NAME].decode(errors="ignore")
     return cut.strip() or otherwise
+
+
+def _der(private: SigningKey) -> bytes:
+    return private.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _parsed_certificate(der: bytes) -> x509.Certificate:

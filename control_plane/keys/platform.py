@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from control_plane.ids import new_uuid
 from control_plane.keys import store
-from control_plane.keys.material import Material, token_key_pair
+from control_plane.keys.material import Material, ed25519_pair
 from control_plane.keys.model import PLATFORM_UID, Binding, KekRef, WrappedKey
 from control_plane.keys.store import PlatformKey
 from control_plane.keys.vault import KeyVault
@@ -64,7 +64,7 @@ class PlatformKeys:
         if self._signer is None:
             keys = await self._stored() or await self._make()
             private = await self._vault.unwrap(_KEK, keys[0].wrapped, aad=_binding(keys[0]).aad())
-            pair = token_key_pair(Material(private=private, public=keys[0].public))
+            pair = ed25519_pair(Material(private=private, public=keys[0].public))
             self._signer = AttestationSigner(key_id=keys[0].id, private_key=pair)
         return self._signer
 

@@ -12,12 +12,20 @@ from uuid import UUID
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from control_plane.errors import DomainError, UnavailableError
 from control_plane.ids import new_uuid
 from control_plane.keys import store
-from control_plane.keys.algorithms import DEFAULT_AUTHORITY, CertificatePolicy, KeyAlgorithm, SigningKey
+from control_plane.keys.algorithms import (
+    DEFAULT_AUTHORITY,
+    CertificatePolicy,
+    KeyAlgorithm,
+    SigningKey,
+    TokenAlgorithm,
+    TokenPrivateKey,
+    TokenPublicKey,
+    read_token_key,
+)
 from control_plane.keys.cache import Answers, KeyCache
 from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
@@ -55,7 +63,7 @@ class TokenSigner:
     """Signs a tenant's tokens."""
 
     kid: UUID
-    private_key: Ed25519PrivateKey = field(repr=False)
+    private_key: TokenPrivateKey = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +72,7 @@ class TokenKey:
 
     kid: UUID
     tenant_uid: UUID
-    public_key: Ed25519PublicKey
+    public_key: TokenPublicKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +132,7 @@ class TenantKeys:
         now: datetime,
         display_name: str,
         authority_algorithm: KeyAlgorithm = DEFAULT_AUTHORITY,
+        token_algorithm: TokenAlgorithm = TokenAlgorithm.EDDSA,
         own_token: bool = False,
     ) -> None:
         """Give a new tenant a KEK, in a token of its own if so, and a key for each purpose; open each once to be sure.
@@ -140,6 +149,7 @@ class TenantKeys:
             display_name=display_name,
             tenant_id=placement.tenant_id,
             authority_algorithm=authority_algorithm,
+            token_algorithm=token_algorithm,
         )
         missing = [purpose for purpose in Purpose if purpose not in {key.purpose for key in stored}]
         made = []
@@ -255,8 +265,7 @@ class TenantKeys:
         stored = await self._system.run(lambda tx: store.find_token_key(tx, kid))
         if stored is None or stored.public is None:
             return None
-        public_key = Ed25519PublicKey.from_public_bytes(stored.public)
-        found = TokenKey(kid=kid, tenant_uid=stored.tenant_uid, public_key=public_key)
+        found = TokenKey(kid=kid, tenant_uid=stored.tenant_uid, public_key=read_token_key(stored.public))
         self._token_keys.put(kid, found, owner=stored.tenant_uid, since=since)
         return found
 

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from control_plane.errors import ConflictError, TenantSealedError
-from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
+from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum, TokenAlgorithm
 from control_plane.keys.model import Binding, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.postgres.database import SystemTransaction
 
@@ -115,6 +115,16 @@ async def certificate_policy(tx: SystemTransaction, tenant_uid: UUID) -> Certifi
     if row is None:
         raise MissingKeyError(f"the certificate policy of tenant {tenant_uid}")
     return read_certificate_policy(row)
+
+
+async def token_algorithm(tx: SystemTransaction, tenant_uid: UUID) -> TokenAlgorithm:
+    """Read what the next key for a tenant's tokens is to sign with; raise MissingKeyError like the above."""
+    row = await tx.fetch_one(
+        "SELECT token_algorithm FROM csm_system.tenants WHERE uid = %(tenant_uid)s", {"tenant_uid": tenant_uid}
+    )
+    if row is None:
+        raise MissingKeyError(f"the algorithm of tokens of tenant {tenant_uid}")
+    return TokenAlgorithm(row["token_algorithm"])
 
 
 def read_certificate_policy(row: Mapping[str, Any]) -> CertificatePolicy:

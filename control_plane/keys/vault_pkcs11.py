@@ -177,7 +177,9 @@ class Pkcs11Vault:
                 "vault", "the tenant has keys in a token that others have as well", reason=TIER_UNAVAILABLE
             )
         try:
-            tokens.dedicate(self._library, self._layout, tenant_uid, self._place.own_tokens, means=self._place.means)
+            tokens.dedicate(
+                self._library, self._layout, tenant_uid, pool=self._place.own_tokens, means=self._place.means
+            )
         except NoTokenError:
             text = "the vault has no token left that a tenant could have to itself: see docs/vault.md"
             raise PreconditionError("vault", text, reason=TIER_UNAVAILABLE) from None

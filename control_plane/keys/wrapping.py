@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from control_plane.ids import new_uuid
+from control_plane.keys.algorithms import TokenAlgorithm
 from control_plane.keys.material import Holder, new_material
 from control_plane.keys.model import KEY_BYTES, IntegrityError, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.keys.store import StoredKey
@@ -25,7 +26,14 @@ class Wrapping:
         self._vault = vault
 
     async def new_version(
-        self, placement: Placement, purpose: Purpose, *, version: int, beside: Sequence[StoredKey], now: datetime
+        self,
+        placement: Placement,
+        purpose: Purpose,
+        *,
+        version: int,
+        beside: Sequence[StoredKey],
+        now: datetime,
+        token_algorithm: TokenAlgorithm = TokenAlgorithm.EDDSA,
     ) -> StoredKey:
         """Make a version of a key, under the KEK of the keys that are there, and open it once to be sure.
 
@@ -35,7 +43,12 @@ class Wrapping:
         if not beside:
             raise MissingKeyError(f"{purpose} key of tenant {placement.uid}")
         kek = max(key.kek for key in beside)
-        holder = Holder(tenant_uid=placement.uid, display_name=placement.tenant_id, tenant_id=placement.tenant_id)
+        holder = Holder(
+            tenant_uid=placement.uid,
+            display_name=placement.tenant_id,
+            tenant_id=placement.tenant_id,
+            token_algorithm=token_algorithm,
+        )
         material = new_material(purpose, holder=holder, now=now)
         unwrapped = StoredKey(
             id=new_uuid(),

@@ -32,7 +32,7 @@ class TenantPolicy:
     dns_label: str
     domains: tuple[str, ...]
     requests_per_minute: int
-    # Ed25519 public keys, by the `kid` of the tokens that they verify.
+    # Public keys, by the `kid` of the tokens that they verify.
     token_keys: Mapping[UUID, bytes] = field(repr=False)
     max_policy_age: timedelta
     rate_limits: tuple[RateLimit, ...] = ()

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from control_plane.errors import EtagMismatchError, PreconditionError, TenantSealedError, Violations
 from control_plane.ids import TenantId, tenant_id_violation
-from control_plane.keys.algorithms import CertificatePolicy
+from control_plane.keys.algorithms import CertificatePolicy, TokenAlgorithm
 from control_plane.postgres.placement import DEFAULT_CACHE_BYTES, DEFAULT_POOLING, ConnectionPooling
 from control_plane.serving.time_zones import DEFAULT_ZONE
 from control_plane.tenants.rates import RateLimit, check_rates
@@ -60,7 +60,7 @@ HSM_TIERS: Final = (SHARED_HSM, DEDICATED_HSM)
 CERTIFICATE_POLICY_PATHS: Final = ("certificate_policy.key_algorithms", "certificate_policy.post_quantum")
 UPDATABLE: Final = (
     "display_name", "tier", "labels", "admin_email", "requests_per_minute", "domains", "max_policy_age",
-    "connection_pooling", "cache_bytes", "rate_limits", "billing_day", "time_zone",
+    "connection_pooling", "cache_bytes", "rate_limits", "billing_day", "time_zone", "token_algorithm",
     *CERTIFICATE_POLICY_PATHS,
 )  # fmt: skip
 DEFAULT_POLICY_AGE: Final = timedelta(minutes=15)
@@ -118,6 +118,8 @@ class Settings:
     """Where its days begin at midnight."""
     certificate_policy: CertificatePolicy = DEFAULT_CERTIFICATE_POLICY
     """What it wants of them."""
+    token_algorithm: str = TokenAlgorithm.EDDSA
+    """Of the next key for its tokens: when it is made, or rotated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +196,7 @@ def check_settings(settings: Settings, violations: Violations, *, prefix: str) -
         ("cell", settings.cell, CELLS),
         ("isolation_level", settings.isolation, ISOLATION_LEVELS),
         ("hsm_tier", settings.hsm_tier, HSM_TIERS),
+        ("token_algorithm", settings.token_algorithm, tuple(TokenAlgorithm)),
     ):
         if value not in known:
             violations.add(f"{prefix}{name}", f"must be one of {', '.join(known)}", reason="UNKNOWN")

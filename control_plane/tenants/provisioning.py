@@ -15,6 +15,7 @@ from bulkhead.v1 import creations_pb2, tenants_pb2
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.cache.users import CacheUsers
 from control_plane.errors import PreconditionError, UnavailableError
+from control_plane.keys.algorithms import TokenAlgorithm
 from control_plane.keys.service import TenantKeys
 from control_plane.operations.model import Operation
 from control_plane.operations.plan import Step
@@ -104,6 +105,7 @@ class TenantCreation:
             now=datetime.now(UTC),
             display_name=tenant.settings.display_name,
             authority_algorithm=tenant.settings.certificate_policy.authority,
+            token_algorithm=TokenAlgorithm(tenant.settings.token_algorithm),
             own_token=tenant.settings.hsm_tier == DEDICATED_HSM,
         )
 

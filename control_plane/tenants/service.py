@@ -198,6 +198,7 @@ def _differences(before: Tenant, after: Tenant) -> dict[str, str]:
         "billing_day": (before.settings.billing_day, after.settings.billing_day),
         "time_zone": (before.settings.time_zone, after.settings.time_zone),
         "certificate_policy": (_certificates(before), _certificates(after)),
+        "token_algorithm": (before.settings.token_algorithm, after.settings.token_algorithm),
     }
     return {name: str(new) for name, (old, new) in pairs.items() if old != new}
 

@@ -11,9 +11,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from typing_extensions import override
 
-from bulkhead.v1 import seals_pb2, tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import key_settings_pb2, seals_pb2, tenants_pb2, tenants_pb2_grpc
 from control_plane.errors import NotFoundError, PreconditionError, Violations
 from control_plane.ids import TenantId
+from control_plane.keys.algorithms import TokenAlgorithm
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import TIER_UNAVAILABLE
 from control_plane.operations.plan import DeferJob, Plans
@@ -221,6 +222,7 @@ def _settings(message: tenants_pb2.Tenant, *, before: Settings) -> Settings:
         billing_day=message.billing_day or DEFAULT_BILLING_DAY,
         time_zone=message.time_zone or DEFAULT_ZONE,
         certificate_policy=before.certificate_policy,
+        token_algorithm=_token_algorithm(message),
     )
 
 
@@ -239,9 +241,15 @@ def _isolation(message: tenants_pb2.Tenant) -> str:
 
 
 def _hsm_tier(message: tenants_pb2.Tenant) -> str:
-    tiers = {number: name for name, number in tenants_pb2.Tenant.HsmTier.items()}
-    tiers[tenants_pb2.Tenant.HSM_TIER_UNSPECIFIED] = SHARED_HSM
+    tiers = {number: name for name, number in key_settings_pb2.HsmTier.items()}
+    tiers[key_settings_pb2.HSM_TIER_UNSPECIFIED] = SHARED_HSM
     return tiers.get(message.hsm_tier, "")
+
+
+def _token_algorithm(message: tenants_pb2.Tenant) -> str:
+    algorithms = {number: name for name, number in key_settings_pb2.TokenAlgorithm.items()}
+    algorithms[key_settings_pb2.TOKEN_ALGORITHM_UNSPECIFIED] = TokenAlgorithm.EDDSA
+    return algorithms.get(message.token_algorithm, "")
 
 
 def _pooling(message: tenants_pb2.Tenant.ConnectionPooling, *, before: ConnectionPooling) -> ConnectionPooling:
@@ -283,7 +291,7 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
         labels=settings.labels,
         admin_email=settings.admin_email,
         hsm_backed=hsm_backed,
-        hsm_tier=tenants_pb2.Tenant.HsmTier.Value(settings.hsm_tier),
+        hsm_tier=key_settings_pb2.HsmTier.Value(settings.hsm_tier),
         suspend_reason=tenant.suspend_reason,
         requests_per_minute=settings.requests_per_minute,
         domains=settings.domains,
@@ -308,6 +316,7 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
         billing_day=settings.billing_day,
         time_zone=settings.time_zone,
         certificate_policy=certificate_policies.to_proto(settings.certificate_policy),
+        token_algorithm=key_settings_pb2.TokenAlgorithm.Value(settings.token_algorithm),
         etag=tenant.etag,
     )
     message.max_policy_age.FromTimedelta(settings.max_policy_age)

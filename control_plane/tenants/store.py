@@ -25,15 +25,15 @@ async def insert(tx: SystemTransaction, tenant: Tenant) -> bool:
                 (id, uid, display_name, state, tier, isolation, cell, hsm_tier, schema_name, dns_label, labels,
                  admin_email, requests_per_minute, domains, max_policy_age, min_connections, max_connections,
                  is_serializable, cache_bytes, units_per_second, units_per_minute, units_per_hour, units_per_day,
-                 units_per_month, billing_day, time_zone, authority_algorithm, key_algorithms, post_quantum, revision,
-                 create_time, update_time)
+                 units_per_month, billing_day, time_zone, authority_algorithm, key_algorithms, post_quantum,
+                 token_algorithm, revision, create_time, update_time)
             VALUES (%(id)s, %(uid)s, %(display_name)s, %(state)s, %(tier)s, %(isolation)s, %(cell)s, %(hsm_tier)s,
                     %(schema_name)s, %(dns_label)s, %(labels)s, %(admin_email)s, %(requests_per_minute)s,
                     %(domains)s::text[], %(max_policy_age)s, %(min_connections)s, %(max_connections)s,
                     %(is_serializable)s, %(cache_bytes)s, %(units_per_second)s, %(units_per_minute)s,
                     %(units_per_hour)s, %(units_per_day)s, %(units_per_month)s, %(billing_day)s, %(time_zone)s,
-                    %(authority_algorithm)s, %(key_algorithms)s::text[], %(post_quantum)s, %(revision)s,
-                    %(create_time)s, %(update_time)s)
+                    %(authority_algorithm)s, %(key_algorithms)s::text[], %(post_quantum)s, %(token_algorithm)s,
+                    %(revision)s, %(create_time)s, %(update_time)s)
             ON CONFLICT DO NOTHING
             """,
             {
@@ -110,8 +110,9 @@ async def update(tx: SystemTransaction, tenant: Tenant) -> Tenant:
             units_per_minute = %(units_per_minute)s, units_per_hour = %(units_per_hour)s,
             units_per_day = %(units_per_day)s, units_per_month = %(units_per_month)s,
             billing_day = %(billing_day)s, time_zone = %(time_zone)s,
-            key_algorithms = %(key_algorithms)s::text[], post_quantum = %(post_quantum)s, state = %(state)s,
-            suspend_reason = %(suspend_reason)s, revision = %(revision)s, update_time = %(update_time)s
+            key_algorithms = %(key_algorithms)s::text[], post_quantum = %(post_quantum)s,
+            token_algorithm = %(token_algorithm)s, state = %(state)s, suspend_reason = %(suspend_reason)s,
+            revision = %(revision)s, update_time = %(update_time)s
         WHERE id = %(id)s
         RETURNING edge_revision
         """,
@@ -179,6 +180,7 @@ def _settings(tenant: Tenant) -> dict[str, object]:
         "authority_algorithm": settings.certificate_policy.authority,
         "key_algorithms": sorted(settings.certificate_policy.keys),
         "post_quantum": settings.certificate_policy.post_quantum,
+        "token_algorithm": settings.token_algorithm,
         **_units(settings),
     }
 
@@ -217,6 +219,7 @@ def _tenant(row: Mapping[str, Any]) -> Tenant:
             billing_day=row["billing_day"],
             time_zone=row["time_zone"],
             certificate_policy=read_certificate_policy(row),
+            token_algorithm=row["token_algorithm"],
         ),
         schema=row["schema_name"],
         dns_label=row["dns_label"],

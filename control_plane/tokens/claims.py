@@ -1,9 +1,10 @@
 """The words of a token: what it says, how that is written, and what makes one unacceptable. Pure.
 
-A token is a JWT (RFC 7519) signed with Ed25519: header, claims and signature in base64url, joined by dots. It is read
-as strictly as it is written: whatever we do not write ourselves is refused, since the many ways in which readers of JWT
-have been deceived (another algorithm, a key in the header, claims twice, numbers that are none) all need leniency.
-Claims that are new to this reader are passed over, so that replicas can be replaced one by one.
+A token is a JWT (RFC 7519): header, claims and signature in base64url, joined by dots. Which kind of signature, is its
+key's affair: Ed25519, ECDSA over P-256, or ML-DSA-65. It is read as strictly as it is written: whatever we do not write
+ourselves is refused, since the many ways in which readers of JWT have been deceived (another algorithm, a key in the
+header, claims twice, numbers that are none) all need leniency. Claims that are new to this reader are passed over, so
+that replicas can be replaced one by one.
 """
 
 import base64
@@ -18,7 +19,8 @@ from uuid import UUID
 from control_plane.ids import uuid_of
 from control_plane.tokens.model import LONGEST_LIFETIME, TENANT_ROLES, Token, subject_violation
 
-ALGORITHM: Final = "EdDSA"
+ALGORITHMS: Final = frozenset({"EdDSA", "ES256", "ML-DSA-65"})
+"""What `alg` may be. Which of them a token must have is decided by the key that it names, never by the token."""
 ISSUER: Final = "bulkhead"
 TENANT_AUDIENCE: Final = "csm"
 PLATFORM_AUDIENCE: Final = "bulkhead-admin"
@@ -27,8 +29,8 @@ PLATFORM_ROLES: Final = frozenset({"platform-admin", "provider-operator"})
 LEEWAY: Final = timedelta(seconds=30)
 """How far ahead the issuer's clock may be. An expired token gets none: its `expire_time` is a promise."""
 
-# Ours have some 700 characters. The bound keeps hostile ones cheap to refuse.
-_LONGEST_TOKEN: Final = 4096
+LONGEST_TOKEN: Final = 6144
+"""Ours have some 700 characters, 5,000 with ML-DSA-65: with what else goes along it fits into 8 KiB of metadata."""
 _SEGMENTS: Final = 3
 # JSON's own end of exact numbers; as seconds it is 285 million years away.
 _LARGEST_NUMBER: Final = 2**53 - 1
@@ -98,7 +100,7 @@ def read_kid(token: str) -> UUID:
     Raises:
         RefusedTokenError: when it is not a token of the only kind that there is.
     """
-    if len(token) > _LONGEST_TOKEN:
+    if len(token) > LONGEST_TOKEN:
         raise RefusedTokenError("TOKEN_TOO_LONG")
     segments = token.split(".")
     if len(segments) != _SEGMENTS:
@@ -106,7 +108,7 @@ def read_kid(token: str) -> UUID:
     for segment in segments:
         _unpack(segment)
     header = _read_object(_unpack(segments[0]))
-    if header.get("alg") != ALGORITHM:
+    if not isinstance(algorithm := header.get("alg"), str) or algorithm not in ALGORITHMS:
         raise RefusedTokenError("TOKEN_ALGORITHM")
     if header.keys() != {"alg", "kid", "typ"} or header["typ"] != "JWT":
         # Among them `crit`, and keys or their addresses: `jwk`, `jku`, `x5c`, `x5u`.

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from control_plane.errors import TenantSealedError, UnauthenticatedError
 from control_plane.ids import TenantId, tenant_id_violation
+from control_plane.keys.algorithms import TokenPublicKey
 from control_plane.keys.service import TenantKeys, TokenKey
 from control_plane.postgres.database import Database, Isolation
 from control_plane.postgres.directory import SEALED, Directory
@@ -119,7 +120,7 @@ class TokenVerifier:
         await self._check_issued(placement, claims)
         return _stands_for(claims, tenant=placement.tenant_id)
 
-    def _opened(self, token: str, public_key: Ed25519PublicKey, *, audience: str) -> Claims:
+    def _opened(self, token: str, public_key: TokenPublicKey, *, audience: str) -> Claims:
         return read_claims(verified_payload(token, public_key), audience=audience, now=self._now())
 
     async def _tenant_of(self, key: TokenKey, claims: Claims) -> Placement:

@@ -12,8 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+from control_plane.keys.algorithms import TokenPublicKey
 from control_plane.serving.principal import Role
 from control_plane.tokens.claims import LEEWAY, TENANT_AUDIENCE, Claims, RefusedTokenError, read_claims, read_kid
 from control_plane.tokens.signature import verified_payload
@@ -30,7 +29,7 @@ class Credential:
     digest: bytes
     """Of the token: its name wherever something is remembered about it."""
     kid: UUID
-    key: Ed25519PublicKey
+    key: TokenPublicKey
     claims: Claims
     role: Role
     scopes: frozenset[str]
@@ -136,7 +135,7 @@ def _claims(payload: bytes, now: datetime) -> Claims:
     return read_claims(payload, audience=TENANT_AUDIENCE, now=_expire_time(payload) - _INSTANT)
 
 
-def _is_same(one: Ed25519PublicKey, other: Ed25519PublicKey) -> bool:
+def _is_same(one: TokenPublicKey, other: TokenPublicKey) -> bool:
     return one is other or one == other
 
 

@@ -10,9 +10,9 @@ from typing import Final
 from uuid import UUID
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from bulkhead.edge.v1 import policies_pb2
+from control_plane.keys.algorithms import read_token_key, write_token_key
 from control_plane.serving.time_zones import DEFAULT_ZONE, names
 from ext_authz.policies.model import Change, Period, RateLimit, State, TenantPolicy, TenantToken
 
@@ -107,9 +107,7 @@ def policy_from(message: policies_pb2.TenantPolicy) -> TenantPolicy:
             dns_label=message.dns_label,
             domains=tuple(message.domains),
             requests_per_minute=message.requests_per_minute,
-            token_keys={
-                UUID(key.kid): Ed25519PublicKey.from_public_bytes(key.public_key) for key in message.token_keys
-            },
+            token_keys={UUID(key.kid): read_token_key(key.public_key) for key in message.token_keys},
             max_age=message.max_policy_age.ToTimedelta(),
             rate_limits=tuple(
                 RateLimit(period=_PERIODS[limit.window], units=limit.units) for limit in message.rate_limits
@@ -134,7 +132,7 @@ def policy_to(policy: TenantPolicy) -> policies_pb2.TenantPolicy:
         domains=policy.domains,
         requests_per_minute=policy.requests_per_minute,
         token_keys=[
-            policies_pb2.TokenKey(kid=str(kid), public_key=key.public_bytes_raw())
+            policies_pb2.TokenKey(kid=str(kid), public_key=write_token_key(key))
             for kid, key in policy.token_keys.items()
         ],
     )

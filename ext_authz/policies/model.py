@@ -7,8 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+from control_plane.keys.algorithms import TokenPublicKey
 from control_plane.serving.time_zones import DEFAULT_ZONE
 from ext_authz.policies.pieces import Draft, Pieces
 
@@ -56,7 +55,7 @@ class TenantPolicy:
     domains: tuple[str, ...]
     requests_per_minute: int
     # By the `kid` of the tokens that they verify.
-    token_keys: Mapping[UUID, Ed25519PublicKey] = field(repr=False)
+    token_keys: Mapping[UUID, TokenPublicKey] = field(repr=False)
     # For how long it is served without news.
     max_age: timedelta
     # At most one for each period, beside the requests of a minute.

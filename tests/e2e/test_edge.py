@@ -84,6 +84,37 @@ def edge(request: pytest.FixtureRequest, stack: Stack) -> Iterator[httpx.Client]
         yield client
 
 
+@pytest.mark.behaviour("S2.9", "I19")
+def test_tokens_of_each_algorithm_are_let_in_and_a_change_of_it_ends_none(stack: Stack) -> None:
+    tenant_id, tokens = f"edge_{uuid.uuid4().hex[:12]}", []
+    run(stack, "tenants", "create", tenant_id, "--token-algorithm", "ml-dsa-65")
+    tokens.append(run(stack, "tokens", "issue", tenant_id, "--subject", "alice", *SCOPES)["token"])
+    for algorithm in ("es256", "eddsa"):
+        run(stack, "tenants", "update", tenant_id, "--token-algorithm", algorithm)
+        run(stack, "keys", "rotate", f"tenants/{tenant_id}/keys/tokens")
+        tokens.append(run(stack, "tokens", "issue", tenant_id, "--subject", "alice", *SCOPES)["token"])
+    url = f"http://{stack.endpoints['edge_http']}/api/v1/tenants/{tenant_id}/certificates"
+    shown = [run(stack, "certificates", "list", tenant_id, "--token-file", _kept(stack, token)) for token in tokens]
+
+    # By the edge, several times, and by the service itself.
+    stack.wait_until(lambda: all(_status(url, token) == 200 for token in tokens))
+    for token in tokens * 3:
+        assert (_status(url, token), _status(url, f"{token[:-8]}AAAAAAAA")) == (200, 403)
+    assert [len(token) > 4096 for token in tokens] == [True, False, False]
+    assert len(shown) == len(tokens)
+
+
+def _status(url: str, token: str) -> int:
+    return httpx.get(url, headers={"authorization": f"Bearer {token}"}).status_code
+
+
+def _kept(stack: Stack, token: str) -> str:
+    file = stack.dir / f"{uuid.uuid4()}.token"
+    file.touch(mode=0o600)
+    file.write_text(token)
+    return str(file)
+
+
 def signing_request() -> str:
     names = x509.SubjectAlternativeName([x509.DNSName("www.example.org")])
     request = x509.CertificateSigningRequestBuilder(x509.Name([])).add_extension(names, critical=True)

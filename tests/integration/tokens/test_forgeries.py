@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from control_plane.errors import UnauthenticatedError
 from tests.fixtures.cell import Cell
+from tests.fixtures.token_keys import ed25519
 
 SPKI: Final = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 RAW: Final = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
@@ -261,9 +262,9 @@ async def material(cell: Cell) -> Material:
         token=token,
         header=unpack(first),
         claims=unpack(second),
-        key=(await cell.keys.token_signer(placement)).private_key,
+        key=ed25519((await cell.keys.token_signer(placement)).private_key),
         foreign_kid=str(other.kid),
-        foreign_key=other.private_key,
+        foreign_key=ed25519(other.private_key),
     )
 
 

@@ -7,6 +7,7 @@ from tests.leaks.model import Mutation
 CLAIMS: Final = "control_plane/tokens/claims.py"
 VERIFIER: Final = "control_plane/tokens/verifier.py"
 SIGNATURE: Final = "control_plane/tokens/signature.py"
+SIGNATURE_TESTS: Final = "tests/unit/tokens/test_signature.py"
 STORE: Final = "control_plane/tokens/store.py"
 CLAIM_TESTS: Final = "tests/unit/tokens/test_claims.py"
 VERIFIER_TESTS: Final = "tests/integration/tokens/test_verifier.py"
@@ -66,7 +67,7 @@ WALLS: Final = (
     Mutation(
         name="a token may ask for another algorithm",
         file=CLAIMS,
-        before='if header.get("alg") != ALGORITHM:',
+        before='if not isinstance(algorithm := header.get("alg"), str) or algorithm not in ALGORITHMS:',
         after='if not header.get("alg"):',
         noticed_by=(f"{CLAIM_TESTS}::test_a_header_that_is_not_ours_is_refused",),
     ),
@@ -94,9 +95,16 @@ WALLS: Final = (
     Mutation(
         name="the signature of a token is not verified",
         file=SIGNATURE,
-        before="_JWS.decode(token, public_key, algorithms=[ALGORITHM])",
-        after='_JWS.decode(token, public_key, algorithms=[ALGORITHM], options={"verify_signature": False})',
+        before="_JWS[algorithm].decode(token, key, algorithms=[_NAMES[algorithm]])",
+        after='_JWS[algorithm].decode(token, key, algorithms=[_NAMES[algorithm]], options={"verify_signature": False})',
         noticed_by=(f"{FORGERIES}::test_no_forged_token_is_anybody_s",),
+    ),
+    Mutation(
+        name="what ML-DSA-65 did not sign is signed",
+        file=SIGNATURE,
+        before="        except InvalidSignature:\n            return False\n",
+        after="        except InvalidSignature:\n            return True\n",
+        noticed_by=(f"{SIGNATURE_TESTS}::test_what_was_changed_is_signed_by_nobody",),
     ),
     Mutation(
         name="a key speaks for the tenant that its token names",

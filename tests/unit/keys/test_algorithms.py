@@ -1,6 +1,8 @@
 """Which algorithms go together, and that a tenant's wish is never weakened."""
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,8 +12,13 @@ from control_plane.keys.algorithms import (
     CertificatePolicy,
     KeyAlgorithm,
     PostQuantum,
+    TokenAlgorithm,
     algorithm_of,
     new_key,
+    new_token_key,
+    read_token_key,
+    token_algorithm_of,
+    write_token_key,
 )
 
 POLICIES = st.builds(
@@ -25,6 +32,25 @@ POLICIES = st.builds(
 @pytest.mark.parametrize("algorithm", KeyAlgorithm)
 def test_a_new_key_is_what_was_asked_for(algorithm: KeyAlgorithm) -> None:
     assert algorithm_of(new_key(algorithm).public_key()) is algorithm
+
+
+@pytest.mark.parametrize("algorithm", TokenAlgorithm)
+def test_a_key_for_tokens_is_read_as_it_was_written(algorithm: TokenAlgorithm) -> None:
+    public = new_token_key(algorithm).public_key()
+
+    assert token_algorithm_of(public) is algorithm
+    assert read_token_key(write_token_key(public)) == public
+
+
+@pytest.mark.parametrize("algorithm", set(KeyAlgorithm) - {KeyAlgorithm.EC_P256, KeyAlgorithm.ML_DSA_65})
+def test_what_is_no_key_for_tokens_is_not_read_as_one(algorithm: KeyAlgorithm) -> None:
+    written = new_key(algorithm).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    damaged = write_token_key(new_token_key(TokenAlgorithm.ES256).public_key())[:-1]
+
+    for other in (written, damaged, b"", bytes(33)):
+        with pytest.raises(ValueError, match=r"."):
+            read_token_key(other)
+    assert token_algorithm_of(ec.generate_private_key(ec.SECP256K1())) is None
 
 
 def test_an_authority_is_stored_under_a_name_of_its_own() -> None:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from bulkhead.v1 import certificate_policies_pb2, tenants_pb2
+from bulkhead.v1 import certificate_policies_pb2, key_settings_pb2, tenants_pb2
 from control_plane.errors import InvalidArgumentError
 from control_plane.ids import TenantId
 from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
@@ -131,10 +131,20 @@ def test_an_authority_stays_what_it_is() -> None:
 
 @pytest.mark.behaviour("I8")
 def test_a_tenant_shares_a_token_unless_it_is_to_have_one_to_itself() -> None:
-    tiers = [tenants_pb2.Tenant.HSM_TIER_UNSPECIFIED, tenants_pb2.Tenant.SHARED, tenants_pb2.Tenant.DEDICATED]
+    tiers = [key_settings_pb2.HSM_TIER_UNSPECIFIED, key_settings_pb2.SHARED, key_settings_pb2.DEDICATED]
 
     assert [settings_of(tenants_pb2.Tenant(hsm_tier=tier)).hsm_tier for tier in tiers] == [
         "SHARED", "SHARED", "DEDICATED",
     ]  # fmt: skip
     with pytest.raises(InvalidArgumentError, match=r"tenant\.hsm_tier: must be one of SHARED, DEDICATED"):
         settings_of(tenants_pb2.Tenant(hsm_tier=9))  # type: ignore[arg-type]  # an open enum
+
+
+@pytest.mark.behaviour("S2.9", "I19")
+def test_tokens_are_signed_with_ed25519_unless_it_is_said_otherwise() -> None:
+    algorithms = [0, key_settings_pb2.EDDSA, key_settings_pb2.ES256, key_settings_pb2.ML_DSA_65]
+    read = [settings_of(tenants_pb2.Tenant(token_algorithm=one)).token_algorithm for one in algorithms]  # type: ignore[arg-type]  # 0 is one
+
+    assert read == ["EDDSA", "EDDSA", "ES256", "ML_DSA_65"]
+    with pytest.raises(InvalidArgumentError, match=r"tenant\.token_algorithm: must be one of EDDSA, ES256, ML_DSA_65"):
+        settings_of(tenants_pb2.Tenant(token_algorithm=9))  # type: ignore[arg-type]  # an open enum

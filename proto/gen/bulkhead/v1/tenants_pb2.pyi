@@ -4,6 +4,7 @@ isort:skip_file
 Tenants and their lifecycle."""
 
 from bulkhead.v1 import certificate_policies_pb2 as _certificate_policies_pb2
+from bulkhead.v1 import key_settings_pb2 as _key_settings_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -90,29 +91,6 @@ class Tenant(_message.Message):
     """Shared connections, which take on the tenant's role for one transaction at a time."""
     STRICT: Tenant.IsolationLevel.ValueType  # 2
     """Connections of the tenant's own, under a login role that can become no other."""
-
-    class _HsmTier:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _HsmTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Tenant._HsmTier.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        HSM_TIER_UNSPECIFIED: Tenant._HsmTier.ValueType  # 0
-        """Taken as SHARED on creation; never returned."""
-        SHARED: Tenant._HsmTier.ValueType  # 1
-        """In a token that has other tenants' keys, too."""
-        DEDICATED: Tenant._HsmTier.ValueType  # 2
-        """In a token (partition, slot) that has no other tenant's."""
-
-    class HsmTier(_HsmTier, metaclass=_HsmTierEnumTypeWrapper):
-        """Where in the vault its key-encrypting keys are."""
-
-    HSM_TIER_UNSPECIFIED: Tenant.HsmTier.ValueType  # 0
-    """Taken as SHARED on creation; never returned."""
-    SHARED: Tenant.HsmTier.ValueType  # 1
-    """In a token that has other tenants' keys, too."""
-    DEDICATED: Tenant.HsmTier.ValueType  # 2
-    """In a token (partition, slot) that has no other tenant's."""
 
     @_typing.final
     class ConnectionPooling(_message.Message):
@@ -287,6 +265,7 @@ class Tenant(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     CERTIFICATE_POLICY_FIELD_NUMBER: _builtins.int
     HSM_TIER_FIELD_NUMBER: _builtins.int
+    TOKEN_ALGORITHM_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`. The id is 3 to 41 characters: lower-case words of letters and digits, joined by single
@@ -328,8 +307,10 @@ class Tenant(_message.Message):
     """Where its days begin at midnight: a name of the IANA database, such as `Europe/Berlin`; `UTC` when empty. When this
     or the billing day changes, what was used of the day and of the month stays used until the new one ends.
     """
-    hsm_tier: Global___Tenant.HsmTier.ValueType
+    hsm_tier: _key_settings_pb2.HsmTier.ValueType
     """Where its keys are. What the vault cannot give is refused (`HSM_TIER_UNAVAILABLE`), never replaced by the other."""
+    token_algorithm: _key_settings_pb2.TokenAlgorithm.ValueType
+    """What the next key for its tokens signs with; a change has its effect when the key `tokens` is rotated."""
     etag: _builtins.str
     """Changes with every update; send it back to refuse to overwrite another's change (AIP-154)."""
     @_builtins.property
@@ -394,12 +375,13 @@ class Tenant(_message.Message):
         billing_day: _builtins.int = ...,
         time_zone: _builtins.str = ...,
         certificate_policy: _certificate_policies_pb2.CertificatePolicy | None = ...,
-        hsm_tier: Global___Tenant.HsmTier.ValueType = ...,
+        hsm_tier: _key_settings_pb2.HsmTier.ValueType = ...,
+        token_algorithm: _key_settings_pb2.TokenAlgorithm.ValueType = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_policy", b"certificate_policy", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "billing_day", b"billing_day", "cache_bytes", b"cache_bytes", "cell", b"cell", "certificate_policy", b"certificate_policy", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "hsm_tier", b"hsm_tier", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "rate_limits", b"rate_limits", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "time_zone", b"time_zone", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "billing_day", b"billing_day", "cache_bytes", b"cache_bytes", "cell", b"cell", "certificate_policy", b"certificate_policy", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "hsm_tier", b"hsm_tier", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "rate_limits", b"rate_limits", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "time_zone", b"time_zone", "token_algorithm", b"token_algorithm", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -276,7 +276,7 @@ class TokenKey(_message.Message):
     kid: _builtins.str
     """The `kid` of the tokens that it signed, a UUID."""
     public_key: _builtins.bytes
-    """An Ed25519 public key, 32 bytes."""
+    """An Ed25519 public key, 32 bytes; or one of P-256 or ML-DSA-65, SubjectPublicKeyInfo in DER."""
     def __init__(
         self,
         *,
