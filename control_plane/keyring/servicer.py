@@ -13,7 +13,7 @@ from bulkhead.v1 import keys_pb2, keys_pb2_grpc
 from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import uuid_of
 from control_plane.keyring import service, store
-from control_plane.keyring.model import KEK, KEY_IDS, RECEIPT_TYPE, Key, KeyVersion, Receipt
+from control_plane.keyring.model import KEK, KEY_IDS, RECEIPT_TYPE, Key, KeyVersion, Receipt, Resealing, VersionState
 from control_plane.keys.model import Purpose
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import RootOfTrust
@@ -107,6 +107,28 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         operation = await service.rotate_key(call.system(), wanted, defer=self._defer, now=datetime.now(UTC))
         return await operation_to_proto(operation, self._plans)
 
+    @override
+    async def RetireKeyVersion(
+        self, request: keys_pb2.RetireKeyVersionRequest, context: Context
+    ) -> keys_pb2.KeyVersion:
+        return await self._changed(request.name, VersionState.RETIRED, etag=request.etag)
+
+    @override
+    async def EnableKeyVersion(
+        self, request: keys_pb2.EnableKeyVersionRequest, context: Context
+    ) -> keys_pb2.KeyVersion:
+        return await self._changed(request.name, VersionState.ENABLED, etag=request.etag)
+
+    async def _changed(self, name: str, state: VersionState, *, etag: str) -> keys_pb2.KeyVersion:
+        placement, parts = current_call().require_placement(), names.parse(names.KEY_VERSION, name)
+        change = service.VersionChange(
+            placement=placement, key_id=parts["key"], version=parts["version"], state=state, etag=etag
+        )
+        key, version = await service.change_version(current_call().system(), change)
+        # This process at once; the others look by themselves.
+        self._keys.forget(placement.uid)
+        return _version_to_proto(key, version)
+
 
 def _wanted(request: keys_pb2.RotateKeyRequest, call: Call) -> service.Request:
     violations = Violations()
@@ -139,6 +161,20 @@ def key_to_proto(key: Key, root: RootOfTrust) -> keys_pb2.Key:
     )
     message.create_time.FromDatetime(key.primary.create_time)
     return message
+
+
+def resealing_to_proto(resealing: Resealing) -> keys_pb2.Resealing:
+    """Show how far it is."""
+    return keys_pb2.Resealing(
+        objects_total=resealing.objects_total,
+        objects_done=resealing.look_done,
+        look=resealing.look,
+        objects_resealed=resealing.objects_resealed,
+        bytes_resealed=resealing.bytes_resealed,
+        rows_resealed=resealing.rows_resealed,
+        objects_kept=sum(count for _, count in resealing.look_kept),
+        objects_refused=resealing.look_shut,
+    )
 
 
 def _version_to_proto(key: Key, version: KeyVersion) -> keys_pb2.KeyVersion:

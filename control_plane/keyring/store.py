@@ -1,8 +1,7 @@
 """What the registry knows of keys and of their rotations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from control_plane.keyring.model import (
@@ -35,12 +34,15 @@ async def keys_of(tx: SystemTransaction, tenant_uid: UUID, *, tenant_name: str) 
         """,
         {"tenant_uid": tenant_uid},
     )
-    running = await tx.fetch_one(
+    rotations = await tx.fetch_all(
         """
-        SELECT operation_id, key FROM csm_system.key_rotations WHERE tenant_uid = %(tenant_uid)s AND end_time IS NULL
+        SELECT r.key, r.operation_id FROM csm_system.key_rotations AS r
+          JOIN csm_system.operations AS o ON o.id = r.operation_id AND o.state = 'RUNNING'
+         WHERE r.tenant_uid = %(tenant_uid)s ORDER BY r.operation_id
         """,
         {"tenant_uid": tenant_uid},
     )
+    running = {row["key"]: row["operation_id"] for row in rotations}
     wrapping = {row["kek_version"] for row in rows}
     found = {KEK: [kek_version(**row, wraps=row["version"] in wrapping) for row in keks]}
     for row in rows:
@@ -49,13 +51,17 @@ async def keys_of(tx: SystemTransaction, tenant_uid: UUID, *, tenant_name: str) 
 
 
 def _keys(
-    found: dict[str, list[KeyVersion]], running: dict[str, Any] | None, *, tenant_uid: UUID, tenant_name: str
+    found: Mapping[str, Sequence[KeyVersion]], running: Mapping[str, UUID], *, tenant_uid: UUID, tenant_name: str
 ) -> Iterator[Key]:
     for key_id in KEY_IDS:
         if versions := found.get(key_id):
-            is_rotating = running is not None and running["key"] == key_id
-            rotation = running["operation_id"] if running is not None and is_rotating else None
-            yield Key(tenant_name=tenant_name, tenant_uid=tenant_uid, id=key_id, versions=versions, rotation=rotation)
+            yield Key(
+                tenant_name=tenant_name,
+                tenant_uid=tenant_uid,
+                id=key_id,
+                versions=versions,
+                rotation=running.get(key_id),
+            )
 
 
 async def hold(tx: SystemTransaction, tenant_uid: UUID) -> str | None:
@@ -66,14 +72,20 @@ async def hold(tx: SystemTransaction, tenant_uid: UUID) -> str | None:
     return None if row is None else str(row["state"])
 
 
-async def running_rotation(tx: SystemTransaction, tenant_uid: UUID) -> UUID | None:
-    """Find the rotation of the tenant that has not ended; waits for one that is about to."""
+async def running_rotation(tx: SystemTransaction, tenant_uid: UUID, *, key: str) -> UUID | None:
+    """Find the rotation of the tenant that lets no other begin, or is of this key; waits for one that is about to end.
+
+    What was begun and lets others begin still seals anew what older versions have sealed.
+    """
     row = await tx.fetch_one(
         """
-        SELECT operation_id FROM csm_system.key_rotations
-         WHERE tenant_uid = %(tenant_uid)s AND end_time IS NULL FOR UPDATE
+        SELECT r.operation_id FROM csm_system.key_rotations AS r
+          JOIN csm_system.operations AS o ON o.id = r.operation_id
+         WHERE r.tenant_uid = %(tenant_uid)s
+           AND (r.end_time IS NULL OR (r.key = %(key)s AND o.state = 'RUNNING'))
+         ORDER BY r.end_time IS NOT NULL LIMIT 1 FOR UPDATE OF r
         """,
-        {"tenant_uid": tenant_uid},
+        {"tenant_uid": tenant_uid, "key": key},
     )
     return None if row is None else row["operation_id"]
 
@@ -153,6 +165,49 @@ async def retire(tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, u
         {"tenant_uid": tenant_uid, "purpose": purpose.value, "unused_for": unused_for},
     )
     return sorted(row["version"] for row in rows)
+
+
+async def is_used_since(
+    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, ago: timedelta
+) -> bool:
+    """Say whether a version has been for what is new for that long, by the database's clock."""
+    row = await tx.fetch_one(
+        """
+        SELECT use_time <= now() - %(ago)s::interval AS is_used FROM csm_system.tenant_keys
+         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND version = %(version)s
+        """,
+        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "ago": ago},
+    )
+    return row is not None and bool(row["is_used"])
+
+
+async def retire_before(
+    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, kept: Sequence[int]
+) -> list[int]:
+    """Retire the versions before this one but for some; return which."""
+    rows = await tx.fetch_all(
+        """
+        UPDATE csm_system.tenant_keys SET state = 'RETIRED'
+         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND state = 'ENABLED'
+           AND version < %(version)s AND version <> ALL (%(kept)s::integer[])
+        RETURNING version
+        """,
+        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "kept": list(kept)},
+    )
+    return sorted(row["version"] for row in rows)
+
+
+async def change_state(
+    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, state: VersionState
+) -> None:
+    """Bring a version into another state."""
+    await tx.execute(
+        """
+        UPDATE csm_system.tenant_keys SET state = %(state)s
+         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND version = %(version)s
+        """,
+        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "state": state.value},
+    )
 
 
 async def close_keks(tx: SystemTransaction, tenant_uid: UUID, *, before: int, now: datetime) -> list[int]:

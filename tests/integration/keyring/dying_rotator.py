@@ -11,7 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from control_plane.keyring.rotation import Means, rotations
+from control_plane.keyring.plan import Means
+from control_plane.keyring.rotation import rotations
 from control_plane.keys.model import KekRef
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys

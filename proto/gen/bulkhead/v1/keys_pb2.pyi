@@ -300,6 +300,7 @@ class RotateKeyMetadata(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    RESEALING_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """`tenants/{tenant}`."""
     key: _builtins.str
@@ -312,6 +313,10 @@ class RotateKeyMetadata(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_steps_pb2.OperationStep]:
         """In order."""
 
+    @_builtins.property
+    def resealing(self) -> Global___Resealing:
+        """How far it is that all is sealed anew; for `storage` only."""
+
     def __init__(
         self,
         *,
@@ -319,14 +324,69 @@ class RotateKeyMetadata(_message.Message):
         key: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         steps: _abc.Iterable[_steps_pb2.OperationStep] | None = ...,
+        resealing: Global___Resealing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resealing", b"resealing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "key", b"key", "steps", b"steps", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "key", b"key", "resealing", b"resealing", "steps", b"steps", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateKeyMetadata: _TypeAlias = RotateKeyMetadata  # noqa: Y015
+
+@_typing.final
+class Resealing(_message.Message):
+    """How far it is that what older versions of a key have sealed is sealed by the new one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTS_TOTAL_FIELD_NUMBER: _builtins.int
+    OBJECTS_DONE_FIELD_NUMBER: _builtins.int
+    LOOK_FIELD_NUMBER: _builtins.int
+    OBJECTS_RESEALED_FIELD_NUMBER: _builtins.int
+    BYTES_RESEALED_FIELD_NUMBER: _builtins.int
+    ROWS_RESEALED_FIELD_NUMBER: _builtins.int
+    OBJECTS_KEPT_FIELD_NUMBER: _builtins.int
+    OBJECTS_REFUSED_FIELD_NUMBER: _builtins.int
+    objects_total: _builtins.int
+    """How many objects the tenant had when it began."""
+    objects_done: _builtins.int
+    """How many of them, or of those that came since, this look has passed. The first look seals anew; the last one finds
+    nothing that is not.
+    """
+    look: _builtins.int
+    """Which look this is, from 1."""
+    objects_resealed: _builtins.int
+    """How many objects were sealed anew."""
+    bytes_resealed: _builtins.int
+    """How many bytes that was."""
+    rows_resealed: _builtins.int
+    """How many rows were sealed anew, such as secrets."""
+    objects_kept: _builtins.int
+    """How many objects this look has found that an old version has sealed and that cannot be replaced, since they are too
+    large for the bucket. Their versions stay enabled.
+    """
+    objects_refused: _builtins.int
+    """How many objects this look has found that open for nobody, as they were altered."""
+    def __init__(
+        self,
+        *,
+        objects_total: _builtins.int = ...,
+        objects_done: _builtins.int = ...,
+        look: _builtins.int = ...,
+        objects_resealed: _builtins.int = ...,
+        bytes_resealed: _builtins.int = ...,
+        rows_resealed: _builtins.int = ...,
+        objects_kept: _builtins.int = ...,
+        objects_refused: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_resealed", b"bytes_resealed", "look", b"look", "objects_done", b"objects_done", "objects_kept", b"objects_kept", "objects_refused", b"objects_refused", "objects_resealed", b"objects_resealed", "objects_total", b"objects_total", "rows_resealed", b"rows_resealed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resealing: _TypeAlias = Resealing  # noqa: Y015
 
 @_typing.final
 class ListKeysRequest(_message.Message):
@@ -579,3 +639,55 @@ class RotateKeyRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class RetireKeyVersionRequest(_message.Message):
+    """Ask for a version's end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}/keys/{key}/versions/{version}`."""
+    etag: _builtins.str
+    """Refuse unless it is the etag of the key (AIP-154); empty matches all."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireKeyVersionRequest: _TypeAlias = RetireKeyVersionRequest  # noqa: Y015
+
+@_typing.final
+class EnableKeyVersionRequest(_message.Message):
+    """Ask for a version's return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}/keys/{key}/versions/{version}`."""
+    etag: _builtins.str
+    """Refuse unless it is the etag of the key (AIP-154); empty matches all."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableKeyVersionRequest: _TypeAlias = EnableKeyVersionRequest  # noqa: Y015
