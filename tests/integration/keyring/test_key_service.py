@@ -205,6 +205,7 @@ async def test_what_asks_and_what_is_done_is_in_the_tenants_audit_log(ring: Ring
     assert await ring.log(tenant) == [
         (f"{keys}/storage", {"operation": done[0].name, "version": 2}),
         (f"{keys}/storage/versions/2", {"state": "ENABLED"}),
+        (f"{keys}/storage/versions/1", {"state": "RETIRED"}),
         (f"{keys}/tokens", {"operation": done[1].name, "version": 2}),
         (f"{keys}/tokens/versions/2", {"state": "ENABLED"}),
         (f"{keys}/tokens/versions/2", {"signs": True}),

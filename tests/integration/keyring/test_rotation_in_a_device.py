@@ -28,7 +28,7 @@ async def vault(softhsm: HsmSettings, tmp_path: Path) -> Pkcs11Vault:
 async def test_a_kek_in_a_device_is_replaced_while_everything_opens_and_its_receipt_names_the_token(ring: Ring) -> None:
     tenant, neighbour = await ring.cell.tenant(), await ring.cell.tenant("org_2")
     sealed = await ring.cell.keys.encrypt(tenant, PLAIN, object_name=NAME)
-    for key in ("kek", "storage", "kek"):
+    for key in ("kek", "services", "kek"):
         await ring.rotated(tenant, key)
     process = ring.other_process()
     request = keys_pb2.ListDestructionReceiptsRequest(parent="tenants/org_1")
