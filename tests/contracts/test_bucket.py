@@ -217,15 +217,13 @@ async def test_a_replacement_that_raises_or_is_cancelled_changes_nothing(bucket:
             yield part
         raise SourceError
 
-    async def waits(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-        async for part in parts:
-            yield part
+    async def wait() -> None:
         waiting.set()
         await asyncio.Event().wait()
 
     with pytest.raises(SourceError):
         await bucket.replace(KEY, breaks)
-    replacing = asyncio.create_task(bucket.replace(KEY, waits))
+    replacing = asyncio.create_task(bucket.replace(KEY, lambda parts: _aside(parts, wait)))
     await waiting.wait()
     replacing.cancel()
     with pytest.raises(asyncio.CancelledError):

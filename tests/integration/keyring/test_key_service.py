@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from bulkhead.v1 import keys_pb2
+from bulkhead.v1 import keys_pb2, receipts_pb2
 from control_plane.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
 from control_plane.keyring import service
 from control_plane.keys.model import KekRef
@@ -25,8 +25,8 @@ async def _list(ring: Ring, tenant: Placement, **options: Any) -> keys_pb2.ListK
     return await ring.calling(tenant, "ListKeys").ListKeys(request, CONTEXT)
 
 
-async def _receipts(ring: Ring, tenant: Placement) -> list[keys_pb2.DestructionReceipt]:
-    request = keys_pb2.ListDestructionReceiptsRequest(parent=f"tenants/{tenant.tenant_id}")
+async def _receipts(ring: Ring, tenant: Placement) -> list[receipts_pb2.DestructionReceipt]:
+    request = receipts_pb2.ListDestructionReceiptsRequest(parent=f"tenants/{tenant.tenant_id}")
     answer = await ring.calling(tenant, "ListDestructionReceipts").ListDestructionReceipts(request, CONTEXT)
     return list(answer.destruction_receipts)
 

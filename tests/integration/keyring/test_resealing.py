@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from bulkhead.v1 import keys_pb2
+from bulkhead.v1 import key_changes_pb2
 from control_plane.errors import KeyRetiredError, PreconditionError
 from control_plane.keyring.resealing import Resealer
 from control_plane.keys.model import Binding, IntegrityError, seal
@@ -106,7 +106,7 @@ async def test_what_a_retired_version_sealed_fails_with_its_name_in_every_proces
     with pytest.raises(KeyRetiredError) as refused:
         await own.get("a.json")
     assert refused.value.code == "KEY_VERSION_RETIRED"
-    request = keys_pb2.EnableKeyVersionRequest(name="tenants/org_1/keys/storage/versions/1")
+    request = key_changes_pb2.EnableKeyVersionRequest(name="tenants/org_1/keys/storage/versions/1")
     context: Any = None
     await ring.calling(tenant, "EnableKeyVersion").EnableKeyVersion(request, context)
     assert await own.get("a.json") == b"kept"

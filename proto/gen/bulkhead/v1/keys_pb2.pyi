@@ -3,6 +3,7 @@
 isort:skip_file
 A tenant's keys: which there are, what they rest on, and their rotation. No RPC gives out a key."""
 
+from bulkhead.v1 import key_changes_pb2 as _key_changes_pb2
 from bulkhead.v1 import steps_pb2 as _steps_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -241,56 +242,6 @@ class KeyVersion(_message.Message):
 Global___KeyVersion: _TypeAlias = KeyVersion  # noqa: Y015
 
 @_typing.final
-class DestructionReceipt(_message.Message):
-    """Proof that a key was destroyed, signed as a DSSE envelope (https://github.com/secure-systems-lab/dsse, version 1)."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    KEY_VERSION_FIELD_NUMBER: _builtins.int
-    DESTROY_TIME_FIELD_NUMBER: _builtins.int
-    PAYLOAD_TYPE_FIELD_NUMBER: _builtins.int
-    PAYLOAD_FIELD_NUMBER: _builtins.int
-    SIGNATURE_FIELD_NUMBER: _builtins.int
-    KEY_ID_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}/destructionReceipts/{receipt}`."""
-    key_version: _builtins.str
-    """What was destroyed: `tenants/{tenant}/keys/{key}/versions/{version}`."""
-    payload_type: _builtins.str
-    """What the payload is: `application/vnd.bulkhead.key-destruction+json`."""
-    payload: _builtins.bytes
-    """The above as JSON, with the tenant's uid, the root of trust, and the probe: something that the key had wrapped before,
-    which opened then and does not open since.
-    """
-    signature: _builtins.bytes
-    """Over the payload and its type (DSSE's pre-authentication encoding), by Ed25519."""
-    key_id: _builtins.str
-    """The key that signed: see IsolationService.ListAttestationKeys."""
-    @_builtins.property
-    def destroy_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was seen to be gone."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        key_version: _builtins.str = ...,
-        destroy_time: _timestamp_pb2.Timestamp | None = ...,
-        payload_type: _builtins.str = ...,
-        payload: _builtins.bytes = ...,
-        signature: _builtins.bytes = ...,
-        key_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time", "key_id", b"key_id", "key_version", b"key_version", "name", b"name", "payload", b"payload", "payload_type", b"payload_type", "signature", b"signature"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DestructionReceipt: _TypeAlias = DestructionReceipt  # noqa: Y015
-
-@_typing.final
 class RotateKeyMetadata(_message.Message):
     """How far a rotation is."""
 
@@ -314,7 +265,7 @@ class RotateKeyMetadata(_message.Message):
         """In order."""
 
     @_builtins.property
-    def resealing(self) -> Global___Resealing:
+    def resealing(self) -> _key_changes_pb2.Resealing:
         """How far it is that all is sealed anew; for `storage` only."""
 
     def __init__(
@@ -324,7 +275,7 @@ class RotateKeyMetadata(_message.Message):
         key: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         steps: _abc.Iterable[_steps_pb2.OperationStep] | None = ...,
-        resealing: Global___Resealing | None = ...,
+        resealing: _key_changes_pb2.Resealing | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resealing", b"resealing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -333,60 +284,6 @@ class RotateKeyMetadata(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateKeyMetadata: _TypeAlias = RotateKeyMetadata  # noqa: Y015
-
-@_typing.final
-class Resealing(_message.Message):
-    """How far it is that what older versions of a key have sealed is sealed by the new one."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    OBJECTS_TOTAL_FIELD_NUMBER: _builtins.int
-    OBJECTS_DONE_FIELD_NUMBER: _builtins.int
-    LOOK_FIELD_NUMBER: _builtins.int
-    OBJECTS_RESEALED_FIELD_NUMBER: _builtins.int
-    BYTES_RESEALED_FIELD_NUMBER: _builtins.int
-    ROWS_RESEALED_FIELD_NUMBER: _builtins.int
-    OBJECTS_KEPT_FIELD_NUMBER: _builtins.int
-    OBJECTS_REFUSED_FIELD_NUMBER: _builtins.int
-    objects_total: _builtins.int
-    """How many objects the tenant had when it began."""
-    objects_done: _builtins.int
-    """How many of them, or of those that came since, this look has passed. The first look seals anew; the last one finds
-    nothing that is not.
-    """
-    look: _builtins.int
-    """Which look this is, from 1."""
-    objects_resealed: _builtins.int
-    """How many objects were sealed anew."""
-    bytes_resealed: _builtins.int
-    """How many bytes that was."""
-    rows_resealed: _builtins.int
-    """How many rows were sealed anew, such as secrets."""
-    objects_kept: _builtins.int
-    """How many objects this look has found that an old version has sealed and that cannot be replaced, since they are too
-    large for the bucket. Their versions stay enabled.
-    """
-    objects_refused: _builtins.int
-    """How many objects this look has found that open for nobody, as they were altered."""
-    def __init__(
-        self,
-        *,
-        objects_total: _builtins.int = ...,
-        objects_done: _builtins.int = ...,
-        look: _builtins.int = ...,
-        objects_resealed: _builtins.int = ...,
-        bytes_resealed: _builtins.int = ...,
-        rows_resealed: _builtins.int = ...,
-        objects_kept: _builtins.int = ...,
-        objects_refused: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_resealed", b"bytes_resealed", "look", b"look", "objects_done", b"objects_done", "objects_kept", b"objects_kept", "objects_refused", b"objects_refused", "objects_resealed", b"objects_resealed", "objects_total", b"objects_total", "rows_resealed", b"rows_resealed"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Resealing: _TypeAlias = Resealing  # noqa: Y015
 
 @_typing.final
 class ListKeysRequest(_message.Message):
@@ -527,86 +424,6 @@ class ListKeyVersionsResponse(_message.Message):
 Global___ListKeyVersionsResponse: _TypeAlias = ListKeyVersionsResponse  # noqa: Y015
 
 @_typing.final
-class GetDestructionReceiptRequest(_message.Message):
-    """Ask for one receipt."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}/destructionReceipts/{receipt}`."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetDestructionReceiptRequest: _TypeAlias = GetDestructionReceiptRequest  # noqa: Y015
-
-@_typing.final
-class ListDestructionReceiptsRequest(_message.Message):
-    """Ask for a page of receipts."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PARENT_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    parent: _builtins.str
-    """`tenants/{tenant}`."""
-    page_size: _builtins.int
-    """How many at most: 50 when zero, 1000 at most."""
-    page_token: _builtins.str
-    """`next_page_token` of the page before."""
-    def __init__(
-        self,
-        *,
-        parent: _builtins.str = ...,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListDestructionReceiptsRequest: _TypeAlias = ListDestructionReceiptsRequest  # noqa: Y015
-
-@_typing.final
-class ListDestructionReceiptsResponse(_message.Message):
-    """A page of receipts."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DESTRUCTION_RECEIPTS_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Ask for the next page with this; empty on the last one."""
-    @_builtins.property
-    def destruction_receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DestructionReceipt]:
-        """The newest first."""
-
-    def __init__(
-        self,
-        *,
-        destruction_receipts: _abc.Iterable[Global___DestructionReceipt] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destruction_receipts", b"destruction_receipts", "next_page_token", b"next_page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListDestructionReceiptsResponse: _TypeAlias = ListDestructionReceiptsResponse  # noqa: Y015
-
-@_typing.final
 class RotateKeyRequest(_message.Message):
     """Ask for a rotation."""
 
@@ -639,55 +456,3 @@ class RotateKeyRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
-
-@_typing.final
-class RetireKeyVersionRequest(_message.Message):
-    """Ask for a version's end."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    ETAG_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}/keys/{key}/versions/{version}`."""
-    etag: _builtins.str
-    """Refuse unless it is the etag of the key (AIP-154); empty matches all."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        etag: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RetireKeyVersionRequest: _TypeAlias = RetireKeyVersionRequest  # noqa: Y015
-
-@_typing.final
-class EnableKeyVersionRequest(_message.Message):
-    """Ask for a version's return."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    ETAG_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}/keys/{key}/versions/{version}`."""
-    etag: _builtins.str
-    """Refuse unless it is the etag of the key (AIP-154); empty matches all."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        etag: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EnableKeyVersionRequest: _TypeAlias = EnableKeyVersionRequest  # noqa: Y015

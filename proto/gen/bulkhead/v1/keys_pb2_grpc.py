@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from bulkhead.v1 import key_changes_pb2 as bulkhead_dot_v1_dot_key__changes__pb2
 from bulkhead.v1 import keys_pb2 as bulkhead_dot_v1_dot_keys__pb2
+from bulkhead.v1 import receipts_pb2 as bulkhead_dot_v1_dot_receipts__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -58,23 +60,23 @@ class KeyServiceStub:
                 _registered_method=True)
         self.RetireKeyVersion = channel.unary_unary(
                 '/bulkhead.v1.KeyService/RetireKeyVersion',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.RetireKeyVersionRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_key__changes__pb2.RetireKeyVersionRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
                 _registered_method=True)
         self.EnableKeyVersion = channel.unary_unary(
                 '/bulkhead.v1.KeyService/EnableKeyVersion',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.EnableKeyVersionRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_key__changes__pb2.EnableKeyVersionRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
                 _registered_method=True)
         self.GetDestructionReceipt = channel.unary_unary(
                 '/bulkhead.v1.KeyService/GetDestructionReceipt',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.GetDestructionReceiptRequest.SerializeToString,
-                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.DestructionReceipt.FromString,
+                request_serializer=bulkhead_dot_v1_dot_receipts__pb2.GetDestructionReceiptRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_receipts__pb2.DestructionReceipt.FromString,
                 _registered_method=True)
         self.ListDestructionReceipts = channel.unary_unary(
                 '/bulkhead.v1.KeyService/ListDestructionReceipts',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsRequest.SerializeToString,
-                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsResponse.FromString,
+                request_serializer=bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsResponse.FromString,
                 _registered_method=True)
 
 
@@ -183,23 +185,23 @@ def add_KeyServiceServicer_to_server(servicer, server):
             ),
             'RetireKeyVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.RetireKeyVersion,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.RetireKeyVersionRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_key__changes__pb2.RetireKeyVersionRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.SerializeToString,
             ),
             'EnableKeyVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.EnableKeyVersion,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.EnableKeyVersionRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_key__changes__pb2.EnableKeyVersionRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.SerializeToString,
             ),
             'GetDestructionReceipt': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDestructionReceipt,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.GetDestructionReceiptRequest.FromString,
-                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.DestructionReceipt.SerializeToString,
+                    request_deserializer=bulkhead_dot_v1_dot_receipts__pb2.GetDestructionReceiptRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_receipts__pb2.DestructionReceipt.SerializeToString,
             ),
             'ListDestructionReceipts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDestructionReceipts,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsRequest.FromString,
-                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsResponse.SerializeToString,
+                    request_deserializer=bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -336,7 +338,7 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/RetireKeyVersion',
-            bulkhead_dot_v1_dot_keys__pb2.RetireKeyVersionRequest.SerializeToString,
+            bulkhead_dot_v1_dot_key__changes__pb2.RetireKeyVersionRequest.SerializeToString,
             bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
             options,
             channel_credentials,
@@ -363,7 +365,7 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/EnableKeyVersion',
-            bulkhead_dot_v1_dot_keys__pb2.EnableKeyVersionRequest.SerializeToString,
+            bulkhead_dot_v1_dot_key__changes__pb2.EnableKeyVersionRequest.SerializeToString,
             bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
             options,
             channel_credentials,
@@ -390,8 +392,8 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/GetDestructionReceipt',
-            bulkhead_dot_v1_dot_keys__pb2.GetDestructionReceiptRequest.SerializeToString,
-            bulkhead_dot_v1_dot_keys__pb2.DestructionReceipt.FromString,
+            bulkhead_dot_v1_dot_receipts__pb2.GetDestructionReceiptRequest.SerializeToString,
+            bulkhead_dot_v1_dot_receipts__pb2.DestructionReceipt.FromString,
             options,
             channel_credentials,
             insecure,
@@ -417,8 +419,8 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/ListDestructionReceipts',
-            bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsRequest.SerializeToString,
-            bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsResponse.FromString,
+            bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsRequest.SerializeToString,
+            bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

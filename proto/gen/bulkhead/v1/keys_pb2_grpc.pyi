@@ -3,7 +3,9 @@
 isort:skip_file
 A tenant's keys: which there are, what they rest on, and their rotation. No RPC gives out a key."""
 
+from bulkhead.v1 import key_changes_pb2 as _key_changes_pb2
 from bulkhead.v1 import keys_pb2 as _keys_pb2
+from bulkhead.v1 import receipts_pb2 as _receipts_pb2
 from collections import abc as _abc
 from google.longrunning import operations_pb2 as _operations_pb2
 from grpc import aio as _aio
@@ -59,15 +61,15 @@ class KeyServiceStub:
 
     `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
     """
-    RetireKeyVersion: _grpc.UnaryUnaryMultiCallable[_keys_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]
+    RetireKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]
     """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
     sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
     """
-    EnableKeyVersion: _grpc.UnaryUnaryMultiCallable[_keys_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]
+    EnableKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]
     """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
-    GetDestructionReceipt: _grpc.UnaryUnaryMultiCallable[_keys_pb2.GetDestructionReceiptRequest, _keys_pb2.DestructionReceipt]
+    GetDestructionReceipt: _grpc.UnaryUnaryMultiCallable[_receipts_pb2.GetDestructionReceiptRequest, _receipts_pb2.DestructionReceipt]
     """Get one receipt of a destruction."""
-    ListDestructionReceipts: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ListDestructionReceiptsRequest, _keys_pb2.ListDestructionReceiptsResponse]
+    ListDestructionReceipts: _grpc.UnaryUnaryMultiCallable[_receipts_pb2.ListDestructionReceiptsRequest, _receipts_pb2.ListDestructionReceiptsResponse]
     """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
 
     They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
@@ -104,15 +106,15 @@ class KeyServiceAsyncStub(KeyServiceStub):
 
     `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
     """
-    RetireKeyVersion: _aio.UnaryUnaryMultiCallable[_keys_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
+    RetireKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
     """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
     sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
     """
-    EnableKeyVersion: _aio.UnaryUnaryMultiCallable[_keys_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
+    EnableKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
     """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
-    GetDestructionReceipt: _aio.UnaryUnaryMultiCallable[_keys_pb2.GetDestructionReceiptRequest, _keys_pb2.DestructionReceipt]  # type: ignore[assignment]
+    GetDestructionReceipt: _aio.UnaryUnaryMultiCallable[_receipts_pb2.GetDestructionReceiptRequest, _receipts_pb2.DestructionReceipt]  # type: ignore[assignment]
     """Get one receipt of a destruction."""
-    ListDestructionReceipts: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListDestructionReceiptsRequest, _keys_pb2.ListDestructionReceiptsResponse]  # type: ignore[assignment]
+    ListDestructionReceipts: _aio.UnaryUnaryMultiCallable[_receipts_pb2.ListDestructionReceiptsRequest, _receipts_pb2.ListDestructionReceiptsResponse]  # type: ignore[assignment]
     """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
 
     They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
@@ -174,7 +176,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def RetireKeyVersion(
         self,
-        request: _keys_pb2.RetireKeyVersionRequest,
+        request: _key_changes_pb2.RetireKeyVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.KeyVersion, _abc.Awaitable[_keys_pb2.KeyVersion]]:
         """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
@@ -184,7 +186,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def EnableKeyVersion(
         self,
-        request: _keys_pb2.EnableKeyVersionRequest,
+        request: _key_changes_pb2.EnableKeyVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.KeyVersion, _abc.Awaitable[_keys_pb2.KeyVersion]]:
         """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
@@ -192,17 +194,17 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetDestructionReceipt(
         self,
-        request: _keys_pb2.GetDestructionReceiptRequest,
+        request: _receipts_pb2.GetDestructionReceiptRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_keys_pb2.DestructionReceipt, _abc.Awaitable[_keys_pb2.DestructionReceipt]]:
+    ) -> _typing.Union[_receipts_pb2.DestructionReceipt, _abc.Awaitable[_receipts_pb2.DestructionReceipt]]:
         """Get one receipt of a destruction."""
 
     @_abc_1.abstractmethod
     def ListDestructionReceipts(
         self,
-        request: _keys_pb2.ListDestructionReceiptsRequest,
+        request: _receipts_pb2.ListDestructionReceiptsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_keys_pb2.ListDestructionReceiptsResponse, _abc.Awaitable[_keys_pb2.ListDestructionReceiptsResponse]]:
+    ) -> _typing.Union[_receipts_pb2.ListDestructionReceiptsResponse, _abc.Awaitable[_receipts_pb2.ListDestructionReceiptsResponse]]:
         """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
 
         They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
