@@ -252,11 +252,49 @@ class Destruction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shredding:
+    """A tenant whose KEKs are all to be destroyed, and what goes with them."""
+
+    id: UUID
+    tenant_uid: UUID
+    keys: Sequence[Mapping[str, JsonValue]]
+    """Each version of each key that they wrap, by its id, its number and that of its KEK."""
+
+    def payload(
+        self, tenant_id: TenantId, destroyed: Sequence[Destruction], *, root: Mapping[str, str | bool], now: datetime
+    ) -> bytes:
+        """Say as JSON what was destroyed, and how it was seen. For after no sample, and no key, opened any more."""
+        return json.dumps(
+            {
+                "id": str(self.id),
+                "tenant": f"tenants/{tenant_id}",
+                "tenant_uid": str(self.tenant_uid),
+                "destroyed": [
+                    {"key": KEK, "version": each.kek_version, "algorithm": _KEK_ALGORITHM} for each in destroyed
+                ],
+                "lost": list(map(dict, self.keys)),
+                "destroy_time": now.isoformat(),
+                "root_of_trust": dict(root),
+                "probes": [
+                    {
+                        "kek_version": each.kek_version,
+                        "sample_sha256": hashlib.sha256(each.sample).hexdigest(),
+                        "before": "OPENED",
+                        "after": "KEY_MISSING",
+                    }
+                    for each in destroyed
+                ],
+            }
+        ).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What was said of a destruction, as it was signed."""
 
     id: UUID
     kek_version: int
+    """0 where it is of all the KEKs of a tenant."""
     destroy_time: datetime
     payload: bytes
     signature: bytes

@@ -196,7 +196,7 @@ def _version_to_proto(key: Key, version: KeyVersion) -> keys_pb2.KeyVersion:
 def _receipt_to_proto(receipt: Receipt, parent: str) -> receipts_pb2.DestructionReceipt:
     message = receipts_pb2.DestructionReceipt(
         name=f"{parent}/destructionReceipts/{receipt.id}",
-        key_version=f"{parent}/keys/{KEK}/versions/{receipt.kek_version}",
+        key_version=f"{parent}/keys/{KEK}/versions/{receipt.kek_version}" if receipt.kek_version else "",
         payload_type=RECEIPT_TYPE,
         payload=receipt.payload,
         signature=receipt.signature,

@@ -1,9 +1,11 @@
 """What the registry knows of keys and of their rotations."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from control_plane.errors import PreconditionError
 from control_plane.keyring.model import (
     KEK,
     KEY_IDS,
@@ -11,6 +13,7 @@ from control_plane.keyring.model import (
     Key,
     KeyVersion,
     Receipt,
+    Shredding,
     VersionState,
     kek_version,
 )
@@ -298,11 +301,77 @@ async def sign_destruction(tx: SystemTransaction, receipt: Receipt) -> None:
     )
 
 
+async def unproven_destructions(tx: SystemTransaction, tenant_uid: UUID) -> list[Destruction]:
+    """List the destructions of a tenant's KEKs that were begun and have no receipt."""
+    rows = await tx.fetch_all(
+        """
+        SELECT id, tenant_uid, kek_version, sample FROM csm_system.key_destructions
+         WHERE tenant_uid = %(tenant_uid)s AND payload IS NULL ORDER BY kek_version
+        """,
+        {"tenant_uid": tenant_uid},
+    )
+    return [Destruction(**row) for row in rows]
+
+
+async def check_sealed(tx: SystemTransaction, tenant_uid: UUID) -> None:
+    """Raise PreconditionError for a tenant that is not sealed; fine where it is gone."""
+    row = await tx.fetch_one(
+        "SELECT id FROM csm_system.tenants WHERE uid = %(uid)s AND state <> 'SEALED'", {"uid": tenant_uid}
+    )
+    if row is not None:
+        name = f"tenants/{row['id']}"
+        raise PreconditionError(name, f"{name} is not sealed: its keys may be in use", reason="TENANT_NOT_SEALED")
+
+
+async def begun_shredding(tx: SystemTransaction, tenant_uid: UUID) -> Shredding | None:
+    """Find the shredding of a tenant's keys that was begun, whether or not it is done."""
+    row = await tx.fetch_one(
+        "SELECT id, tenant_uid, keys FROM csm_system.key_shreddings WHERE tenant_uid = %(tenant_uid)s",
+        {"tenant_uid": tenant_uid},
+    )
+    return None if row is None else Shredding(**row)
+
+
+async def begin_shredding(tx: SystemTransaction, shredding: Shredding, *, now: datetime) -> None:
+    """Keep which keys are to go, from before any does; the first list stays."""
+    await tx.execute(
+        """
+        INSERT INTO csm_system.key_shreddings (id, tenant_uid, begin_time, keys)
+        VALUES (%(id)s, %(tenant_uid)s, %(now)s, %(keys)s::jsonb)
+        ON CONFLICT ON CONSTRAINT key_shreddings_tenant_uid_key DO NOTHING
+        """,
+        {
+            "id": shredding.id,
+            "tenant_uid": shredding.tenant_uid,
+            "now": now,
+            "keys": json.dumps(list(map(dict, shredding.keys))),
+        },
+    )
+
+
+async def sign_shredding(tx: SystemTransaction, receipt: Receipt) -> None:
+    """Keep the receipt of a shredding; one that is there stays."""
+    await tx.execute(
+        """
+        UPDATE csm_system.key_shreddings
+           SET destroy_time = %(destroy_time)s, payload = %(payload)s, signature = %(signature)s, key_id = %(key_id)s
+         WHERE id = %(receipt)s AND payload IS NULL
+        """,
+        {
+            "receipt": receipt.id,
+            "destroy_time": receipt.destroy_time,
+            "payload": receipt.payload,
+            "signature": receipt.signature,
+            "key_id": receipt.key_id,
+        },
+    )
+
+
 async def find_receipt(tx: SystemTransaction, tenant_uid: UUID, receipt_id: UUID) -> Receipt | None:
     """Return a receipt of the tenant, or None."""
     row = await tx.fetch_one(
         """
-        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.key_destructions
+        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.destruction_receipts
          WHERE tenant_uid = %(tenant_uid)s AND id = %(id)s AND payload IS NOT NULL
         """,
         {"tenant_uid": tenant_uid, "id": receipt_id},
@@ -314,7 +383,7 @@ async def receipts(tx: SystemTransaction, tenant_uid: UUID, *, before: UUID, lim
     """List a tenant's receipts whose ids are before `before`, the newest first."""
     rows = await tx.fetch_all(
         """
-        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.key_destructions
+        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.destruction_receipts
          WHERE tenant_uid = %(tenant_uid)s AND id < %(before)s AND payload IS NOT NULL ORDER BY id DESC LIMIT %(limit)s
         """,
         {"tenant_uid": tenant_uid, "before": before, "limit": limit},

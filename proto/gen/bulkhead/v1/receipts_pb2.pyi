@@ -35,11 +35,11 @@ class DestructionReceipt(_message.Message):
     name: _builtins.str
     """`tenants/{tenant}/destructionReceipts/{receipt}`."""
     key_version: _builtins.str
-    """What was destroyed: `tenants/{tenant}/keys/{key}/versions/{version}`."""
+    """What was destroyed: `tenants/{tenant}/keys/{key}/versions/{version}`; empty where it is all keys of the tenant."""
     payload_type: _builtins.str
     """What the payload is: `application/vnd.bulkhead.key-destruction+json`."""
     payload: _builtins.bytes
-    """The above as JSON, with the tenant's uid, the root of trust, and the probe: something that the key had wrapped before,
+    """The above as JSON, of all keys with a list of them, with the tenant's uid, the root of trust, and the probe: something that the key had wrapped before,
     which opened then and does not open since.
     """
     signature: _builtins.bytes
