@@ -41,15 +41,18 @@ from control_plane.settings import HsmSettings
 from control_plane.tenants.store import find_placement
 from tests.bench.measure import Figure, figures
 from tests.bench.system import System
-from tests.fixtures.softhsm import library_of_its_own
+from tests.bench.vaults import fill_device
+from tests.fixtures.softhsm import library_of, library_of_its_own
 
 MANY: Final = 10_000
 SHARDS: Final = 64
 AT_ONCE: Final = 4
-LIMIT: Final = timedelta(seconds=90)
+LIMIT: Final = timedelta(seconds=60)
 _TENANTS: Final = "COPY csm_system.tenants (id, uid, display_name, state, tier, schema_name, dns_label) FROM STDIN"
 _NUMBERS: Final = """
-    SELECT setval(pg_get_serial_sequence('csm_system.tenants', 'number'), 1000000 * (SELECT count(*) FROM pg_database))
+    SELECT setval(pg_get_serial_sequence('csm_system.tenants', 'number'),
+                  1 + coalesce(max(substr(rolname, 7)::bigint), 0))
+      FROM pg_roles WHERE rolname ~ '^csm_t_[0-9]+$'
 """
 _KEYS: Final = """
     COPY csm_system.tenant_keys (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state)
@@ -80,7 +83,9 @@ async def rotation_of_all(system: System) -> AsyncIterator[Figure]:
         }
         for name, opened in vaults.items():
             async with _registry(system, name) as database:
-                counting: Any = CountingVault(await opened())
+                vault = await opened()
+                await _make_keks(vault, Path(folder) / "pkcs11")
+                counting: Any = CountingVault(vault)
                 tenants = await _fill(database, counting, _superuser(system, name))
                 async for figure in _rotate_all(database, counting, tenants, Path(folder) / name, case=f"keks.{name}"):
                     yield figure
@@ -149,8 +154,8 @@ async def _registry(system: System, name: str) -> AsyncIterator[Database]:
 
 
 async def _fill(database: Database, vault: KeyVault, superuser: str) -> list[TenantId]:
-    """Make the tenants, with a KEK each in the vault, and a key that it wraps."""
-    uids = {TenantId(f"bench_{number}"): new_uuid() for number in range(MANY)}
+    """Make the tenants, with a key each that their KEK in the vault wraps."""
+    uids = {TenantId(f"bench_{number}"): UUID(int=number) for number in range(1, MANY + 1)}
     await PlatformKeys(vault, database).attestation_signer()
     keys = [await _key(vault, tenant_id, uid) for tenant_id, uid in uids.items()]
     async with await psycopg.AsyncConnection.connect(superuser) as connection, connection.cursor() as cursor:
@@ -170,6 +175,15 @@ async def _fill(database: Database, vault: KeyVault, superuser: str) -> list[Ten
     await tenancy.create_tenant_schema(database, first, password="")
     await _make_logs(superuser, first, [tenant_id for tenant_id in uids if tenant_id != first.tenant_id])
     return list(uids)
+
+
+async def _make_keks(vault: KeyVault, directory: Path) -> None:
+    if isinstance(vault, Pkcs11Vault):
+        await library_of(vault).run_to_end(lambda: fill_device(vault, directory, MANY))
+        return
+    for begin in range(1, MANY + 1, 50):
+        keks = [KekRef(tenant_uid=UUID(int=number), version=1) for number in range(begin, min(begin + 50, MANY + 1))]
+        await asyncio.gather(*map(vault.create_kek, keks))
 
 
 async def _make_logs(superuser: str, first: Placement, tenants: Sequence[TenantId]) -> None:
@@ -198,7 +212,6 @@ async def _key(vault: KeyVault, tenant_id: TenantId, uid: UUID) -> StoredKey:
         "kek_version": 1,
         "public": material.public,
     }
-    await vault.create_kek(kek)
     aad = StoredKey(**fields, wrapped=WrappedKey(b"")).binding.aad()
     return StoredKey(**fields, wrapped=await vault.wrap(kek, material.private, aad=aad))
 
