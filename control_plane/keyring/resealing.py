@@ -14,7 +14,13 @@ from typing import Final
 
 import structlog
 
-from control_plane.errors import ConflictError, KeyRetiredError, NotFoundError, PreconditionError
+from control_plane.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    KeyRetiredError,
+    NotFoundError,
+    PreconditionError,
+)
 from control_plane.keyring.model import Found, Resealing
 from control_plane.keys.model import IntegrityError
 from control_plane.keys.service import TenantKeys
@@ -84,8 +90,8 @@ class Resealer:
         except ConflictError:
             # Whoever wrote it has sealed it, maybe still with an older version: the next look says so.
             return progress.past(name, Found.OLD)
-        except (IntegrityError, KeyRetiredError) as error:
-            # Nothing opens it, whichever versions are enabled.
+        except (IntegrityError, InvalidArgumentError, KeyRetiredError) as error:
+            # Nothing opens it as it is, nor is anything sealed by what is about to be retired.
             _log.warning("object_not_resealed", path=name.path, version=name.version, why=str(error))
             return progress.past(name, Found.SHUT)
         except PreconditionError as error:

@@ -141,7 +141,7 @@ class ObstoreBucket:
         """See `Bucket`. Holds the whole of what it puts: no upload in parts can be made on a condition here."""
         await self._check_conditions()
         with _as_ours(key):
-            before = await self._store.head_async(key)
+            before: ObjectMeta = await self._store.head_async(key)
         if before["size"] > REPLACED_BYTES:
             raise RefusedError(key, f"{key} is too long to be replaced on a condition", reason="OBJECT_TOO_LARGE")
         after = bytearray()
