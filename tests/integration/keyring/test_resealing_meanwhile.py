@@ -6,17 +6,21 @@ from typing import Any
 import pytest
 
 from control_plane.errors import ConflictError
+from control_plane.keyring.resealing import Resealer
 from control_plane.keys.service import TenantKeys
 from control_plane.objects.paths import ObjectName
-from control_plane.objects.store import TenantObjects
+from control_plane.objects.store import ObjectStore, TenantObjects
 from control_plane.secrets import service as secrets
 from control_plane.secrets.model import Action
 from tests.fixtures.faults import NOW
 from tests.fixtures.keyring import Ring
+from tests.fixtures.s3 import S3Server
 from tests.fixtures.stored import (
+    ALL,
     State,
     add_secret,
     envelopes,
+    fill,
     handle_of,
     payload_of,
     read,
@@ -162,3 +166,35 @@ async def test_a_secret_that_was_kept_with_the_old_version_after_all_looks_is_se
 
     assert [envelope[5:9] for envelope in await envelopes(superuser)] == [(2).to_bytes(4, "big")]
     assert await payload_of(ring, tenant, "api", 1) == b"late"
+
+
+@pytest.mark.behaviour("S2.5")
+async def test_objects_in_s3_are_sealed_anew_while_some_are_written_and_deleted(
+    ring: Ring, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await ring.cell.tenant()
+    store = ObjectStore(s3_server.bucket(), ring.cell.keys, ring.objects.canaries)
+    own, reseal = store.of(tenant), TenantKeys.reseal_stream
+    plan: Any = ring.plans["keys.rotate.storage"]
+    plan._resealer = Resealer(store, ring.cell.keys)
+    await fill(own)
+    for path in ("written", "deleted"):
+        await own.put(path, plaintext=b"stale")
+    done = set[str]()
+
+    async def meanwhile(keys: TenantKeys, *arguments: Any, object_name: str, **options: Any) -> AsyncIterator[bytes]:
+        async for part in reseal(keys, *arguments, object_name=object_name, **options):
+            yield part
+        path = object_name.rpartition("/")[2]
+        if path == "written" and path not in done:
+            await own.put(path, plaintext=b"newer")
+        elif path == "deleted":
+            await own.delete(path)
+        done.add(path)
+
+    monkeypatch.setattr(TenantKeys, "reseal_stream", meanwhile)
+    await ring.rotated(tenant, "storage")
+
+    assert await read(own) == {**ALL, ObjectName(path="written"): b"newer"}
+    assert await sealed_by(own) == {2}
+    assert await states(ring, tenant) == [State.RETIRED, State.ENABLED]
