@@ -11,7 +11,8 @@
     ├── EtagMismatchError         somebody changed it in between (AIP-154)
     ├── ConflictError             lost against others too often; the same call may work at once
     ├── PreconditionError         not in this state
-    │   └── TenantSealedError     nothing of the tenant is opened for anybody
+    │   ├── TenantSealedError     nothing of the tenant is opened for anybody
+    │   └── KeyRetiredError       what sealed this is not used any more
     ├── QuotaExceededError        a limit is reached
     └── UnavailableError          something we need is away; try again
 
@@ -141,6 +142,26 @@ class TenantSealedError(PreconditionError):
     def __init__(self, tenant: str) -> None:
         """Name the tenant as a resource."""
         super().__init__(tenant, f"{tenant} is sealed", reason="TENANT_SEALED", state="SEALED")
+
+
+class KeyRetiredError(PreconditionError):
+    """A version of a key was retired: what it sealed does not open, until the version is enabled again."""
+
+    reason = "KEY_VERSION_RETIRED"
+
+    def __init__(self, key: str) -> None:
+        """Name the version."""
+        super().__init__(key, f"{key} is retired", reason="KEY_VERSION_RETIRED", state="RETIRED")
+
+
+class HsmTierUnavailableError(PreconditionError):
+    """There is no token of the vault that the tenant could have to itself."""
+
+    reason = "HSM_TIER_UNAVAILABLE"
+
+    def __init__(self, resource: str, message: str) -> None:
+        """Name what was to have one, and say why it cannot."""
+        super().__init__(resource, message, reason="HSM_TIER_UNAVAILABLE")
 
 
 class QuotaExceededError(DomainError):

@@ -45,7 +45,8 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
-from control_plane.keyring.rotation import Means, rotations
+from control_plane.keyring.plan import Means
+from control_plane.keyring.rotation import rotations
 from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.vault import KeyVault
@@ -183,7 +184,9 @@ def _rotations(process: Process, vault: KeyVault, platform_keys: PlatformKeys, e
     return rotations(
         Means(
             database=process.database,
+            directory=process.directory,
             keys=process.keys,
+            objects=process.objects,
             vault=vault,
             platform_keys=platform_keys,
             lagging_edges=partial(_lagging, edges),

@@ -1,17 +1,21 @@
-"""How a KEK is destroyed, and what proves that it is."""
+"""How a KEK is destroyed, or all that a tenant has, and what proves that it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 from control_plane.ids import TenantId, new_uuid
 from control_plane.keyring import store
-from control_plane.keyring.model import RECEIPT_TYPE, Destruction, Receipt
+from control_plane.keyring.model import RECEIPT_TYPE, Destruction, Receipt, Shredding
+from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, WrappedKey
-from control_plane.keys.platform import PlatformKeys
+from control_plane.keys.platform import AttestationSigner, PlatformKeys
+from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import RootOfTrust
 from control_plane.keys.wrapping import Wrapping
-from control_plane.postgres.database import Database
+from control_plane.postgres.database import Database, SystemTransaction
+from control_plane.postgres.effects import JsonValue
+from control_plane.postgres.placement import Placement
 
 RootOf = Callable[[UUID], RootOfTrust]
 """Says what a tenant's keys rest on."""
@@ -46,23 +50,86 @@ class Destroyer:
         if await self._wrapping.opens(kek, WrappedKey(destruction.sample)):
             message = f"{kek.title} was destroyed, and still opens what it wrapped"
             raise RuntimeError(message)
-        now, root = datetime.now(UTC), self._root_of_trust(kek.tenant_uid)
-        said: dict[str, str | bool] = {
+        now = datetime.now(UTC)
+        payload = destruction.payload(tenant_id, root=self._root(kek.tenant_uid), now=now)
+        return _receipt(destruction.id, payload, signer=signer, kek_version=kek.version, now=now)
+
+    async def shred(self, placement: Placement) -> Receipt:
+        """Destroy every KEK of a sealed tenant: nothing that its keys have sealed, wherever it lies, opens again.
+
+        Return the receipt of it, which is kept when the tenant is gone, and lists the id and the version of each key
+        that went. Of each KEK something was opened before, and does not open since; nor does any of the keys. Nothing
+        is destroyed before all of that is written down: whoever is killed in between is followed by one that asks for
+        the same. Safe to call again. Lists the vault twice.
+
+        Raises:
+            PreconditionError: the tenant is not sealed, so that its keys may be in use.
+            RuntimeError: something opens all the same, or a KEK has come meanwhile: call again.
+            UnavailableError: the vault or the database is away, or nothing can be signed; what is said to be done is
+                done.
+        """
+        uid = placement.uid
+        await self._system.run(lambda tx: store.check_sealed(tx, uid))
+        signer = await self._platform_keys.attestation_signer()
+        shredding = await self._begun_shredding(uid)
+        done = await self._system.run(lambda tx: store.find_receipt(tx, uid, shredding.id))
+        if done is not None:
+            return done
+        for kek in await self._wrapping.keks_of(uid):
+            await self._begun(kek)
+        destroyed = await self._system.run(lambda tx: store.unproven_destructions(tx, uid))
+        for each in destroyed:
+            await self._wrapping.destroy_kek(KekRef(tenant_uid=uid, version=each.kek_version))
+        await self._check_lost(uid, destroyed)
+        now = datetime.now(UTC)
+        payload = shredding.payload(placement.tenant_id, destroyed, root=self._root(uid), now=now)
+        receipt = _receipt(shredding.id, payload, signer=signer, kek_version=0, now=now)
+
+        async def work(tx: SystemTransaction) -> None:
+            await store.sign_shredding(tx, receipt)
+            for each in destroyed:
+                await store.note_destroyed_kek(tx, uid, version=each.kek_version, now=now)
+
+        await self._system.run(work)
+        return await self._system.run(lambda tx: store.find_receipt(tx, uid, shredding.id)) or receipt
+
+    async def _check_lost(self, tenant_uid: UUID, destroyed: Sequence[Destruction]) -> None:
+        stored = await self._system.run(lambda tx: keys_store.all_of(tx, tenant_uid))
+        opened = [
+            f"what version {each.kek_version} of its KEK has wrapped"
+            for each in destroyed
+            if await self._wrapping.opens(
+                KekRef(tenant_uid=tenant_uid, version=each.kek_version), WrappedKey(each.sample)
+            )
+        ]
+        opened += [f"its {key.purpose} key {key.version}" for key in stored if not await self._wrapping.is_lost(key)]
+        opened += [kek.title for kek in await self._wrapping.keks_of(tenant_uid)]
+        if opened:
+            message = f"the keys of tenant {tenant_uid} were destroyed, and there still is: {', '.join(opened)}"
+            raise RuntimeError(message)
+
+    async def _begun_shredding(self, tenant_uid: UUID) -> Shredding:
+        async def work(tx: SystemTransaction) -> Shredding | None:
+            keys = await keys_store.all_of(tx, tenant_uid)
+            made = Shredding(id=new_uuid(), tenant_uid=tenant_uid, keys=[_listed(key) for key in keys])
+            await store.begin_shredding(tx, made, now=datetime.now(UTC))
+            return await store.begun_shredding(tx, tenant_uid)
+
+        begun = await self._system.run(work)
+        if begun is None:
+            message = f"the destruction of the keys of tenant {tenant_uid} was begun and is not known"
+            raise RuntimeError(message)
+        return begun
+
+    def _root(self, tenant_uid: UUID) -> dict[str, str | bool]:
+        root = self._root_of_trust(tenant_uid)
+        return {
             "hsm_backed": root.hsm_backed,
             "label": root.label,
             "firmware": root.firmware,
             "token": root.token,
             "own_token": root.own_token,
         }
-        payload = destruction.payload(tenant_id, root=said, now=now)
-        return Receipt(
-            id=destruction.id,
-            kek_version=kek.version,
-            destroy_time=now,
-            payload=payload,
-            signature=signer.sign(RECEIPT_TYPE, payload),
-            key_id=signer.key_id,
-        )
 
     async def _begun(self, kek: KekRef) -> Destruction:
         begun = await self._find(kek)
@@ -78,6 +145,29 @@ class Destroyer:
 
     async def _find(self, kek: KekRef) -> Destruction | None:
         return await self._system.run(lambda tx: store.begun_destruction(tx, kek.tenant_uid, version=kek.version))
+
+
+def _listed(key: StoredKey) -> dict[str, JsonValue]:
+    return {
+        "key": key.purpose.value,
+        "version": key.version,
+        "id": str(key.id),
+        "algorithm": key.algorithm,
+        "kek_version": key.kek_version,
+    }
+
+
+def _receipt(
+    receipt_id: UUID, payload: bytes, *, signer: AttestationSigner, kek_version: int, now: datetime
+) -> Receipt:
+    return Receipt(
+        id=receipt_id,
+        kek_version=kek_version,
+        destroy_time=now,
+        payload=payload,
+        signature=signer.sign(RECEIPT_TYPE, payload),
+        key_id=signer.key_id,
+    )
 
 
 def _destruction(destruction_id: UUID, kek: KekRef, sample: WrappedKey) -> Destruction:

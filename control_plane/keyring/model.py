@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from enum import StrEnum
-from typing import Final
+from enum import Enum, StrEnum
+from typing import Any, Final
 from uuid import UUID
 
-from control_plane.errors import EtagMismatchError, PreconditionError
+from control_plane.errors import EtagMismatchError, NotFoundError, PreconditionError
 from control_plane.ids import TenantId
 from control_plane.keys.model import Purpose
+from control_plane.objects.paths import ObjectName
+from control_plane.postgres.effects import JsonValue
 
 KEK: Final = "kek"
 KEY_IDS: Final = (KEK, *(purpose.value for purpose in Purpose))
@@ -20,7 +22,7 @@ _KEK_ALGORITHM: Final = "AES-256-GCM"
 
 STEPS: Final[Mapping[str, tuple[str, ...]]] = {
     KEK: ("kek", "wrapping", "destruction"),
-    Purpose.STORAGE.value: ("version",),
+    Purpose.STORAGE.value: ("version", "objects", "rows", "retirement"),
     Purpose.SERVICES.value: ("version",),
     Purpose.TOKENS.value: ("publication", "edges", "use"),
 }
@@ -37,12 +39,94 @@ _NOT_ROTATED: Final[Mapping[str, str]] = {
 }
 
 
+class Found(Enum):
+    """What became of one object."""
+
+    NEW = "NEW"
+    """It is sealed by the new version, or gone."""
+    OLD = "OLD"
+    """An older version had sealed it when it was looked at."""
+    KEPT = "KEPT"
+    """An older version has sealed it, and it cannot be replaced."""
+    SHUT = "SHUT"
+    """It opens for nobody, since it was altered, or its version is retired."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resealing:
+    """How far it is that all is sealed by the new version; `look…` is of one look through all objects."""
+
+    look: int = 0
+    """Which look through all objects this is, from 1."""
+    is_whole: bool = False
+    """Whether the look is at its end."""
+    after: ObjectName | None = None
+    look_done: int = 0
+    look_old: int = 0
+    look_shut: int = 0
+    look_kept: Sequence[tuple[int, int]] = ()
+    """How many objects an older version keeps, by version."""
+    objects_total: int = 0
+    """How many there were at the beginning."""
+    objects_resealed: int = 0
+    bytes_resealed: int = 0
+    rows_resealed: int = 0
+
+    @classmethod
+    def read(cls, progress: Mapping[str, JsonValue]) -> "Resealing":
+        """Read what `written` wrote; where there is nothing, nothing is done yet."""
+        said: dict[str, Any] = dict(progress)
+        if after := said.get("after"):
+            said["after"] = ObjectName(path=after[0], version=after[1])
+        return cls(**said | {"look_kept": tuple((kept[0], kept[1]) for kept in said.get("look_kept", ()))})
+
+    def written(self) -> Mapping[str, JsonValue]:
+        """Write it as JSON."""
+        said: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        after = None if self.after is None else [self.after.path, self.after.version]
+        return said | {"after": after, "look_kept": [list(kept) for kept in self.look_kept]}
+
+    @property
+    def kept(self) -> Sequence[int]:
+        """Which versions have sealed what cannot be replaced."""
+        return [version for version, _ in self.look_kept]
+
+    def next_look(self) -> "Resealing":
+        """Begin another look."""
+        return replace(
+            self, look=self.look + 1, is_whole=False, after=None, look_done=0, look_old=0, look_shut=0, look_kept=()
+        )
+
+    def past(self, name: ObjectName, found: Found, *, size: int = 0, sealed_by: int = 0) -> "Resealing":
+        """Count an object, of which `size` bytes were sealed anew."""
+        kept = dict(self.look_kept)
+        if found is Found.KEPT:
+            kept[sealed_by] = kept.get(sealed_by, 0) + 1
+        return replace(
+            self,
+            after=name,
+            look_done=self.look_done + 1,
+            look_old=self.look_old + (found is Found.OLD),
+            look_shut=self.look_shut + (found is Found.SHUT),
+            look_kept=tuple(sorted(kept.items())),
+            objects_resealed=self.objects_resealed + bool(size),
+            bytes_resealed=self.bytes_resealed + size,
+        )
+
+
 class VersionState(StrEnum):
     """Where a version is in its life."""
 
     ENABLED = "ENABLED"
     RETIRED = "RETIRED"
     DESTROYED = "DESTROYED"
+
+
+_CHANGED_BY_HAND: Final[Mapping[VersionState, Sequence[str]]] = {
+    # What it seals is with others, who alone know when nothing is left.
+    VersionState.RETIRED: (Purpose.SERVICES.value,),
+    VersionState.ENABLED: (Purpose.SERVICES.value, Purpose.STORAGE.value),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +178,23 @@ class Key:
         """Raise EtagMismatchError when the caller has seen another state of it. An empty etag matches all."""
         if etag and etag != self.etag:
             raise EtagMismatchError(f"{self.name} was changed since it was read", etag=self.etag)
+
+    def version(self, number: str) -> KeyVersion:
+        """Return the version of a number as names have it; raise NotFoundError where there is none."""
+        for each in self.versions:
+            if str(each.version) == number:
+                return each
+        raise NotFoundError(f"{self.name}/versions/{number}")
+
+    def check_change(self, version: KeyVersion, state: VersionState) -> None:
+        """Raise PreconditionError where this version is not brought into that state by hand, and say why."""
+        name = f"{self.name}/versions/{version.version}"
+        if self.id not in _CHANGED_BY_HAND[state]:
+            text = f"versions of {self.id} are not brought into that state by hand: its rotation sees to them"
+            raise PreconditionError(name, text, reason="KEY_VERSION_NOT_CHANGED", key=self.id)
+        if version is self.primary and state is VersionState.RETIRED:
+            text = f"{name} is what seals; rotate the key first"
+            raise PreconditionError(name, text, reason="KEY_VERSION_PRIMARY")
 
     def check_rotatable(self) -> None:
         """Raise PreconditionError for a key that is not rotated, and say what it would take."""
@@ -151,11 +252,49 @@ class Destruction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shredding:
+    """A tenant whose KEKs are all to be destroyed, and what goes with them."""
+
+    id: UUID
+    tenant_uid: UUID
+    keys: Sequence[Mapping[str, JsonValue]]
+    """Each version of each key that they wrap, by its id, its number and that of its KEK."""
+
+    def payload(
+        self, tenant_id: TenantId, destroyed: Sequence[Destruction], *, root: Mapping[str, str | bool], now: datetime
+    ) -> bytes:
+        """Say as JSON what was destroyed, and how it was seen. For after no sample, and no key, opened any more."""
+        return json.dumps(
+            {
+                "id": str(self.id),
+                "tenant": f"tenants/{tenant_id}",
+                "tenant_uid": str(self.tenant_uid),
+                "destroyed": [
+                    {"key": KEK, "version": each.kek_version, "algorithm": _KEK_ALGORITHM} for each in destroyed
+                ],
+                "lost": list(map(dict, self.keys)),
+                "destroy_time": now.isoformat(),
+                "root_of_trust": dict(root),
+                "probes": [
+                    {
+                        "kek_version": each.kek_version,
+                        "sample_sha256": hashlib.sha256(each.sample).hexdigest(),
+                        "before": "OPENED",
+                        "after": "KEY_MISSING",
+                    }
+                    for each in destroyed
+                ],
+            }
+        ).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What was said of a destruction, as it was signed."""
 
     id: UUID
     kek_version: int
+    """0 where it is of all the KEKs of a tenant."""
     destroy_time: datetime
     payload: bytes
     signature: bytes

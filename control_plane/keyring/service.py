@@ -9,7 +9,8 @@ from uuid import UUID
 from control_plane.errors import NotFoundError, PreconditionError
 from control_plane.ids import new_uuid
 from control_plane.keyring import store
-from control_plane.keyring.model import STEPS, Key
+from control_plane.keyring.model import STEPS, Key, KeyVersion, VersionState
+from control_plane.keys.model import Purpose
 from control_plane.operations import service as operations
 from control_plane.operations.model import Operation, OperationState, StepRecord, StepState
 from control_plane.operations.plan import DeferJob
@@ -80,6 +81,47 @@ async def rotate_key(system: SystemHandle, request: Request, *, defer: DeferJob,
     return await system.run(work)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionChange:
+    """A request to bring a version into another state; valid."""
+
+    placement: Placement
+    key_id: str
+    version: str
+    state: VersionState
+    etag: str
+
+
+async def change_version(system: SystemHandle, change: VersionChange) -> tuple[Key, KeyVersion]:
+    """Retire a version, or enable it; one that is in that state stays as it is. Return it, and its key, as they are.
+
+    Raises:
+        EtagMismatchError: the key is not as the caller has seen it.
+        NotFoundError: there is no such version.
+        PreconditionError: it is what seals, or its key's versions are not changed by hand.
+    """
+    placement = change.placement
+
+    async def work(tx: SystemTransaction) -> tuple[Key, KeyVersion]:
+        await store.hold(tx, placement.uid)
+        key = await get_key(tx, placement, change.key_id)
+        version = key.version(change.version)
+        key.check_etag(change.etag)
+        key.check_change(version, change.state)
+        if version.state is change.state:
+            tx.unchanged()
+            return key, version
+        await store.change_state(
+            tx, placement.uid, purpose=Purpose(key.id), version=version.version, state=change.state
+        )
+        name = f"{key.name}/versions/{version.version}"
+        tx.record(Effect(resource=name, placement=placement, details={"state": change.state.value}))
+        changed = await get_key(tx, placement, change.key_id)
+        return changed, changed.version(change.version)
+
+    return await system.run(work)
+
+
 async def check_rotation(system: SystemHandle, request: Request) -> None:
     """Raise what `rotate_key` would raise of the key. Changes nothing."""
 
@@ -96,7 +138,7 @@ async def _check(tx: SystemTransaction, request: Request) -> Key:
     state = await store.hold(tx, request.placement.uid)
     if state in {None, "PROVISIONING"}:
         raise PreconditionError(tenant, f"{tenant} is still being created", reason="TENANT_NOT_READY")
-    running = await store.running_rotation(tx, request.placement.uid)
+    running = await store.running_rotation(tx, request.placement.uid, key=request.key_id)
     key = await get_key(tx, request.placement, request.key_id)
     key.check_rotatable()
     if running is not None:

@@ -8,11 +8,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.longrunning import operations_pb2
 from typing_extensions import override
 
-from bulkhead.v1 import keys_pb2, keys_pb2_grpc
+from bulkhead.v1 import key_changes_pb2, keys_pb2, keys_pb2_grpc, receipts_pb2
 from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import uuid_of
 from control_plane.keyring import service, store
-from control_plane.keyring.model import KEK, KEY_IDS, RECEIPT_TYPE, Key, KeyVersion, Receipt
+from control_plane.keyring.model import KEK, KEY_IDS, RECEIPT_TYPE, Key, KeyVersion, Receipt, Resealing, VersionState
 from control_plane.keys.algorithms import read_token_key
 from control_plane.keys.model import Purpose
 from control_plane.keys.service import TenantKeys
@@ -71,23 +71,23 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
 
     @override
     async def ListDestructionReceipts(
-        self, request: keys_pb2.ListDestructionReceiptsRequest, context: Context
-    ) -> keys_pb2.ListDestructionReceiptsResponse:
+        self, request: receipts_pb2.ListDestructionReceiptsRequest, context: Context
+    ) -> receipts_pb2.ListDestructionReceiptsResponse:
         call, placement = current_call(), current_call().require_placement()
         page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
         found = await call.system().run(
             lambda tx: store.receipts(tx, placement.uid, before=page.before, limit=page.limit)
         )
         shown, next_page_token = page.cut(found, lambda receipt: receipt.id)
-        return keys_pb2.ListDestructionReceiptsResponse(
+        return receipts_pb2.ListDestructionReceiptsResponse(
             destruction_receipts=[_receipt_to_proto(receipt, call.tenant_name) for receipt in shown],
             next_page_token=next_page_token,
         )
 
     @override
     async def GetDestructionReceipt(
-        self, request: keys_pb2.GetDestructionReceiptRequest, context: Context
-    ) -> keys_pb2.DestructionReceipt:
+        self, request: receipts_pb2.GetDestructionReceiptRequest, context: Context
+    ) -> receipts_pb2.DestructionReceipt:
         call, placement = current_call(), current_call().require_placement()
         receipt_id = uuid_of(names.parse(names.DESTRUCTION_RECEIPT, request.name)["receipt"])
         if receipt_id is None:
@@ -106,6 +106,28 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
             return operations_pb2.Operation(done=True)
         operation = await service.rotate_key(call.system(), wanted, defer=self._defer, now=datetime.now(UTC))
         return await operation_to_proto(operation, self._plans)
+
+    @override
+    async def RetireKeyVersion(
+        self, request: key_changes_pb2.RetireKeyVersionRequest, context: Context
+    ) -> keys_pb2.KeyVersion:
+        return await self._changed(request.name, VersionState.RETIRED, etag=request.etag)
+
+    @override
+    async def EnableKeyVersion(
+        self, request: key_changes_pb2.EnableKeyVersionRequest, context: Context
+    ) -> keys_pb2.KeyVersion:
+        return await self._changed(request.name, VersionState.ENABLED, etag=request.etag)
+
+    async def _changed(self, name: str, state: VersionState, *, etag: str) -> keys_pb2.KeyVersion:
+        placement, parts = current_call().require_placement(), names.parse(names.KEY_VERSION, name)
+        change = service.VersionChange(
+            placement=placement, key_id=parts["key"], version=parts["version"], state=state, etag=etag
+        )
+        key, version = await service.change_version(current_call().system(), change)
+        # This process at once; the others look by themselves.
+        self._keys.forget(placement.uid)
+        return _version_to_proto(key, version)
 
 
 def _wanted(request: keys_pb2.RotateKeyRequest, call: Call) -> service.Request:
@@ -145,6 +167,20 @@ def key_to_proto(key: Key, root: RootOfTrust) -> keys_pb2.Key:
     return message
 
 
+def resealing_to_proto(resealing: Resealing) -> key_changes_pb2.Resealing:
+    """Show how far it is."""
+    return key_changes_pb2.Resealing(
+        objects_total=resealing.objects_total,
+        objects_done=resealing.look_done,
+        look=resealing.look,
+        objects_resealed=resealing.objects_resealed,
+        bytes_resealed=resealing.bytes_resealed,
+        rows_resealed=resealing.rows_resealed,
+        objects_kept=sum(count for _, count in resealing.look_kept),
+        objects_refused=resealing.look_shut,
+    )
+
+
 def _version_to_proto(key: Key, version: KeyVersion) -> keys_pb2.KeyVersion:
     message = keys_pb2.KeyVersion(
         name=f"{key.name}/versions/{version.version}",
@@ -161,10 +197,10 @@ def _version_to_proto(key: Key, version: KeyVersion) -> keys_pb2.KeyVersion:
     return message
 
 
-def _receipt_to_proto(receipt: Receipt, parent: str) -> keys_pb2.DestructionReceipt:
-    message = keys_pb2.DestructionReceipt(
+def _receipt_to_proto(receipt: Receipt, parent: str) -> receipts_pb2.DestructionReceipt:
+    message = receipts_pb2.DestructionReceipt(
         name=f"{parent}/destructionReceipts/{receipt.id}",
-        key_version=f"{parent}/keys/{KEK}/versions/{receipt.kek_version}",
+        key_version=f"{parent}/keys/{KEK}/versions/{receipt.kek_version}" if receipt.kek_version else "",
         payload_type=RECEIPT_TYPE,
         payload=receipt.payload,
         signature=receipt.signature,

@@ -1,10 +1,11 @@
 """What the registry knows of keys and of their rotations."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
+from control_plane.errors import PreconditionError
 from control_plane.keyring.model import (
     KEK,
     KEY_IDS,
@@ -12,6 +13,7 @@ from control_plane.keyring.model import (
     Key,
     KeyVersion,
     Receipt,
+    Shredding,
     VersionState,
     kek_version,
 )
@@ -35,12 +37,15 @@ async def keys_of(tx: SystemTransaction, tenant_uid: UUID, *, tenant_name: str) 
         """,
         {"tenant_uid": tenant_uid},
     )
-    running = await tx.fetch_one(
+    rotations = await tx.fetch_all(
         """
-        SELECT operation_id, key FROM csm_system.key_rotations WHERE tenant_uid = %(tenant_uid)s AND end_time IS NULL
+        SELECT r.key, r.operation_id FROM csm_system.key_rotations AS r
+          JOIN csm_system.operations AS o ON o.id = r.operation_id AND o.state = 'RUNNING'
+         WHERE r.tenant_uid = %(tenant_uid)s ORDER BY r.operation_id
         """,
         {"tenant_uid": tenant_uid},
     )
+    running = {row["key"]: row["operation_id"] for row in rotations}
     wrapping = {row["kek_version"] for row in rows}
     found = {KEK: [kek_version(**row, wraps=row["version"] in wrapping) for row in keks]}
     for row in rows:
@@ -49,13 +54,17 @@ async def keys_of(tx: SystemTransaction, tenant_uid: UUID, *, tenant_name: str) 
 
 
 def _keys(
-    found: dict[str, list[KeyVersion]], running: dict[str, Any] | None, *, tenant_uid: UUID, tenant_name: str
+    found: Mapping[str, Sequence[KeyVersion]], running: Mapping[str, UUID], *, tenant_uid: UUID, tenant_name: str
 ) -> Iterator[Key]:
     for key_id in KEY_IDS:
         if versions := found.get(key_id):
-            is_rotating = running is not None and running["key"] == key_id
-            rotation = running["operation_id"] if running is not None and is_rotating else None
-            yield Key(tenant_name=tenant_name, tenant_uid=tenant_uid, id=key_id, versions=versions, rotation=rotation)
+            yield Key(
+                tenant_name=tenant_name,
+                tenant_uid=tenant_uid,
+                id=key_id,
+                versions=versions,
+                rotation=running.get(key_id),
+            )
 
 
 async def hold(tx: SystemTransaction, tenant_uid: UUID) -> str | None:
@@ -66,14 +75,20 @@ async def hold(tx: SystemTransaction, tenant_uid: UUID) -> str | None:
     return None if row is None else str(row["state"])
 
 
-async def running_rotation(tx: SystemTransaction, tenant_uid: UUID) -> UUID | None:
-    """Find the rotation of the tenant that has not ended; waits for one that is about to."""
+async def running_rotation(tx: SystemTransaction, tenant_uid: UUID, *, key: str) -> UUID | None:
+    """Find the rotation of the tenant that lets no other begin, or is of this key; waits for one that is about to end.
+
+    What was begun and lets others begin still seals anew what older versions have sealed.
+    """
     row = await tx.fetch_one(
         """
-        SELECT operation_id FROM csm_system.key_rotations
-         WHERE tenant_uid = %(tenant_uid)s AND end_time IS NULL FOR UPDATE
+        SELECT r.operation_id FROM csm_system.key_rotations AS r
+          JOIN csm_system.operations AS o ON o.id = r.operation_id
+         WHERE r.tenant_uid = %(tenant_uid)s
+           AND (r.end_time IS NULL OR (r.key = %(key)s AND o.state = 'RUNNING'))
+         ORDER BY r.end_time IS NOT NULL LIMIT 1 FOR UPDATE OF r
         """,
-        {"tenant_uid": tenant_uid},
+        {"tenant_uid": tenant_uid, "key": key},
     )
     return None if row is None else row["operation_id"]
 
@@ -153,6 +168,49 @@ async def retire(tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, u
         {"tenant_uid": tenant_uid, "purpose": purpose.value, "unused_for": unused_for},
     )
     return sorted(row["version"] for row in rows)
+
+
+async def is_used_since(
+    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, ago: timedelta
+) -> bool:
+    """Say whether a version has been for what is new for that long, by the database's clock."""
+    row = await tx.fetch_one(
+        """
+        SELECT use_time <= now() - %(ago)s::interval AS is_used FROM csm_system.tenant_keys
+         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND version = %(version)s
+        """,
+        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "ago": ago},
+    )
+    return row is not None and bool(row["is_used"])
+
+
+async def retire_before(
+    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, kept: Sequence[int]
+) -> list[int]:
+    """Retire the versions before this one but for some; return which."""
+    rows = await tx.fetch_all(
+        """
+        UPDATE csm_system.tenant_keys SET state = 'RETIRED'
+         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND state = 'ENABLED'
+           AND version < %(version)s AND version <> ALL (%(kept)s::integer[])
+        RETURNING version
+        """,
+        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "kept": list(kept)},
+    )
+    return sorted(row["version"] for row in rows)
+
+
+async def change_state(
+    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, state: VersionState
+) -> None:
+    """Bring a version into another state."""
+    await tx.execute(
+        """
+        UPDATE csm_system.tenant_keys SET state = %(state)s
+         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND version = %(version)s
+        """,
+        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "state": state.value},
+    )
 
 
 async def close_keks(tx: SystemTransaction, tenant_uid: UUID, *, before: int, now: datetime) -> list[int]:
@@ -243,11 +301,77 @@ async def sign_destruction(tx: SystemTransaction, receipt: Receipt) -> None:
     )
 
 
+async def unproven_destructions(tx: SystemTransaction, tenant_uid: UUID) -> list[Destruction]:
+    """List the destructions of a tenant's KEKs that were begun and have no receipt."""
+    rows = await tx.fetch_all(
+        """
+        SELECT id, tenant_uid, kek_version, sample FROM csm_system.key_destructions
+         WHERE tenant_uid = %(tenant_uid)s AND payload IS NULL ORDER BY kek_version
+        """,
+        {"tenant_uid": tenant_uid},
+    )
+    return [Destruction(**row) for row in rows]
+
+
+async def check_sealed(tx: SystemTransaction, tenant_uid: UUID) -> None:
+    """Raise PreconditionError for a tenant that is not sealed; fine where it is gone."""
+    row = await tx.fetch_one(
+        "SELECT id FROM csm_system.tenants WHERE uid = %(uid)s AND state <> 'SEALED'", {"uid": tenant_uid}
+    )
+    if row is not None:
+        name = f"tenants/{row['id']}"
+        raise PreconditionError(name, f"{name} is not sealed: its keys may be in use", reason="TENANT_NOT_SEALED")
+
+
+async def begun_shredding(tx: SystemTransaction, tenant_uid: UUID) -> Shredding | None:
+    """Find the shredding of a tenant's keys that was begun, whether or not it is done."""
+    row = await tx.fetch_one(
+        "SELECT id, tenant_uid, keys FROM csm_system.key_shreddings WHERE tenant_uid = %(tenant_uid)s",
+        {"tenant_uid": tenant_uid},
+    )
+    return None if row is None else Shredding(**row)
+
+
+async def begin_shredding(tx: SystemTransaction, shredding: Shredding, *, now: datetime) -> None:
+    """Keep which keys are to go, from before any does; the first list stays."""
+    await tx.execute(
+        """
+        INSERT INTO csm_system.key_shreddings (id, tenant_uid, begin_time, keys)
+        VALUES (%(id)s, %(tenant_uid)s, %(now)s, %(keys)s::jsonb)
+        ON CONFLICT ON CONSTRAINT key_shreddings_tenant_uid_key DO NOTHING
+        """,
+        {
+            "id": shredding.id,
+            "tenant_uid": shredding.tenant_uid,
+            "now": now,
+            "keys": json.dumps(list(map(dict, shredding.keys))),
+        },
+    )
+
+
+async def sign_shredding(tx: SystemTransaction, receipt: Receipt) -> None:
+    """Keep the receipt of a shredding; one that is there stays."""
+    await tx.execute(
+        """
+        UPDATE csm_system.key_shreddings
+           SET destroy_time = %(destroy_time)s, payload = %(payload)s, signature = %(signature)s, key_id = %(key_id)s
+         WHERE id = %(receipt)s AND payload IS NULL
+        """,
+        {
+            "receipt": receipt.id,
+            "destroy_time": receipt.destroy_time,
+            "payload": receipt.payload,
+            "signature": receipt.signature,
+            "key_id": receipt.key_id,
+        },
+    )
+
+
 async def find_receipt(tx: SystemTransaction, tenant_uid: UUID, receipt_id: UUID) -> Receipt | None:
     """Return a receipt of the tenant, or None."""
     row = await tx.fetch_one(
         """
-        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.key_destructions
+        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.destruction_receipts
          WHERE tenant_uid = %(tenant_uid)s AND id = %(id)s AND payload IS NOT NULL
         """,
         {"tenant_uid": tenant_uid, "id": receipt_id},
@@ -259,7 +383,7 @@ async def receipts(tx: SystemTransaction, tenant_uid: UUID, *, before: UUID, lim
     """List a tenant's receipts whose ids are before `before`, the newest first."""
     rows = await tx.fetch_all(
         """
-        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.key_destructions
+        SELECT id, kek_version, destroy_time, payload, signature, key_id FROM csm_system.destruction_receipts
          WHERE tenant_uid = %(tenant_uid)s AND id < %(before)s AND payload IS NOT NULL ORDER BY id DESC LIMIT %(limit)s
         """,
         {"tenant_uid": tenant_uid, "before": before, "limit": limit},

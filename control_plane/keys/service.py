@@ -93,11 +93,12 @@ class _OpenKey:
 class TenantKeys:
     """The keys of all tenants of a cell. Needs read access to `csm_system.tenant_keys`; `create` and `destroy` more.
 
-    Opened keys are kept for five minutes, a sealed tenant's for a second at most, while `run` runs and the database is
-    there. Which version is the newest is asked again each second, and the last answer holds while nobody can tell.
-    Every async method raises UnavailableError when the database or the vault is away and the key is not at hand, and
-    MissingKeyError for a tenant without keys. Whatever needs a tenant's private key raises TenantSealedError once the
-    tenant is sealed; a rotation that was begun before goes on.
+    Opened keys are kept for five minutes, a sealed tenant's and retired ones for a second at most, while `run` runs and
+    the database is there. Which version is the newest is asked again each second, and the last answer holds while
+    nobody can tell. Every async method raises UnavailableError when the database or the vault is away and the key is
+    not at hand, MissingKeyError for a tenant without keys, and KeyRetiredError for a version that was retired. Whatever
+    needs a tenant's private key raises TenantSealedError once the tenant is sealed; a rotation that was begun before
+    goes on.
     """
 
     def __init__(self, vault: KeyVault, database: Database) -> None:
@@ -180,20 +181,23 @@ class TenantKeys:
         self._newest.forget(tenant_uid)
 
     async def run(self) -> None:
-        """Drop what is open of sealed tenants, twice a second, until cancelled: also where nobody calls for them."""
+        """Drop what must not be used any more, twice a second, until cancelled: also where nobody calls for it."""
         while True:
             try:
-                await self.forget_sealed()
+                await self.forget_unusable()
             except DomainError as error:
                 _log.warning("seals_unseen", reason=error.code)
             await asyncio.sleep(_SEALS_SEEN_EVERY.total_seconds())
 
-    async def forget_sealed(self) -> None:
-        """Drop what is open of sealed tenants. What is being opened at this moment is found the next time."""
+    async def forget_unusable(self) -> None:
+        """Drop what is open of sealed tenants, or retired. What is just being opened is found the next time."""
         owners = self._open.owners()
         if owners:
             for tenant_uid in await self._system.run(lambda tx: store.sealed(tx, owners)):
                 self._open.forget(tenant_uid)
+            for key in await self._system.run(lambda tx: store.retired(tx, owners)):
+                if key in self._open:
+                    self._open.forget(key[0])
 
     async def encrypt(
         self, placement: Placement, plaintext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION
@@ -236,6 +240,16 @@ class TenantKeys:
             IntegrityError: as `decrypt` does, at the latest at the end: what was given out is then a beginning.
         """
         return self._seal(placement, object_name, object_version).open_stream(ciphertext)
+
+    def reseal_stream(
+        self, placement: Placement, ciphertext: AsyncIterable[bytes], *, object_name: str, object_version: int
+    ) -> AsyncGenerator[bytes, None]:
+        """Seal anew under the newest key, as `ciphertext` comes. Raises like `decrypt_stream`."""
+        return self._seal(placement, object_name, object_version).reseal_stream(ciphertext)
+
+    async def storage_version(self, placement: Placement) -> int:
+        """Say which version of the key seals what is new, as far as this process knows."""
+        return (await self._opened(placement.uid, Purpose.STORAGE)).version
 
     async def services_key(self, placement: Placement, *, version: int | None = None) -> StorageKey:
         """Return the key for services, of that version or the newest; raise MissingKeyError where it is not used.
@@ -367,6 +381,8 @@ class TenantKeys:
         for stored in await self._usable(tenant_uid):
             if stored.purpose is purpose and (stored.is_used if version is None else stored.version == version):
                 return stored
+        if version is not None:
+            await self._system.run(lambda tx: store.check_enabled(tx, tenant_uid, purpose=purpose, version=version))
         raise MissingKeyError(f"{purpose} key {version or ''} of tenant {tenant_uid}")
 
     async def _wrapped(self, material: Material, *, purpose: Purpose, algorithm: str, kek: KekRef) -> StoredKey:

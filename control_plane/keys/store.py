@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from control_plane.errors import ConflictError, TenantSealedError
+from control_plane.errors import ConflictError, KeyRetiredError, TenantSealedError
 from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum, TokenAlgorithm
 from control_plane.keys.model import Binding, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.postgres.database import SystemTransaction
@@ -89,6 +89,31 @@ async def sealed(tx: SystemTransaction, tenant_uids: Collection[UUID]) -> list[U
         {"uids": list(tenant_uids)},
     )
     return [row["uid"] for row in rows]
+
+
+async def retired(tx: SystemTransaction, tenant_uids: Collection[UUID]) -> list[tuple[UUID, Purpose, int]]:
+    """Tell which versions of these tenants' keys are not used any more."""
+    rows = await tx.fetch_all(
+        """
+        SELECT tenant_uid, purpose, version FROM csm_system.tenant_keys
+         WHERE state <> 'ENABLED' AND tenant_uid = ANY (%(uids)s)
+        """,
+        {"uids": list(tenant_uids)},
+    )
+    return [(row["tenant_uid"], Purpose(row["purpose"]), row["version"]) for row in rows]
+
+
+async def check_enabled(tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int) -> None:
+    """Raise KeyRetiredError when there is such a version, and it is not used any more."""
+    row = await tx.fetch_one(
+        """
+        SELECT t.id FROM csm_system.tenant_keys AS k JOIN csm_system.tenants AS t ON t.uid = k.tenant_uid
+         WHERE k.tenant_uid = %(uid)s AND k.purpose = %(purpose)s AND k.version = %(version)s AND k.state <> 'ENABLED'
+        """,
+        {"uid": tenant_uid, "purpose": purpose.value, "version": version},
+    )
+    if row is not None:
+        raise KeyRetiredError(f"tenants/{row['id']}/keys/{purpose}/versions/{version}")
 
 
 async def find_token_key(tx: SystemTransaction, kid: UUID) -> StoredKey | None:

@@ -16,8 +16,6 @@ ROOT_FILE: Final = "root.key"
 """Makes a directory a software vault's."""
 TOKENS_FILE: Final = "tokens.json"
 """Makes a directory a device's."""
-TIER_UNAVAILABLE: Final = "HSM_TIER_UNAVAILABLE"
-"""Why a tenant cannot have a token to itself."""
 
 
 class UnusableVaultError(Exception):
@@ -85,9 +83,9 @@ class KeyVault(Protocol):
         """Make a fresh, random KEK under this name, unless there is one.
 
         With `own_token` it is made in a token that has no other tenant's, and later ones of the same tenant MUST be
-        made there, whether or not it is said again. Raises PreconditionError (`HSM_TIER_UNAVAILABLE`) where there is
-        no such token, or the tenant has KEKs elsewhere; nothing was made then, and never in another place instead.
-        Once the last of the tenant's KEKs is destroyed, others MAY have the token.
+        made there, whether or not it is said again. Raises HsmTierUnavailableError where there is no such token, or the
+        tenant has KEKs elsewhere; nothing was made then, and never in another place instead. Once the last of the
+        tenant's KEKs is destroyed, others MAY have the token.
 
         MUST be safe to call again, at once from elsewhere too, and to be killed in: the first KEK that was made under
         the name stays the one. The effect MUST be durable on return, also where the KEK was there before.

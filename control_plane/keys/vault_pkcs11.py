@@ -20,7 +20,7 @@ from typing import Final
 from uuid import UUID
 
 from control_plane import private_file
-from control_plane.errors import PreconditionError, UnavailableError
+from control_plane.errors import HsmTierUnavailableError, UnavailableError
 from control_plane.keys.model import KekRef, WrappedKey
 from control_plane.keys.pkcs11 import layout, softhsm, tokens
 from control_plane.keys.pkcs11.cryptoki import CryptokiError, TokenInfo
@@ -30,7 +30,6 @@ from control_plane.keys.pkcs11.library import Library
 from control_plane.keys.pkcs11.tokens import ForeignTokenError, NoTokenError, Pins, TokenMeans
 from control_plane.keys.vault import (
     ROOT_FILE,
-    TIER_UNAVAILABLE,
     TOKENS_FILE,
     RootOfTrust,
     UnusableVaultError,
@@ -173,16 +172,14 @@ class Pkcs11Vault:
         if tenant_uid in self._layout.now().own:
             return
         if self._keks.is_in_use(tenant_uid):
-            raise PreconditionError(
-                "vault", "the tenant has keys in a token that others have as well", reason=TIER_UNAVAILABLE
-            )
+            raise HsmTierUnavailableError("vault", "the tenant has keys in a token that others have as well")
         try:
             tokens.dedicate(
                 self._library, self._layout, tenant_uid, pool=self._place.own_tokens, means=self._place.means
             )
         except NoTokenError:
             text = "the vault has no token left that a tenant could have to itself: see docs/vault.md"
-            raise PreconditionError("vault", text, reason=TIER_UNAVAILABLE) from None
+            raise HsmTierUnavailableError("vault", text) from None
         except CryptokiError as error:
             raise UnavailableError("the key vault's device is away", reason="VAULT_UNAVAILABLE") from error
 

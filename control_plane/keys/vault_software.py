@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from control_plane import private_file
-from control_plane.errors import PreconditionError, UnavailableError
+from control_plane.errors import HsmTierUnavailableError, UnavailableError
 from control_plane.keys.model import (
     KEY_BYTES,
     NONCE_BYTES,
@@ -33,7 +33,6 @@ from control_plane.keys.model import (
 )
 from control_plane.keys.vault import (
     ROOT_FILE,
-    TIER_UNAVAILABLE,
     TOKENS_FILE,
     RootOfTrust,
     UnusableVaultError,
@@ -92,7 +91,7 @@ class SoftwareVault:
     async def create_kek(self, kek: KekRef, *, own_token: bool = False) -> None:
         """See `KeyVault`. Two syncs of the disk."""
         if own_token:
-            raise PreconditionError("vault", "the vault is software, which has no tokens", reason=TIER_UNAVAILABLE)
+            raise HsmTierUnavailableError("vault", "the vault is software, which has no tokens")
 
         def create() -> None:
             content = seal(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from control_plane.ids import new_uuid
 from control_plane.keys.algorithms import TokenAlgorithm
@@ -90,6 +91,18 @@ class Wrapping:
         except MissingKeyError:
             return False
         return True
+
+    async def is_lost(self, stored: StoredKey) -> bool:
+        """Say whether a key does not open any more: yes, where its KEK is gone. Else raises IntegrityError."""
+        try:
+            await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
+        except MissingKeyError:
+            return True
+        return False
+
+    async def keks_of(self, tenant_uid: UUID) -> list[KekRef]:
+        """List the KEKs of a tenant that there are. Costs time linear in all tenants'."""
+        return [kek for kek in await self._vault.keks() if kek.tenant_uid == tenant_uid]
 
     async def destroy_kek(self, kek: KekRef) -> None:
         """Destroy a KEK: what is wrapped under it is lost for good. Safe to call again."""

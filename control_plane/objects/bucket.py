@@ -4,8 +4,14 @@
 `tests/contracts/test_bucket.py` is run over each.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from typing import Final, Protocol
+
+Rewriting = Callable[[AsyncIterable[bytes]], AsyncIterable[bytes]]
+"""Makes a new content of an old one, as it comes."""
+
+REPLACED_BYTES: Final = 32 * 1024 * 1024
+"""What every bucket replaces; one may refuse what is longer."""
 
 
 class Bucket(Protocol):
@@ -48,13 +54,32 @@ class Bucket(Protocol):
         """
         ...
 
+    async def beginning(self, key: str, count: int) -> bytes:
+        """Return the first `count` bytes of what was put last, or all where there are fewer.
+
+        Raises NotFoundError when there is nothing.
+        """
+        ...
+
+    async def replace(self, key: str, rewritten: Rewriting) -> None:
+        """Put what `rewritten` makes of the content in its place, as `put_stream` does, unless somebody was faster.
+
+        Where the key was put or deleted since the content was read, that MUST stay as it is, and ConflictError or
+        NotFoundError says so: no moment is there between the last look and the change. A bucket whose service does not
+        keep this promise MUST find out, and raise PreconditionError (`BUCKET_UNCONDITIONAL`) before anything is
+        changed. What is longer than `REPLACED_BYTES` MAY be refused (PreconditionError, `OBJECT_TOO_LARGE`).
+        """
+        ...
+
     async def delete(self, key: str) -> None:
         """Remove the object, durably, with whatever an interrupted put of it left. Fine where there is none."""
         ...
 
-    def keys_below(self, folder: str) -> AsyncIterator[str]:
-        """Go through the keys below `folder`, in no promised order; what changes meanwhile MAY be missed.
+    def keys_below(self, folder: str, *, after: str = "") -> AsyncIterator[str]:
+        """Go through the keys below `folder`, those behind `after` only; what changes meanwhile MAY be missed.
 
+        Their order is the bucket's own, and MUST be the same each time: who goes on behind the last key that it has
+        seen, present still or not, misses none that was there all the while.
         `storage/org_1` lists `storage/org_1/a` and never `storage/org_10/a`. Nothing there is an empty listing.
         """
         ...

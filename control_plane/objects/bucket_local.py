@@ -16,14 +16,15 @@ object's bytes does not decrypt (`store.py`). They are how backups are often mad
 import errno
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from control_plane.errors import NotFoundError, UnavailableError
+from control_plane.objects.bucket import Rewriting
 from control_plane.objects.directories import misplaced, open_file, unlink, walked
-from control_plane.objects.staging import StagedFile, sweep
+from control_plane.objects.staging import StagedFile, changing, sweep
 from control_plane.threads import run_to_end
 
 T = TypeVar("T")
@@ -63,23 +64,41 @@ class LocalBucket:
         # The thread puts the file there itself: a caller that is cancelled meanwhile finds it there, and closes it.
         with ExitStack() as opened:
             file = await _in_thread(lambda: opened.enter_context(self._opened(key)))
-            while part := await _in_thread(lambda: file.read(_READ_BYTES)):
-                yield part
+            async with aclosing(_parts(file)) as parts:
+                async for part in parts:
+                    yield part
+
+    async def beginning(self, key: str, count: int) -> bytes:
+        """See `Bucket`."""
+        return await _in_thread(lambda: self._beginning(key, count))
+
+    async def replace(self, key: str, rewritten: Rewriting) -> None:
+        """See `Bucket`. Takes an object of any length."""
+        staged = StagedFile(self._root, key)
+        with ExitStack() as opened:
+            file = await _in_thread(lambda: opened.enter_context(self._opened(key)))
+            try:
+                await _in_thread(lambda: self._open(staged))
+                async with aclosing(_parts(file)) as parts:
+                    async for part in rewritten(parts):
+                        await _in_thread(partial(staged.write, part))
+                await _in_thread(lambda: staged.publish(instead_of=file.fileno()))
+            finally:
+                await _in_thread(staged.discard)
 
     async def delete(self, key: str) -> None:
         """See `Bucket`."""
         await _in_thread(lambda: self._delete(key))
 
-    async def keys_below(self, folder: str) -> AsyncIterator[str]:
-        """See `Bucket`. One directory's names are held at a time."""
-        folders = [folder]
-        while folders:
-            here = folders.pop()
-            for name, is_folder in await _in_thread(partial(self._names, here)):
-                if is_folder:
-                    folders.append(f"{here}/{name}")
-                else:
-                    yield f"{here}/{name}"
+    async def keys_below(self, folder: str, *, after: str = "") -> AsyncIterator[str]:
+        """See `Bucket`. In the order of their bytes; the names of a directory, and of all above it, are held."""
+        left = [f"{folder}/"]
+        while left:
+            here = left.pop()
+            if not here.endswith("/"):
+                yield here
+                continue
+            left += reversed([key for key in await _in_thread(partial(self._names, here)) if _is_behind(key, after)])
 
     def _put(self, key: str, data: bytes) -> None:
         staged = StagedFile(self._root, key)
@@ -110,23 +129,43 @@ class LocalBucket:
         except FileNotFoundError:
             raise NotFoundError(key) from None
 
+    def _beginning(self, key: str, count: int) -> bytes:
+        with self._opened(key) as file:
+            return file.read(count)
+
     def _delete(self, key: str) -> None:
         *folders, name = key.split("/")
         with suppress(FileNotFoundError), walked(self._root, folders) as way:
-            unlink(name, directory=way[-1])
+            with changing(way[-1]):
+                unlink(name, directory=way[-1])
             os.fsync(way[-1])
         sweep(self._root, key)
 
-    def _names(self, folder: str) -> list[tuple[str, bool]]:
+    def _names(self, folder: str) -> list[str]:
+        """List what is in a folder, in order; what is one itself ends in a slash, as the folder does."""
         try:
-            with walked(self._root, folder.split("/")) as way, os.scandir(way[-1]) as entries:
-                return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if _is_ours(entry)]
+            with walked(self._root, folder.rstrip("/").split("/")) as way, os.scandir(way[-1]) as entries:
+                return sorted(f"{folder}{_name(entry)}" for entry in entries if _is_ours(entry))
         except FileNotFoundError:
             return []
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+
+
+def _is_behind(key: str, after: str) -> bool:
+    """Say whether a key, or something in a folder, comes behind another key."""
+    return key > after or (key.endswith("/") and after.startswith(key))
+
+
+async def _parts(file: BinaryIO) -> AsyncGenerator[bytes, None]:
+    while part := await _in_thread(lambda: file.read(_READ_BYTES)):
+        yield part
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -7,22 +7,26 @@ rule of the bucket's removes it (`docs/objects.md`).
 """
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import structlog
 from obstore import open_writer_async
-from obstore.exceptions import BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import ObjectStore, from_url
 
 from control_plane.errors import ConflictError, NotFoundError, UnavailableError
+from control_plane.errors import PreconditionError as RefusedError
+from control_plane.objects.bucket import REPLACED_BYTES, Rewriting
 from control_plane.objects.credentials import read_credentials
 from control_plane.threads import wait_to_end
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
 # obstore would otherwise retry for three minutes, while a caller waits.
@@ -39,6 +43,8 @@ _CREDENTIALS_LAST: Final = timedelta(minutes=6)
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound")
 
 _LONGEST_REASON: Final = 2000
+# Where nobody's objects lie.
+_TRIED: Final = "conditions"
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -49,6 +55,7 @@ class ObstoreBucket:
     def __init__(self, store: ObjectStore) -> None:
         """Take an opened store: `at` opens one by its URL."""
         self._store = store
+        self._is_conditional = False
 
     @classmethod
     def at(
@@ -114,12 +121,35 @@ class ObstoreBucket:
         """See `Bucket`. One request for what it is, and one for each 8 MiB of it."""
         with _as_ours(key):
             found = await self._store.head_async(key)
-        for begin in range(0, found["size"], _PART_BYTES):
-            end = min(begin + _PART_BYTES, found["size"])
-            with _as_ours(key):
-                part = await self._store.get_async(key, options={"range": (begin, end), "if_match": found["e_tag"]})
-                data = bytes(await part.bytes_async())
-            yield data
+        async with aclosing(self._ranges(key, found)) as parts:
+            async for part in parts:
+                yield part
+
+    async def beginning(self, key: str, count: int) -> bytes:
+        """See `Bucket`. One request, and another one for what is empty."""
+        with _as_ours(key):
+            try:
+                found = await self._store.get_range_async(key, start=0, end=count)
+            except BaseError:
+                # An empty object has no range.
+                if (await self._store.head_async(key))["size"]:
+                    raise
+                return b""
+            return bytes(found)
+
+    async def replace(self, key: str, rewritten: Rewriting) -> None:
+        """See `Bucket`. Holds the whole of what it puts: no upload in parts can be made on a condition here."""
+        await self._check_conditions()
+        with _as_ours(key):
+            before: ObjectMeta = await self._store.head_async(key)
+        if before["size"] > REPLACED_BYTES:
+            raise RefusedError(key, f"{key} is too long to be replaced on a condition", reason="OBJECT_TOO_LARGE")
+        after = bytearray()
+        async with aclosing(self._ranges(key, before)) as parts:
+            async for part in rewritten(parts):
+                after += part
+        with _as_ours(key):
+            await wait_to_end(self._put_instead(key, bytes(after), of=before))
 
     async def delete(self, key: str) -> None:
         """See `Bucket`."""
@@ -129,9 +159,9 @@ class ObstoreBucket:
         except NotFoundError:
             return
 
-    async def keys_below(self, folder: str) -> AsyncIterator[str]:
-        """See `Bucket`. A page of names is held at a time."""
-        pages = self._store.list(folder)
+    async def keys_below(self, folder: str, *, after: str = "") -> AsyncIterator[str]:
+        """See `Bucket`. In the service's order; a page of names is held at a time."""
+        pages = self._store.list(folder, offset=after or None)
         while True:
             with _as_ours():
                 page = await anext(pages, None)
@@ -139,6 +169,51 @@ class ObstoreBucket:
                 return
             for meta in page:
                 yield meta["path"]
+
+    async def _ranges(self, key: str, found: "ObjectMeta") -> AsyncGenerator[bytes, None]:
+        """Read it in parts, all of them of the one content that was found."""
+        for begin in range(0, found["size"], _PART_BYTES):
+            end = min(begin + _PART_BYTES, found["size"])
+            with _as_ours(key):
+                part = await self._store.get_async(key, options={"range": (begin, end), "if_match": found["e_tag"]})
+                data = bytes(await part.bytes_async())
+            yield data
+
+    async def _put_instead(self, key: str, data: bytes, *, of: "ObjectMeta") -> None:
+        condition = {name: value for name in ("e_tag", "version") if (value := of.get(name)) is not None}
+        # Its type wants both, though each service has its own of them.
+        mode: Any = condition
+        await self._store.put_async(key, data, mode=mode, use_multipart=False)
+
+    async def _check_conditions(self) -> None:
+        """Try, once, whether the service replaces only what is still there: some take a condition and forget it."""
+        if self._is_conditional:
+            return
+        key = f"{_TRIED}/{uuid4()}"
+        with _as_ours():
+            await wait_to_end(self._store.put_async(key, b"1"))
+            before = await self._store.head_async(key)
+            await wait_to_end(self._store.put_async(key, b"22"))
+            refused = [await self._refuses(key, before)]
+            await wait_to_end(self._store.delete_async(key))
+            refused.append(await self._refuses(key, before))
+            await self._taken_back(key)
+        if not all(refused):
+            raise RefusedError(
+                "objects", "the bucket's service replaces objects on no condition", reason="BUCKET_UNCONDITIONAL"
+            )
+        self._is_conditional = True
+
+    async def _refuses(self, key: str, before: "ObjectMeta") -> bool:
+        try:
+            await wait_to_end(self._put_instead(key, b"333", of=before))
+        except (PreconditionError, AlreadyExistsError, FileNotFoundError):
+            return True
+        return False
+
+    async def _taken_back(self, key: str) -> None:
+        with suppress(FileNotFoundError):
+            await wait_to_end(self._store.delete_async(key))
 
 
 async def _give_up(writer: AbstractAsyncContextManager[object], error: BaseException) -> None:
@@ -163,8 +238,8 @@ def _as_ours(key: str | None = None) -> Iterator[None]:
     """Turn obstore's errors into ours; with a `key`, it may be that what has it is not there."""
     try:
         yield
-    except PreconditionError:
-        raise ConflictError(f"{key} was replaced while it was read") from None
+    except (PreconditionError, AlreadyExistsError):
+        raise ConflictError(f"{key} was replaced meanwhile") from None
     except (BaseError, OSError) as error:
         is_absent = isinstance(error, FileNotFoundError) and not any(text in str(error) for text in _NO_BUCKET)
         if key is not None and is_absent:

@@ -8,10 +8,12 @@ import fcntl
 import hashlib
 import os
 import secrets
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from control_plane.errors import ConflictError, NotFoundError
 from control_plane.objects.directories import make_root, refuse_all_but_a_file, unlink, walked
 
 _STAGING: Final = ".staging"
@@ -49,13 +51,20 @@ class StagedFile:
         while left:
             left = left[os.write(self._file, left) :]
 
-    def publish(self) -> None:
-        """Put it in the object's place, durably. Raises like `open`."""
+    def publish(self, *, instead_of: int | None = None) -> None:
+        """Put it in the object's place, durably. Raises like `open`.
+
+        Where it is to be there `instead_of` an open file, it is put in the place of nothing else: raises ConflictError,
+        or NotFoundError, where that is not there any more.
+        """
         os.fsync(self._file)
         with walked(self._root, self._folders, make=True) as way:
-            refuse_all_but_a_file(self._name, directory=way[-1])
-            os.rename(self._staged, self._name, src_dir_fd=self._staging, dst_dir_fd=way[-1])
-            self._staged = ""
+            with changing(way[-1], alone=instead_of is not None):
+                refuse_all_but_a_file(self._name, directory=way[-1])
+                if instead_of is not None:
+                    self._refuse_all_but(instead_of, directory=way[-1])
+                os.rename(self._staged, self._name, src_dir_fd=self._staging, dst_dir_fd=way[-1])
+                self._staged = ""
             # All of them, also those that were there: who made them may have been killed before syncing them.
             for directory in reversed(way):
                 os.fsync(directory)
@@ -67,6 +76,15 @@ class StagedFile:
             if self._staged:
                 unlink(self._staged, directory=self._staging)
 
+    def _refuse_all_but(self, file: int, *, directory: int) -> None:
+        # While it is open, no other file is given its number.
+        try:
+            found = os.stat(self._name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            raise NotFoundError(self._name) from None
+        if not os.path.samestat(found, os.fstat(file)):
+            raise ConflictError(f"{self._name} was replaced meanwhile")
+
     def _create(self) -> bool:
         """Make the file and lock it; say no where a sweep was quicker than the lock."""
         self._staged = f"{self._prefix}{secrets.token_hex(8)}"
@@ -74,6 +92,19 @@ class StagedFile:
         self._opened.callback(os.close, self._file)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         return os.fstat(self._file).st_nlink > 0
+
+
+@contextmanager
+def changing(directory: int, *, alone: bool = False) -> Iterator[None]:
+    """Be one of those who change what names in a directory stand for, or the only one of all processes.
+
+    To be held for no longer than a change takes.
+    """
+    fcntl.flock(directory, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        fcntl.flock(directory, fcntl.LOCK_UN)
 
 
 def sweep(root: Path, key: str | None = None) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -11,7 +11,10 @@ import structlog
 
 from control_plane.canary import MARKER_BYTES, Canaries
 from control_plane.config_file import CONFIG_FILE, SettingsError
+from control_plane.errors import ConflictError, NotFoundError
 from control_plane.keys.model import FIRST_OBJECT_VERSION
+from control_plane.keys.sealing.objects import storage_version
+from control_plane.keys.sealing.segments import HEADER_BYTES
 from control_plane.keys.service import TenantKeys
 from control_plane.objects.bucket import Bucket
 from control_plane.objects.bucket_local import LocalBucket
@@ -122,6 +125,7 @@ class TenantObjects:
             self._placement, plaintext, object_name=self._name(path), object_version=version
         )
         await self._bucket.put(key, sealed)
+        await self._seal_with_newest(path, version, sealed[:HEADER_BYTES])
 
     async def put_stream(
         self, path: str, *, plaintext: AsyncIterable[bytes], version: int = FIRST_OBJECT_VERSION
@@ -129,13 +133,24 @@ class TenantObjects:
         """Do what `put` does with what is too large for it, in bounded memory, as `plaintext` comes.
 
         Where `plaintext` raises, its error is raised as it is. Then, and on a cancellation, what was there stays.
+
+        Raises:
+            ConflictError: it took so long that its key was retired meanwhile; what was there stays.
         """
         key = self._key(path, version)
         sealed = self._keys.encrypt_stream(
             self._placement, plaintext, object_name=self._name(path), object_version=version
         )
+        start = bytearray()
+
+        async def seen() -> AsyncIterator[bytes]:
+            async for part in sealed:
+                start.extend(part[: HEADER_BYTES - len(start)])
+                yield part
+
         async with aclosing(sealed):
-            await self._bucket.put_stream(key, sealed)
+            await self._bucket.put_stream(key, seen())
+        await self._seal_with_newest(path, version, bytes(start))
 
     async def get(self, path: str, *, version: int = FIRST_OBJECT_VERSION) -> bytes:
         """Return this version of the object, however it was put.
@@ -143,6 +158,7 @@ class TenantObjects:
         Raises:
             NotFoundError: there is none at this path.
             IntegrityError: what lies there is not what this tenant stored at this path as this version.
+            KeyRetiredError: it is sealed by a version of the tenant's key that is not used any more.
             BreachError: another tenant's marker is in it.
         """
         sealed = await self._bucket.get(self._key(path, version))
@@ -160,7 +176,8 @@ class TenantObjects:
         it (`contextlib.aclosing`).
 
         Raises:
-            NotFoundError, IntegrityError, BreachError: as `get` does, the latter two at any part or at the end.
+            NotFoundError, IntegrityError, KeyRetiredError, BreachError: as `get` does, those of what is in it at any
+                part or at the end.
             ConflictError: the version was replaced while it was read.
         """
         return self._opened(self._key(path, version), self._name(path), version)
@@ -169,18 +186,58 @@ class TenantObjects:
         """Remove this version of the object, durably. Safe to call again, and where there was none."""
         await self._bucket.delete(self._key(path, version))
 
-    async def list(self, folder: str = "") -> AsyncIterator[ObjectName]:
-        """Go through all versions of the tenant's objects below `folder`, in no promised order.
+    async def sealed_by(self, path: str, *, version: int = FIRST_OBJECT_VERSION) -> int:
+        """Say which version of the tenant's key this version of the object asks for. What it says is not proven.
+
+        Raises:
+            NotFoundError: there is none at this path.
+            IntegrityError: what lies there is no object.
+        """
+        return storage_version(await self._bucket.beginning(self._key(path, version), HEADER_BYTES))
+
+    async def reseal(self, path: str, *, version: int = FIRST_OBJECT_VERSION) -> int:
+        """Seal this version of the object anew, under the newest key; return how many bytes that took.
+
+        It can be read at every moment. Who writes or deletes it meanwhile is not overwritten.
+
+        Raises:
+            NotFoundError, ConflictError: it was deleted, or written, meanwhile.
+            IntegrityError, KeyRetiredError: as `get` does; then it stays as it is.
+            PreconditionError: the bucket cannot do this (`Bucket.replace`); then it stays as it is.
+        """
+        key, name, count = self._key(path, version), self._name(path), 0
+
+        async def resealed(old: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+            nonlocal count
+            sealed = self._keys.reseal_stream(self._placement, old, object_name=name, object_version=version)
+            async with aclosing(sealed):
+                async for part in sealed:
+                    count += len(part)
+                    yield part
+
+        await self._bucket.replace(key, resealed)
+        return count
+
+    async def list(self, folder: str = "", *, after: ObjectName | None = None) -> AsyncIterator[ObjectName]:
+        """Go through all versions of the tenant's objects below `folder`, those behind `after`, in the bucket's order.
 
         What has no name that an object can have, or lies elsewhere, is left out: nobody put it there through here.
         """
         tenant_id = self._placement.tenant_id
-        async for key in self._bucket.keys_below(folder_key(tenant_id, folder)):
+        behind = "" if after is None else self._key(after.path, after.version)
+        async for key in self._bucket.keys_below(folder_key(tenant_id, folder), after=behind):
             name = object_name(tenant_id, key)
             if name is None:
                 _log.warning("stray_object", tenant=tenant_id, key=key)
             else:
                 yield name
+
+    async def _seal_with_newest(self, path: str, version: int, start: bytes) -> None:
+        """Seal anew what was just written, where its key was replaced meanwhile: whoever seals anew may be past it."""
+        if storage_version(start) < await self._keys.storage_version(self._placement):
+            # Whoever was faster has done the same, or looks himself.
+            with suppress(ConflictError, NotFoundError):
+                await self.reseal(path, version=version)
 
     async def _opened(self, key: str, name: str, version: int) -> AsyncGenerator[bytes, None]:
         async with (

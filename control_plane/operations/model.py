@@ -1,11 +1,13 @@
 """An operation and its steps. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
 from control_plane.ids import TenantId
+from control_plane.postgres.effects import JsonValue
 
 
 class OperationState(StrEnum):
@@ -61,6 +63,8 @@ class Operation:
     request_id: UUID | None = None
     request_hash: bytes = b""
     failure: Failure | None = None
+    progress: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What its plan keeps between the parts of a long step, and shows."""
 
     @property
     def name(self) -> str:

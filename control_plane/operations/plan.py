@@ -14,7 +14,12 @@ StepRun = Callable[[Operation], Awaitable[None]]
 """Does one step.
 
 MUST be idempotent: after a crash it is called again, whether or not its effect was durable. MUST raise UnavailableError
-or ConflictError for what may pass, and anything else for what will not. MAY run at any replica."""
+or ConflictError for what may pass, and anything else for what will not. MAY run at any replica. A step that takes more
+than some seconds SHOULD raise StepPausedError between its parts, and keep how far it is by `store.note_progress`."""
+
+
+class StepPausedError(Exception):
+    """A part of the step is done. Others have their turn, and it is called again about a second later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import structlog
 from control_plane.errors import AlreadyExistsError, ConflictError, DomainError, UnavailableError
 from control_plane.operations import store
 from control_plane.operations.model import Failure, Operation, OperationState, StepRecord, StepState
-from control_plane.operations.plan import Plan, Plans, Step
+from control_plane.operations.plan import Plan, Plans, Step, StepPausedError
 from control_plane.postgres.database import Database, SystemTransaction
 
 # A fault that passes (a server restarting) is waited for as long as it takes. One that is not known to pass is a bug or
@@ -26,7 +26,7 @@ _log: Final = structlog.get_logger("operations")
 
 
 class AttemptFailedError(Exception):
-    """A step failed in a way that may pass; the operation is to be looked at again later."""
+    """A step has paused, or failed in a way that may pass; the operation is to be looked at again later."""
 
 
 async def begin(tx: SystemTransaction, operation: Operation) -> Operation:
@@ -83,6 +83,10 @@ class OperationRunner:
         log = _log.bind(operation=operation.name, step=step.name, attempt=record.attempts + 1)
         try:
             await step.run(operation)
+        except StepPausedError as pause:
+            await self._database.system().run(lambda tx: store.pause_step(tx, operation.id, step.name, _now()))
+            log.debug("step_paused")
+            raise AttemptFailedError from pause
         except (UnavailableError, ConflictError) as error:
             log.warning("step_postponed", reason=error.code)
             raise AttemptFailedError from error

@@ -1,5 +1,6 @@
 """Operations in csm_system."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -8,6 +9,7 @@ from uuid import UUID
 from control_plane.ids import TenantId
 from control_plane.operations.model import Failure, Operation, OperationState, StepRecord, StepState
 from control_plane.postgres.database import SystemTransaction
+from control_plane.postgres.effects import JsonValue
 
 
 async def insert(tx: SystemTransaction, operation: Operation) -> bool:
@@ -115,6 +117,32 @@ async def end_step(tx: SystemTransaction, operation_id: UUID, step: str, *, stat
     await _touch(tx, operation_id, now)
 
 
+async def pause_step(tx: SystemTransaction, operation_id: UUID, step: str, now: datetime) -> None:
+    """Note that the step goes on later, and that this was no attempt that failed."""
+    await tx.execute(
+        """
+        UPDATE csm_system.operation_steps SET attempts = greatest(attempts - 1, 0)
+        WHERE operation_id = %(id)s AND name = %(step)s
+        """,
+        {"id": operation_id, "step": step},
+    )
+    await _touch(tx, operation_id, now)
+
+
+async def note_progress(tx: SystemTransaction, operation_id: UUID, progress: Mapping[str, JsonValue]) -> None:
+    """Keep how far an operation is."""
+    await tx.execute(
+        "UPDATE csm_system.operations SET progress = %(progress)s::jsonb WHERE id = %(id)s",
+        {"id": operation_id, "progress": json.dumps(dict(progress))},
+    )
+
+
+async def progress(tx: SystemTransaction, operation_id: UUID) -> Mapping[str, JsonValue]:
+    """Return how far an operation is, as it was kept."""
+    row = await tx.fetch_one("SELECT progress FROM csm_system.operations WHERE id = %(id)s", {"id": operation_id})
+    return {} if row is None else dict(row["progress"])
+
+
 async def note_failure(tx: SystemTransaction, operation_id: UUID, failure: Failure) -> None:
     """Keep why the operation is being given up; it stays RUNNING until everything is taken back."""
     await tx.execute(
@@ -183,6 +211,7 @@ def _operation(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Op
         state=OperationState(row["state"]),
         create_time=row["create_time"],
         failure=failure,
+        progress=row["progress"],
         steps=tuple(
             StepRecord(
                 name=step["name"],

@@ -11,8 +11,10 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from control_plane.errors import AlreadyExistsError, NotFoundError, QuotaExceededError
+from control_plane.errors import AlreadyExistsError, KeyRetiredError, NotFoundError, QuotaExceededError
 from control_plane.ids import new_uuid
+from control_plane.keys.model import IntegrityError
+from control_plane.keys.sealing.objects import storage_version
 from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import TenantHandle, TenantTransaction
 from control_plane.postgres.effects import Effect, JsonValue
@@ -35,6 +37,9 @@ from control_plane.secrets.model import (
 )
 
 _REQUESTS_LABEL: Final = b"secrets/requests/1"
+BEFORE_ALL: Final = (UUID(int=0), 0)
+# 64 KiB each, at most: some MiB in memory.
+_RESEALED_AT_ONCE: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,9 @@ async def create_secret(
             tx.record(Effect(resource=version_name(tx.placement, secret.id, version.number)))
         return secret
 
-    return await tenant.run(work)
+    created = await tenant.run(work)
+    await _seal_with_newest(tenant, sealed, keys=keys)
+    return created
 
 
 async def update_secret(
@@ -166,6 +173,7 @@ async def add_version(
     # The number is known only under the lock, and sealing needs it. That the vault is asked before, if at all, keeps
     # others from waiting for it.
     await keys.encrypt(tenant.placement, b"", object_name=object_name(UUID(int=0)))
+    sealed: bytes | None = None
 
     async def work(tx: TenantTransaction) -> Version:
         secret = await _locked(tx, addition.secret_id)
@@ -185,13 +193,16 @@ async def add_version(
         if validate_only:
             tx.unchanged()
             return wanted
+        nonlocal sealed
         sealed = await _sealed(tx.placement, wanted, addition.payload, keys=keys)
         await store.update(tx, secret.with_another(now))
         await store.insert_version(tx, wanted, sealed=sealed)
         tx.record(Effect(resource=version_name(tx.placement, secret.id, wanted.number)))
         return wanted
 
-    return await tenant.run(work)
+    added = await tenant.run(work)
+    await _seal_with_newest(tenant, sealed, keys=keys)
+    return added
 
 
 async def access_version(tenant: TenantHandle, secret_id: str, number: int | None, *, keys: TenantKeys) -> Opened:
@@ -221,6 +232,34 @@ async def access_version(tenant: TenantHandle, secret_id: str, number: int | Non
         tenant.placement, sealed, object_name=object_name(version.secret_uid), object_version=version.number
     )
     return Opened(number=version.number, payload=payload, sha256=hashlib.sha256(payload).digest())
+
+
+async def reseal_versions(
+    tenant: TenantHandle, *, keys: TenantKeys, key_version: int, after: tuple[UUID, int] = BEFORE_ALL
+) -> tuple[int, tuple[UUID, int] | None]:
+    """Seal some of the values anew that older versions of the tenant's key have sealed, those behind `after`.
+
+    Return how many that were, and behind which to go on; None at the end. What does not open stays as it is, and what
+    is destroyed meanwhile stays destroyed. Whoever reads a value meanwhile is not disturbed.
+    """
+    found = await tenant.run(lambda tx: store.list_sealed_before(tx, key_version, after=after, limit=_RESEALED_AT_ONCE))
+    resealed = [
+        (uid, number, old, await _resealed(tenant.placement, uid, number, old, keys)) for uid, number, old in found
+    ]
+
+    async def work(tx: TenantTransaction) -> int:
+        tx.unchanged()
+        return sum(
+            [
+                await store.replace_sealed(tx, uid, number, before=old, after=new)
+                for uid, number, old, new in resealed
+                if new is not None
+            ]
+        )
+
+    count = await tenant.run(work)
+    last = found[-1][:2] if len(found) == _RESEALED_AT_ONCE else None
+    return count, last
 
 
 async def change_version(
@@ -318,6 +357,23 @@ async def _sealed(placement: Placement, version: Version, payload: bytes, *, key
     return await keys.encrypt(
         placement, payload, object_name=object_name(version.secret_uid), object_version=version.number
     )
+
+
+async def _seal_with_newest(tenant: TenantHandle, sealed: bytes | None, *, keys: TenantKeys) -> None:
+    """Seal anew what was just kept, where its key was replaced meanwhile: whoever seals anew may be past it."""
+    if sealed is not None:
+        newest = await keys.storage_version(tenant.placement)
+        if storage_version(sealed) < newest:
+            await reseal_versions(tenant, keys=keys, key_version=newest)
+
+
+async def _resealed(placement: Placement, secret_uid: UUID, number: int, old: bytes, keys: TenantKeys) -> bytes | None:
+    name = object_name(secret_uid)
+    try:
+        payload = await keys.decrypt(placement, old, object_name=name, object_version=number)
+    except (IntegrityError, KeyRetiredError):
+        return None
+    return await keys.encrypt(placement, payload, object_name=name, object_version=number)
 
 
 async def _request_hash(placement: Placement, *parts: object, payload: bytes, keys: TenantKeys) -> bytes:

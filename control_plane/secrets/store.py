@@ -171,6 +171,37 @@ async def list_versions(tx: TenantTransaction, secret_uid: UUID, *, before: int 
     return [_version(row) for row in rows]
 
 
+async def list_sealed_before(
+    tx: TenantTransaction, key_version: int, *, after: tuple[UUID, int], limit: int
+) -> list[tuple[UUID, int, bytes]]:
+    """List values that older versions of the tenant's key have sealed, in order: their secrets, numbers and envelopes.
+
+    Whatever its format, an envelope has that version in the same four bytes.
+    """
+    rows = await tx.fetch_all(
+        """
+        SELECT secret_uid, number, sealed FROM secret_versions
+         WHERE substring(sealed FROM 6 FOR 4) < %(key_version)s AND (secret_uid, number) > (%(uid)s, %(number)s::bigint)
+         ORDER BY secret_uid, number
+         LIMIT %(limit)s
+        """,
+        {"key_version": key_version.to_bytes(4, "big"), "uid": after[0], "number": after[1], "limit": limit},
+    )
+    return [(row["secret_uid"], row["number"], bytes(row["sealed"])) for row in rows]
+
+
+async def replace_sealed(tx: TenantTransaction, secret_uid: UUID, number: int, *, before: bytes, after: bytes) -> bool:
+    """Put a value that was sealed anew in the place of what it was made of; False where that is not there any more."""
+    replaced = await tx.execute(
+        """
+        UPDATE secret_versions SET sealed = %(after)s
+         WHERE secret_uid = %(uid)s AND number = %(number)s AND sealed = %(before)s
+        """,
+        {"uid": secret_uid, "number": number, "before": before, "after": after},
+    )
+    return replaced == 1
+
+
 async def update_version(tx: TenantTransaction, version: Version) -> None:
     """Keep a version's new state. The value of one that is destroyed goes with it."""
     await tx.execute(

@@ -12,6 +12,7 @@ TOKEN: Final = "tenants/{tenant}/tokens/{token}"  # noqa: S105 a pattern of name
 CERTIFICATE: Final = "tenants/{tenant}/certificates/{certificate}"
 ATTESTATION: Final = "tenants/{tenant}/attestations/{attestation}"
 KEY: Final = "tenants/{tenant}/keys/{key}"
+KEY_VERSION: Final = "tenants/{tenant}/keys/{key}/versions/{version}"
 DESTRUCTION_RECEIPT: Final = "tenants/{tenant}/destructionReceipts/{receipt}"
 SECRET: Final = "tenants/{tenant}/secrets/{secret}"  # noqa: S105 a pattern of names, not a secret
 SECRET_VERSION: Final = "tenants/{tenant}/secrets/{secret}/versions/{version}"  # noqa: S105 likewise

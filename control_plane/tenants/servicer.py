@@ -12,11 +12,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from typing_extensions import override
 
 from bulkhead.v1 import key_settings_pb2, seals_pb2, tenants_pb2, tenants_pb2_grpc
-from control_plane.errors import NotFoundError, PreconditionError, Violations
+from control_plane.errors import HsmTierUnavailableError, NotFoundError, Violations
 from control_plane.ids import TenantId
 from control_plane.keys.algorithms import TokenAlgorithm
 from control_plane.keys.service import TenantKeys
-from control_plane.keys.vault import TIER_UNAVAILABLE
 from control_plane.operations.plan import DeferJob, Plans
 from control_plane.operations.servicer import to_proto as operation_to_proto
 from control_plane.postgres.directory import MAXIMUM_AGE, Directory
@@ -70,7 +69,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         if creation.settings.hsm_tier == DEDICATED_HSM and not self._keys.offers_own_tokens:
             text = "the vault has no tokens of tenants' own: see docs/vault.md"
             name = names.tenant_name(creation.tenant_id)
-            raise PreconditionError(name, text, reason=TIER_UNAVAILABLE)
+            raise HsmTierUnavailableError(name, text)
         if request.validate_only:
             await service.check_available(call.system(), creation, now=datetime.now(UTC))
             return operations_pb2.Operation(done=True)

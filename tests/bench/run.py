@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import cache, calls, crowd, edge, leases, starting, switching, vaults
+from tests.bench import cache, calls, crowd, edge, leases, rotating, starting, switching, vaults
 from tests.bench.measure import Figure, table, write
 from tests.bench.system import System
 
@@ -34,10 +34,11 @@ CASES: Final[dict[str, Callable[[System], AsyncIterator[Figure]]]] = {
     "edge_apply": edge.apply,
     "vault": vaults.operations,
     "vault_cold": vaults.cold_start,
+    "vault_rotation": rotating.rotation_of_all,
     "crowd": crowd.crowd,
 }
 # Only when named: they take many minutes.
-LONG: Final = {"crowd", "vault_cold"}
+LONG: Final = {"crowd", "vault_cold", "vault_rotation"}
 
 
 async def measure(names: list[str]) -> list[Figure]:

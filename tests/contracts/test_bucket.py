@@ -1,8 +1,8 @@
 """What every bucket promises (`control_plane/objects/bucket.py`), whatever holds its bytes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
@@ -124,6 +124,134 @@ async def test_the_parts_of_a_stream_are_of_one_put(bucket: Bucket, *, replaced:
     assert got[0]
     assert old.startswith(b"".join(got))
     assert result is not None or len(b"".join(got)) == len(old)
+
+
+async def _doubled(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    async for part in parts:
+        yield part + part
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, 10 * MIB + 7])
+async def test_an_object_is_replaced_by_what_is_made_of_it(bucket: Bucket, size: int) -> None:
+    await bucket.put(KEY, _content(size))
+    await bucket.put(SIBLING, b"b")
+    await bucket.replace(KEY, lambda parts: _aside(parts, lambda: None))
+
+    assert await bucket.get(KEY) == _content(size)
+    await bucket.replace(SIBLING, _doubled)
+    assert await bucket.get(SIBLING) == b"bb"
+    assert await _listed(bucket, "storage") == [KEY, SIBLING]
+
+
+Meanwhile = Callable[[], Awaitable[object] | None]
+
+
+async def _aside(parts: AsyncIterable[bytes], meanwhile: Meanwhile) -> AsyncIterator[bytes]:
+    """Go on with what was read when something else has happened."""
+    whole = [part async for part in parts]
+    happened = meanwhile()
+    if happened is not None:
+        await happened
+    for part in whole:
+        yield part
+
+
+@pytest.mark.behaviour("S2.5")
+@pytest.mark.parametrize("content", [b"newer", b"older"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_write_that_comes_while_an_object_is_replaced_stays(
+    bucket: Bucket, *, content: bytes, streamed: bool
+) -> None:
+    """Also one that is as long as what was there."""
+    await bucket.put(KEY, b"stale")
+
+    def write() -> Awaitable[None]:
+        return bucket.put_stream(KEY, _parts(content)) if streamed else bucket.put(KEY, content)
+
+    with pytest.raises(ConflictError):
+        await bucket.replace(KEY, lambda parts: _aside(parts, write))
+    assert await bucket.get(KEY) == content
+    assert await _listed(bucket, "storage") == [KEY]
+
+
+@pytest.mark.behaviour("S2.5")
+async def test_what_is_deleted_while_it_is_replaced_stays_gone(bucket: Bucket) -> None:
+    await bucket.put(KEY, b"stale")
+
+    with pytest.raises((ConflictError, NotFoundError)):
+        await bucket.replace(KEY, lambda parts: _aside(parts, lambda: bucket.delete(KEY)))
+    assert await _listed(bucket, "storage") == []
+    with pytest.raises(NotFoundError):
+        await bucket.replace(KEY, _doubled)
+
+
+@pytest.mark.behaviour("S2.5")
+async def test_of_many_that_replace_and_write_at_once_no_write_is_lost(bucket: Bucket) -> None:
+    """A counter that each adds to: whoever was told that it did has."""
+    await bucket.put(KEY, b"")
+
+    async def add(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        yield b"".join([part async for part in parts]) + b"+"
+
+    added = 0
+
+    async def adder() -> None:
+        nonlocal added
+        for _ in range(8):
+            with suppress(ConflictError):
+                await bucket.replace(KEY, add)
+                added += 1
+
+    await asyncio.gather(*(adder() for _ in range(6)))
+
+    assert added > 0
+    assert await bucket.get(KEY) == b"+" * added
+
+
+async def test_a_replacement_that_raises_or_is_cancelled_changes_nothing(bucket: Bucket) -> None:
+    await bucket.put(KEY, b"what was there")
+    waiting = asyncio.Event()
+
+    async def breaks(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        async for part in parts:
+            yield part
+        raise SourceError
+
+    async def wait() -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    with pytest.raises(SourceError):
+        await bucket.replace(KEY, breaks)
+    replacing = asyncio.create_task(bucket.replace(KEY, lambda parts: _aside(parts, wait)))
+    await waiting.wait()
+    replacing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await replacing
+    await _holds(bucket, b"what was there")
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000])
+async def test_the_beginning_of_an_object_is_read_without_the_rest(bucket: Bucket, size: int) -> None:
+    with pytest.raises(NotFoundError):
+        await bucket.beginning(KEY, 73)
+    await bucket.put(KEY, _content(size))
+
+    assert await bucket.beginning(KEY, 73) == _content(size)[:73]
+
+
+async def test_who_goes_on_behind_a_key_sees_the_rest_and_nothing_twice(bucket: Bucket) -> None:
+    names = ["a-b/c", "a.pem", "a/b", "a/b@2", "a/c/d", "a/c.e", "b@10", "b@2", "z"]
+    for name in names:
+        await bucket.put(f"storage/org_1/{name}", b"")
+    await bucket.put("storage/org_10/a", b"")
+    order = [key async for key in bucket.keys_below("storage/org_1")]
+
+    assert sorted(order) == sorted(f"storage/org_1/{name}" for name in names)
+    for index, key in enumerate(order):
+        assert [each async for each in bucket.keys_below("storage/org_1", after=key)] == order[index + 1 :]
+        await bucket.delete(key)
+        assert [each async for each in bucket.keys_below("storage/org_1", after=key)] == order[index + 1 :]
 
 
 @pytest.mark.parametrize("before", [None, b"what was there"])

@@ -188,6 +188,8 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "EnableSecretVersion": _stale_etag,
     "DestroySecretVersion": _stale_etag,
     "RotateKey": _validate,
+    "RetireKeyVersion": _stale_etag,
+    "EnableKeyVersion": _stale_etag,
     "VerifyCell": _cell,
     "Encrypt": _plaintext,
     "Decrypt": _ciphertext,

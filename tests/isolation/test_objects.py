@@ -213,8 +213,8 @@ class RogueBucket(ObstoreBucket):
     """A bucket that lists more than it is asked for, as one does that takes a prefix for a folder."""
 
     @override
-    async def keys_below(self, folder: str) -> AsyncIterator[str]:
-        async for key in super().keys_below(""):
+    async def keys_below(self, folder: str, *, after: str = "") -> AsyncIterator[str]:
+        async for key in super().keys_below("", after=after):
             yield key
 
 

@@ -23,7 +23,7 @@ COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets", "dest
 # What is sent is valid but for an etag of yesterday, so that the tenants and their secrets stay as they are.
 STALE: Final = {
     "SuspendTenant", "ReactivateTenant", "SealTenant", "UnsealTenant", "DeleteSecret", "DisableSecretVersion",
-    "EnableSecretVersion", "DestroySecretVersion",
+    "EnableSecretVersion", "DestroySecretVersion", "RetireKeyVersion", "EnableKeyVersion",
 }  # fmt: skip
 # What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for; or it is no
 # ciphertext, which each tenant would need one of its own of.

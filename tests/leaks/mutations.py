@@ -45,6 +45,7 @@ from tests.leaks.walls import (
     policies,
     proxy,
     requests,
+    resealing,
     rotations,
     routes,
     rules,
@@ -61,6 +62,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     # What is sealed.
     *keys.WALLS,
     *rotations.WALLS,
+    *resealing.WALLS,
     *devices.WALLS,
     *objects.WALLS,
     *secrets.WALLS,

@@ -32,6 +32,8 @@ Key = Annotated[
     ),
 ]
 
+Version = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/keys/KEY/versions/VERSION")]
+
 
 @command(app, "list")
 def list_keys(session: Session, tenant: arguments.Tenant, *, paging: arguments.Paging) -> None:
@@ -91,6 +93,19 @@ def rotate_key(
     else:
         session.show(operation, leave_out=["metadata", "response"])
         session.hint("operations", "watch", operation["name"])
+
+
+@command(app, "retire")
+def retire_version(session: Session, name: Version, *, etag: arguments.Etag = "") -> None:
+    """Retire an old version of services: what it sealed does not open any more, until the version is enabled again."""
+    session.show(session.call_once(f"{_SERVICE}/RetireKeyVersion", {"name": name, "etag": etag}))
+    session.hint("keys", "enable", name)
+
+
+@command(app, "enable")
+def enable_version(session: Session, name: Version, *, etag: arguments.Etag = "") -> None:
+    """Enable a version of services or storage that was retired. It seals nothing new."""
+    session.show(session.call_once(f"{_SERVICE}/EnableKeyVersion", {"name": name, "etag": etag}))
 
 
 @command(app, "rotate-keks")

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import structlog
 
+from control_plane.errors import ConflictError, KeyRetiredError
 from control_plane.keys.model import (
     FIRST_OBJECT_VERSION,
     Binding,
@@ -76,7 +77,10 @@ class ObjectSeal:
         return await _computed(work, size=len(plaintext))
 
     async def seal_stream(self, plaintext: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-        """Give out the envelope as its plaintext comes, in parts of about a MiB at most. `plaintext` is not closed."""
+        """Give out the envelope as its plaintext comes, in parts of about a MiB at most. `plaintext` is not closed.
+
+        Raises ConflictError before its end where the key was retired since the beginning: nobody could open it.
+        """
         key, salt = await self.key(None), secrets.token_bytes(SALT_BYTES)
         sealer = Sealer(key.private, version=key.version, salt=salt, aad=self._aad(key))
         ready = sealer.header
@@ -85,7 +89,17 @@ class ObjectSeal:
             if len(ready) > _WORTH_A_THREAD:
                 yield ready
                 ready = b""
+        try:
+            await self.key(key.version)
+        except KeyRetiredError:
+            raise ConflictError(f"the key was replaced while {self.object_name} was written") from None
         yield ready + sealer.end()
+
+    async def reseal_stream(self, envelope: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+        """Give out the envelope under the newest key that has in it what is in this one. Raises like `open_stream`."""
+        async with aclosing(self.open_stream(envelope)) as opened, aclosing(self.seal_stream(opened)) as sealed:
+            async for portion in sealed:
+                yield portion
 
     async def open(self, envelope: bytes) -> bytes:
         """Return what was sealed."""
@@ -165,6 +179,14 @@ class ObjectSeal:
             why=str(error),
         )
         return IntegrityError(self.object_name)
+
+
+def storage_version(envelope: bytes) -> int:
+    """Read from the first `HEADER_BYTES` of an object which version of the key it asks for. Not authenticated.
+
+    Raises IntegrityError for what is no envelope.
+    """
+    return segmented_version(envelope) if is_segmented(envelope) else sealed_version(envelope)
 
 
 async def _computed(work: Callable[[], T], *, size: int) -> T:

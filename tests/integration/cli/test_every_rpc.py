@@ -60,6 +60,8 @@ COMMANDS: dict[str, list[str]] = {
     "GetKey": ["keys", "get", "tenants/org_1/keys/kek"],
     "ListKeyVersions": ["keys", "versions", "tenants/org_1/keys/tokens"],
     "RotateKey": ["keys", "rotate", "tenants/org_1/keys/storage", "--no-wait"],
+    "RetireKeyVersion": ["keys", "retire", "tenants/org_1/keys/services/versions/1"],
+    "EnableKeyVersion": ["keys", "enable", "tenants/org_1/keys/services/versions/1"],
     "ListDestructionReceipts": ["keys", "receipts", "org_1"],
     "GetDestructionReceipt": ["keys", "receipt", "tenants/org_1/destructionReceipts/1"],
     "ListEdges": ["edges", "list"],

@@ -171,7 +171,7 @@ async def test_sealing_anew_takes_the_newest_version_and_the_old_one_opens_as_lo
 
     assert answer.key_version == "tenants/org_1/keys/services/versions/2"
     assert both == [PLAINTEXT, PLAINTEXT]
-    assert reason_of(retired.value) == "KEY_VERSION_UNUSABLE"
+    assert reason_of(retired.value) == "KEY_VERSION_RETIRED"
     assert await opened(stub, member, answer.ciphertext) == PLAINTEXT
     assert (await entries(superuser))[1]["details"]["sealed_before_by"] == 1
 

@@ -252,6 +252,17 @@ async def test_a_tenant_whose_user_is_not_there_yet_is_not_attested_nor_in_doubt
         )
 
 
+async def test_a_neighbour_whose_old_key_is_retired_is_no_hole(tower: Tower, superuser: RawConnection) -> None:
+    """What was sealed elsewhere does not open there, also where the version that it names is not used any more."""
+    ours, theirs = await two_tenants(tower, "POOLED")
+    await superuser.execute(
+        "UPDATE csm_system.tenant_keys SET state = 'RETIRED' WHERE purpose = 'storage' AND tenant_uid = %s",
+        [theirs.uid],
+    )
+
+    assert outcomes(await tower.verify(ours)) == {}
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("a fault"), UnavailableError("away"), TimeoutError()])
 async def test_a_probe_that_breaks_does_not_pass(
     failure: Exception, tower: Tower, monkeypatch: pytest.MonkeyPatch

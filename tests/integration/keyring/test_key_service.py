@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from bulkhead.v1 import keys_pb2
+from bulkhead.v1 import keys_pb2, receipts_pb2
 from control_plane.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
 from control_plane.keyring import service
 from control_plane.keys.model import KekRef
@@ -25,8 +25,8 @@ async def _list(ring: Ring, tenant: Placement, **options: Any) -> keys_pb2.ListK
     return await ring.calling(tenant, "ListKeys").ListKeys(request, CONTEXT)
 
 
-async def _receipts(ring: Ring, tenant: Placement) -> list[keys_pb2.DestructionReceipt]:
-    request = keys_pb2.ListDestructionReceiptsRequest(parent=f"tenants/{tenant.tenant_id}")
+async def _receipts(ring: Ring, tenant: Placement) -> list[receipts_pb2.DestructionReceipt]:
+    request = receipts_pb2.ListDestructionReceiptsRequest(parent=f"tenants/{tenant.tenant_id}")
     answer = await ring.calling(tenant, "ListDestructionReceipts").ListDestructionReceipts(request, CONTEXT)
     return list(answer.destruction_receipts)
 
@@ -205,6 +205,7 @@ async def test_what_asks_and_what_is_done_is_in_the_tenants_audit_log(ring: Ring
     assert await ring.log(tenant) == [
         (f"{keys}/storage", {"operation": done[0].name, "version": 2}),
         (f"{keys}/storage/versions/2", {"state": "ENABLED"}),
+        (f"{keys}/storage/versions/1", {"state": "RETIRED"}),
         (f"{keys}/tokens", {"operation": done[1].name, "version": 2}),
         (f"{keys}/tokens/versions/2", {"state": "ENABLED"}),
         (f"{keys}/tokens/versions/2", {"signs": True}),

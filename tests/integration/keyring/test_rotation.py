@@ -42,7 +42,8 @@ async def test_new_objects_are_sealed_with_the_new_version_and_old_ones_open(rin
     tenant, keys, other = await ring.cell.tenant(), ring.cell.keys, ring.other_process()
     sealed = await keys.encrypt(tenant, PLAIN, object_name=NAME)
     assert (_version(sealed), await _sealed_by(other, tenant)) == (1, 1)
-    await ring.rotated(tenant, "storage")
+    begun = await ring.rotate(tenant, "storage")
+    await ring.plans[begun.kind].runs["version"](begun)
 
     assert await _sealed_by(keys, tenant) == 2
     await _until_asked_again(other, tenant, 2)
@@ -174,7 +175,7 @@ async def test_a_new_kek_wraps_every_key_and_the_old_one_is_destroyed_while_ever
     tenant, neighbour = await ring.cell.tenant(), await ring.cell.tenant("org_2")
     sealed = await ring.cell.keys.encrypt(tenant, PLAIN, object_name=NAME)
     signer = await ring.cell.keys.token_signer(tenant)
-    await ring.rotated(tenant, "storage")
+    await ring.rotated(tenant, "services")
     await ring.rotated(tenant, "kek")
     process = ring.other_process()
 
@@ -185,7 +186,7 @@ async def test_a_new_kek_wraps_every_key_and_the_old_one_is_destroyed_while_ever
     assert (await process.token_signer(tenant)).kid == signer.kid
     assert await process.derive(tenant, b"label") == await ring.cell.keys.derive(tenant, b"label")
     assert (await process.authority(tenant)).certificate == (await ring.cell.keys.authority(tenant)).certificate
-    assert {version.kek_version for version in await ring.versions(tenant, "storage")} == {2}
+    assert {version.kek_version for version in await ring.versions(tenant, "services")} == {2}
     destroyed = (await ring.versions(tenant, "kek"))[1]
     assert (destroyed.state, destroyed.HasField("destroy_time")) == (State.DESTROYED, True)
     await ring.rotated(tenant, "tokens")

@@ -228,7 +228,7 @@ async def test_what_is_open_of_a_sealed_tenant_is_dropped_and_of_others_is_not(
     for placement in (sealed, other):
         await _sealed_text(keys, placement)
     await take(database, sealed, Action.SEAL)
-    await keys.forget_sealed()
+    await keys.forget_unusable()
 
     assert keys._open.owners() == {other.uid}
 

@@ -8,6 +8,8 @@ PATHS: Final = "control_plane/objects/paths.py"
 BUCKET: Final = "control_plane/objects/bucket_local.py"
 DIRECTORIES: Final = "control_plane/objects/directories.py"
 STAGING: Final = "control_plane/objects/staging.py"
+OBSTORE: Final = "control_plane/objects/bucket_obstore.py"
+OBSTORE_TESTS: Final = "tests/unit/objects/test_bucket_obstore.py"
 PRIVATE: Final = "control_plane/private_file.py"
 PATH_TESTS: Final = "tests/unit/objects/test_paths.py"
 BUCKET_TESTS: Final = "tests/unit/objects/test_bucket_local.py"
@@ -80,9 +82,44 @@ WALLS: Final = (
     Mutation(
         name="an object is written in a link's place",
         file=STAGING,
-        before="            refuse_all_but_a_file(self._name, directory=way[-1])\n            os.rename",
-        after="            os.rename",
+        before="                refuse_all_but_a_file(self._name, directory=way[-1])\n",
+        after="",
         noticed_by=(f"{BUCKET_TESTS}::test_what_comes_into_an_objects_place_while_it_is_written_is_left_there",),
+    ),
+    Mutation(
+        name="an object that was written meanwhile is replaced by what is made of the older one",
+        file=STAGING,
+        before="        if not os.path.samestat(found, os.fstat(file)):\n",
+        after="        if not found:\n",
+        noticed_by=("tests/contracts/test_bucket.py::test_a_write_that_comes_while_an_object_is_replaced_stays",),
+    ),
+    Mutation(
+        name="an object is replaced while others change it",
+        file=STAGING,
+        before="fcntl.LOCK_EX if alone else fcntl.LOCK_SH",
+        after="fcntl.LOCK_SH if alone else fcntl.LOCK_SH",
+        noticed_by=(f"{BUCKET_TESTS}::test_nobody_changes_an_object_between_the_last_look_at_it_and_its_replacement",),
+    ),
+    Mutation(
+        name="an object is written while another is looked at for the last time",
+        file=STAGING,
+        before="            with changing(way[-1], alone=instead_of is not None):\n",
+        after="            with ExitStack():\n",
+        noticed_by=(f"{BUCKET_TESTS}::test_nobody_changes_an_object_between_the_last_look_at_it_and_its_replacement",),
+    ),
+    Mutation(
+        name="an object is deleted while another is looked at for the last time",
+        file=BUCKET,
+        before="            with changing(way[-1]):\n",
+        after="            with ExitStack():\n",
+        noticed_by=(f"{BUCKET_TESTS}::test_nobody_changes_an_object_between_the_last_look_at_it_and_its_replacement",),
+    ),
+    Mutation(
+        name="a bucket is believed to know conditions",
+        file=OBSTORE,
+        before="        if not all(refused):\n",
+        after="        if not refused:\n",
+        noticed_by=(f"{OBSTORE_TESTS}::test_a_service_that_knows_no_conditions_replaces_nothing",),
     ),
     Mutation(
         name="a listing follows links",

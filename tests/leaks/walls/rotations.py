@@ -5,6 +5,7 @@ from typing import Final
 from tests.leaks.model import Mutation
 
 ROTATION: Final = "control_plane/keyring/rotation.py"
+PLAN: Final = "control_plane/keyring/plan.py"
 DESTRUCTION: Final = "control_plane/keyring/destruction.py"
 SERVICE: Final = "control_plane/keyring/service.py"
 MODEL: Final = "control_plane/keyring/model.py"
@@ -156,7 +157,7 @@ WALLS: Final = (
     ),
     Mutation(
         name="a rotation opens a sealed tenant's keys",
-        file=ROTATION,
+        file=PLAN,
         before="        await self._database.system().run(lambda tx: keys_store.check_unsealed(tx, placement.uid))\n",
         after="",
         noticed_by=(f"{ROTATION_TESTS}::test_a_rotation_that_meets_a_seal_is_given_up_and_opens_nothing",),

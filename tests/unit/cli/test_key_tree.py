@@ -9,7 +9,7 @@ NOW: Final = datetime(2027, 1, 31, 12, tzinfo=UTC)
 
 
 def _key(name: str, **more: Any) -> dict[str, Any]:
-    root = {"hsm_backed": False, "label": "software", "firmware": "", "token": ""}
+    root = {"hsm_backed": False, "label": "software", "firmware": "", "token": "", "own_token": False}
     return {
         "name": f"tenants/org_1/keys/{name}", "purpose": name.upper(), "algorithm": "AES-256-GCM",
         "root_of_trust": root, "rotation": "", **more,
@@ -52,12 +52,12 @@ def test_a_tree_shows_the_root_of_trust_the_kek_and_what_it_wraps_with_ages() ->
 
 
 def test_a_device_is_shown_as_what_it_is_and_nothing_in_a_label_acts_on_a_terminal() -> None:
-    root = {"hsm_backed": True, "label": "Luna\x1b[2J K7", "firmware": "7.4", "token": "bulkhead-a"}
+    root = {"hsm_backed": True, "label": "Luna\x1b[2J K7", "firmware": "7.4", "token": "bulkhead-a", "own_token": True}
     drawn = list(
         tree.drawn("tenants/org_1", [_key("kek", root_of_trust=root)], {"tenants/org_1/keys/kek": []}, now=NOW)
     )
 
-    assert drawn[1] == "└─ root of trust: Luna\\x1b[2J K7 7.4 token bulkhead-a, in hardware"
+    assert drawn[1] == "└─ root of trust: Luna\\x1b[2J K7 7.4 token bulkhead-a to itself, in hardware"
 
 
 def test_a_tenant_without_keys_is_a_tree_without_branches() -> None:

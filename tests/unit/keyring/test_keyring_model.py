@@ -1,15 +1,29 @@
 """Which version of a key is the primary, what its etag says, and which keys are rotated."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from control_plane.errors import EtagMismatchError, PreconditionError
-from control_plane.keyring.model import KEK, KEY_IDS, STEPS, Key, KeyVersion, VersionState, kek_version
+from control_plane.errors import EtagMismatchError, NotFoundError, PreconditionError
+from control_plane.keyring.model import (
+    KEK,
+    KEY_IDS,
+    STEPS,
+    Found,
+    Key,
+    KeyVersion,
+    Resealing,
+    VersionState,
+    kek_version,
+)
 from control_plane.keys.model import ROTATED, Purpose
+from control_plane.objects.paths import ObjectName
 
 NOW: Final = datetime(2027, 1, 2, tzinfo=UTC)
 FIRST: Final = KeyVersion(version=1, state=VersionState.ENABLED, algorithm="A", create_time=NOW, kek_version=1)
@@ -76,3 +90,66 @@ def test_exactly_the_keys_with_several_versions_are_rotated_and_the_others_say_w
 
 def test_every_purpose_has_a_name() -> None:
     assert ("kek", *(purpose.value for purpose in Purpose)) == KEY_IDS
+
+
+@pytest.mark.parametrize(
+    ("key_id", "state", "number", "reason"),
+    [
+        ("services", VersionState.RETIRED, "1", None),
+        ("services", VersionState.RETIRED, "2", "KEY_VERSION_PRIMARY"),
+        ("services", VersionState.ENABLED, "1", None),
+        ("services", VersionState.ENABLED, "2", None),
+        ("storage", VersionState.ENABLED, "1", None),
+        *((key_id, VersionState.RETIRED, "1", "KEY_VERSION_NOT_CHANGED") for key_id in KEY_IDS if key_id != "services"),
+        *(
+            (key_id, VersionState.ENABLED, "1", "KEY_VERSION_NOT_CHANGED")
+            for key_id in KEY_IDS
+            if key_id not in {"services", "storage"}
+        ),
+    ],
+)
+def test_by_hand_only_that_is_retired_which_others_know_to_be_needed_no_more(
+    key_id: str, state: VersionState, number: str, reason: str | None
+) -> None:
+    key = _key(SECOND, FIRST, key_id=key_id)
+    if reason is None:
+        key.check_change(key.version(number), state)
+        return
+
+    with pytest.raises(PreconditionError) as refused:
+        key.check_change(key.version(number), state)
+    assert refused.value.code == reason
+
+
+@pytest.mark.parametrize("number", ["0", "3", "01", "-1", "1.0", "", "latest", "\u0661"])
+def test_a_version_has_one_name(number: str) -> None:
+    with pytest.raises(NotFoundError):
+        _key(SECOND, FIRST).version(number)
+
+
+RESULTS: Final = st.lists(
+    st.tuples(
+        st.builds(ObjectName, path=st.sampled_from(["a", "b/c"]), version=st.integers(1, 3)),
+        st.sampled_from(Found),
+        st.integers(0, 2**40),
+    )
+)
+
+
+@given(results=RESULTS)
+def test_how_far_it_is_survives_being_written_down(results: list[tuple[ObjectName, Found, int]]) -> None:
+    progress = Resealing().next_look()
+    for name, found, number in results:
+        size = number if found is Found.OLD else 0
+        progress = progress.past(name, found, size=size, sealed_by=number % 3 + 1 if found is Found.KEPT else 0)
+        progress = Resealing.read(json.loads(json.dumps(progress.written())))
+
+    assert progress.look_done == len(results)
+    assert progress.bytes_resealed == sum(number for _, found, number in results if found is Found.OLD)
+    assert sum(count for _, count in progress.look_kept) == sum(found is Found.KEPT for _, found, _ in results)
+    assert set(progress.kept) == {number % 3 + 1 for _, found, number in results if found is Found.KEPT}
+    assert progress.after == (results[-1][0] if results else None)
+    again = progress.next_look()
+    assert (again.look, again.look_done, again.kept, again.after) == (2, 0, [], None)
+    assert again.bytes_resealed == progress.bytes_resealed
+    assert Resealing.read({}) == Resealing()

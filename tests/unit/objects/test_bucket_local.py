@@ -4,7 +4,8 @@ import asyncio
 import ctypes
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ import pytest
 from control_plane.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from control_plane.objects import directories
 from control_plane.objects.bucket_local import LocalBucket
+from control_plane.objects.staging import StagedFile
 
 KEY: Final = "storage/org_1/certificates/a.pem"
 
@@ -36,6 +38,37 @@ def outside(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "a.pem").write_bytes(b"foreign")
     return folder
+
+
+@pytest.mark.behaviour("S2.5")
+@pytest.mark.parametrize("change", ["put", "delete"])
+async def test_nobody_changes_an_object_between_the_last_look_at_it_and_its_replacement(
+    bucket: LocalBucket, root: Path, monkeypatch: pytest.MonkeyPatch, *, change: str
+) -> None:
+    """A write, or a deletion, that comes at that very moment waits, and has the last word."""
+    await bucket.put(KEY, b"stale")
+    look, other = StagedFile._refuse_all_but, LocalBucket(root)
+    changing = threading.Thread(target=lambda: other._put(KEY, b"newer") if change == "put" else other._delete(KEY))
+
+    def looked(staged: StagedFile, file: int, *, directory: int) -> None:
+        look(staged, file, directory=directory)
+        changing.start()
+        # Time enough for it, were it not to wait.
+        changing.join(0.5)
+
+    async def stale(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        async for part in parts:
+            yield part
+
+    monkeypatch.setattr(StagedFile, "_refuse_all_but", looked)
+    await bucket.replace(KEY, stale)
+    await asyncio.to_thread(changing.join)
+
+    if change == "put":
+        assert await bucket.get(KEY) == b"newer"
+    else:
+        with pytest.raises(NotFoundError):
+            await bucket.get(KEY)
 
 
 async def _source(*parts: bytes) -> AsyncIterator[bytes]:

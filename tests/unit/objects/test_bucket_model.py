@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from obstore.store import MemoryStore
 from typing_extensions import override
 
+from control_plane.errors import ConflictError, NotFoundError
 from control_plane.objects.bucket import Bucket
 from control_plane.objects.bucket_local import LocalBucket
 from control_plane.objects.bucket_obstore import ObstoreBucket
@@ -97,6 +98,36 @@ class BucketModel(RuleBasedStateMachine):
             return {key async for key in self.bucket.keys_below(folder)}
 
         assert self.run(listed()) == {key for key in self.expected if key.startswith(f"{folder}/")}
+
+    @rule(key=keys, parts=contents, meanwhile=st.sampled_from(["nothing", "put", "delete"]))
+    def replace(self, key: str, parts: Any, meanwhile: str) -> None:
+        async def rewritten(old: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+            async for part in old:
+                yield part
+            if meanwhile == "put":
+                await self.bucket.put(key, b"".join(parts))
+            elif meanwhile == "delete":
+                await self.bucket.delete(key)
+            yield b"more"
+
+        refusals = (NotFoundError,) if key not in self.expected else (ConflictError, NotFoundError)
+        if key in self.expected and meanwhile == "nothing":
+            self.run(self.bucket.replace(key, rewritten))
+            self.expected[key] += b"more"
+            return
+        with pytest.raises(refusals):
+            self.run(self.bucket.replace(key, rewritten))
+        if key in self.expected and meanwhile == "put":
+            self.expected[key] = b"".join(parts)
+        elif meanwhile == "delete":
+            self.expected.pop(key, None)
+
+    @rule(key=keys)
+    def go_on_behind(self, key: str) -> None:
+        async def listed(after: str) -> Any:
+            return [found async for found in self.bucket.keys_below("storage", after=after)]
+
+        assert self.run(listed(key)) == [found for found in self.run(listed("")) if found > key]
 
     @invariant()
     def holds_what_was_put(self) -> None:

@@ -1,11 +1,15 @@
 """Which buckets are opened, with which options, and where credentials are read."""
 
 import json
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
+from control_plane.errors import PreconditionError
+from control_plane.objects import bucket_obstore
 from control_plane.objects.bucket_local import LocalBucket
 from control_plane.objects.bucket_obstore import ObstoreBucket
 from control_plane.objects.credentials import Credentials, UnusableCredentialsError, read_credentials
@@ -134,3 +138,44 @@ def test_a_file_that_is_not_there_or_lies_open_to_others_is_refused(tmp_path: Pa
         open_bucket("s3://objects", credentials_file=tmp_path / "absent")
     with pytest.raises(UnusableCredentialsError, match="is open to others"):
         open_bucket("s3://objects", credentials_file=_file(tmp_path / "open", json.dumps(SAID), mode=0o640))
+
+
+class Forgetful:
+    """A service that takes conditions, as some do, and replaces all the same."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def put_async(self, key: str, data: bytes, **_: object) -> Any:
+        return await self.store.put_async(key, data)
+
+
+@pytest.mark.behaviour("S2.5")
+async def test_a_service_that_knows_no_conditions_replaces_nothing() -> None:
+    store: Any = Forgetful()
+    bucket = ObstoreBucket(store)
+    await bucket.put("storage/org_1/a", b"as it was")
+
+    with pytest.raises(PreconditionError) as refused:
+        await bucket.replace("storage/org_1/a", _shouted)
+    assert refused.value.code == "BUCKET_UNCONDITIONAL"
+    assert [(key, await bucket.get(key)) async for key in bucket.keys_below("")] == [("storage/org_1/a", b"as it was")]
+
+
+async def test_what_is_too_long_for_one_request_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = ObstoreBucket(MemoryStore())
+    await bucket.put("storage/org_1/a", b"aaaa")
+    monkeypatch.setattr(bucket_obstore, "REPLACED_BYTES", 3)
+
+    with pytest.raises(PreconditionError) as refused:
+        await bucket.replace("storage/org_1/a", _shouted)
+    assert refused.value.code == "OBJECT_TOO_LARGE"
+    assert await bucket.get("storage/org_1/a") == b"aaaa"
+
+
+async def _shouted(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    async for part in parts:
+        yield part.upper()

@@ -3,6 +3,7 @@
 isort:skip_file
 A tenant's keys: which there are, what they rest on, and their rotation. No RPC gives out a key."""
 
+from bulkhead.v1 import key_changes_pb2 as _key_changes_pb2
 from bulkhead.v1 import steps_pb2 as _steps_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -245,56 +246,6 @@ class KeyVersion(_message.Message):
 Global___KeyVersion: _TypeAlias = KeyVersion  # noqa: Y015
 
 @_typing.final
-class DestructionReceipt(_message.Message):
-    """Proof that a key was destroyed, signed as a DSSE envelope (https://github.com/secure-systems-lab/dsse, version 1)."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    KEY_VERSION_FIELD_NUMBER: _builtins.int
-    DESTROY_TIME_FIELD_NUMBER: _builtins.int
-    PAYLOAD_TYPE_FIELD_NUMBER: _builtins.int
-    PAYLOAD_FIELD_NUMBER: _builtins.int
-    SIGNATURE_FIELD_NUMBER: _builtins.int
-    KEY_ID_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}/destructionReceipts/{receipt}`."""
-    key_version: _builtins.str
-    """What was destroyed: `tenants/{tenant}/keys/{key}/versions/{version}`."""
-    payload_type: _builtins.str
-    """What the payload is: `application/vnd.bulkhead.key-destruction+json`."""
-    payload: _builtins.bytes
-    """The above as JSON, with the tenant's uid, the root of trust, and the probe: something that the key had wrapped before,
-    which opened then and does not open since.
-    """
-    signature: _builtins.bytes
-    """Over the payload and its type (DSSE's pre-authentication encoding), by Ed25519."""
-    key_id: _builtins.str
-    """The key that signed: see IsolationService.ListAttestationKeys."""
-    @_builtins.property
-    def destroy_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was seen to be gone."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        key_version: _builtins.str = ...,
-        destroy_time: _timestamp_pb2.Timestamp | None = ...,
-        payload_type: _builtins.str = ...,
-        payload: _builtins.bytes = ...,
-        signature: _builtins.bytes = ...,
-        key_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time", "key_id", b"key_id", "key_version", b"key_version", "name", b"name", "payload", b"payload", "payload_type", b"payload_type", "signature", b"signature"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DestructionReceipt: _TypeAlias = DestructionReceipt  # noqa: Y015
-
-@_typing.final
 class RotateKeyMetadata(_message.Message):
     """How far a rotation is."""
 
@@ -304,6 +255,7 @@ class RotateKeyMetadata(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    RESEALING_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """`tenants/{tenant}`."""
     key: _builtins.str
@@ -316,6 +268,10 @@ class RotateKeyMetadata(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_steps_pb2.OperationStep]:
         """In order."""
 
+    @_builtins.property
+    def resealing(self) -> _key_changes_pb2.Resealing:
+        """How far it is that all is sealed anew; for `storage` only."""
+
     def __init__(
         self,
         *,
@@ -323,10 +279,11 @@ class RotateKeyMetadata(_message.Message):
         key: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         steps: _abc.Iterable[_steps_pb2.OperationStep] | None = ...,
+        resealing: _key_changes_pb2.Resealing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resealing", b"resealing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "key", b"key", "steps", b"steps", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "key", b"key", "resealing", b"resealing", "steps", b"steps", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -469,86 +426,6 @@ class ListKeyVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListKeyVersionsResponse: _TypeAlias = ListKeyVersionsResponse  # noqa: Y015
-
-@_typing.final
-class GetDestructionReceiptRequest(_message.Message):
-    """Ask for one receipt."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}/destructionReceipts/{receipt}`."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetDestructionReceiptRequest: _TypeAlias = GetDestructionReceiptRequest  # noqa: Y015
-
-@_typing.final
-class ListDestructionReceiptsRequest(_message.Message):
-    """Ask for a page of receipts."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PARENT_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    parent: _builtins.str
-    """`tenants/{tenant}`."""
-    page_size: _builtins.int
-    """How many at most: 50 when zero, 1000 at most."""
-    page_token: _builtins.str
-    """`next_page_token` of the page before."""
-    def __init__(
-        self,
-        *,
-        parent: _builtins.str = ...,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListDestructionReceiptsRequest: _TypeAlias = ListDestructionReceiptsRequest  # noqa: Y015
-
-@_typing.final
-class ListDestructionReceiptsResponse(_message.Message):
-    """A page of receipts."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DESTRUCTION_RECEIPTS_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Ask for the next page with this; empty on the last one."""
-    @_builtins.property
-    def destruction_receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DestructionReceipt]:
-        """The newest first."""
-
-    def __init__(
-        self,
-        *,
-        destruction_receipts: _abc.Iterable[Global___DestructionReceipt] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destruction_receipts", b"destruction_receipts", "next_page_token", b"next_page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListDestructionReceiptsResponse: _TypeAlias = ListDestructionReceiptsResponse  # noqa: Y015
 
 @_typing.final
 class RotateKeyRequest(_message.Message):

@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from bulkhead.v1 import key_changes_pb2 as bulkhead_dot_v1_dot_key__changes__pb2
 from bulkhead.v1 import keys_pb2 as bulkhead_dot_v1_dot_keys__pb2
+from bulkhead.v1 import receipts_pb2 as bulkhead_dot_v1_dot_receipts__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -56,15 +58,25 @@ class KeyServiceStub:
                 request_serializer=bulkhead_dot_v1_dot_keys__pb2.RotateKeyRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.RetireKeyVersion = channel.unary_unary(
+                '/bulkhead.v1.KeyService/RetireKeyVersion',
+                request_serializer=bulkhead_dot_v1_dot_key__changes__pb2.RetireKeyVersionRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
+                _registered_method=True)
+        self.EnableKeyVersion = channel.unary_unary(
+                '/bulkhead.v1.KeyService/EnableKeyVersion',
+                request_serializer=bulkhead_dot_v1_dot_key__changes__pb2.EnableKeyVersionRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
+                _registered_method=True)
         self.GetDestructionReceipt = channel.unary_unary(
                 '/bulkhead.v1.KeyService/GetDestructionReceipt',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.GetDestructionReceiptRequest.SerializeToString,
-                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.DestructionReceipt.FromString,
+                request_serializer=bulkhead_dot_v1_dot_receipts__pb2.GetDestructionReceiptRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_receipts__pb2.DestructionReceipt.FromString,
                 _registered_method=True)
         self.ListDestructionReceipts = channel.unary_unary(
                 '/bulkhead.v1.KeyService/ListDestructionReceipts',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsRequest.SerializeToString,
-                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsResponse.FromString,
+                request_serializer=bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsResponse.FromString,
                 _registered_method=True)
 
 
@@ -96,10 +108,13 @@ class KeyServiceServicer:
     def RotateKey(self, request, context):
         """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
-        `storage`, `services`: what is new is sealed with the new version, at once in the process that answers and within a second in
-        all others. What older versions sealed stays sealed with them: they stay enabled.
+        `storage`: what is new is sealed with the new version, at once in the process that answers and within a second in all
+        others. Then every object and every row that an older version has sealed is sealed anew, at a pace that leaves the
+        neighbours theirs, while all of it can be read and written; and the older versions are retired. Other keys may be
+        rotated meanwhile.
 
-        `services`: the same, for what EncryptionService seals. Rewrap seals anew what older versions have sealed.
+        `services`: new versions are the same, for what EncryptionService seals. What older versions have sealed is with those
+        who keep it: Rewrap seals it anew, and RetireKeyVersion ends a version.
 
         `tokens`: the new version is published first, and signs once every live edge knows it. Older versions verify on, for
         longer than any token lives; the rotation after that retires them.
@@ -108,6 +123,21 @@ class KeyServiceServicer:
         it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
         `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireKeyVersion(self, request, context):
+        """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
+        sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableKeyVersion(self, request, context):
+        """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,15 +183,25 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     request_deserializer=bulkhead_dot_v1_dot_keys__pb2.RotateKeyRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
+            'RetireKeyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireKeyVersion,
+                    request_deserializer=bulkhead_dot_v1_dot_key__changes__pb2.RetireKeyVersionRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.SerializeToString,
+            ),
+            'EnableKeyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableKeyVersion,
+                    request_deserializer=bulkhead_dot_v1_dot_key__changes__pb2.EnableKeyVersionRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.SerializeToString,
+            ),
             'GetDestructionReceipt': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDestructionReceipt,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.GetDestructionReceiptRequest.FromString,
-                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.DestructionReceipt.SerializeToString,
+                    request_deserializer=bulkhead_dot_v1_dot_receipts__pb2.GetDestructionReceiptRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_receipts__pb2.DestructionReceipt.SerializeToString,
             ),
             'ListDestructionReceipts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDestructionReceipts,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsRequest.FromString,
-                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsResponse.SerializeToString,
+                    request_deserializer=bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -284,6 +324,60 @@ class KeyService:
             _registered_method=True)
 
     @staticmethod
+    def RetireKeyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.KeyService/RetireKeyVersion',
+            bulkhead_dot_v1_dot_key__changes__pb2.RetireKeyVersionRequest.SerializeToString,
+            bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableKeyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.KeyService/EnableKeyVersion',
+            bulkhead_dot_v1_dot_key__changes__pb2.EnableKeyVersionRequest.SerializeToString,
+            bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetDestructionReceipt(request,
             target,
             options=(),
@@ -298,8 +392,8 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/GetDestructionReceipt',
-            bulkhead_dot_v1_dot_keys__pb2.GetDestructionReceiptRequest.SerializeToString,
-            bulkhead_dot_v1_dot_keys__pb2.DestructionReceipt.FromString,
+            bulkhead_dot_v1_dot_receipts__pb2.GetDestructionReceiptRequest.SerializeToString,
+            bulkhead_dot_v1_dot_receipts__pb2.DestructionReceipt.FromString,
             options,
             channel_credentials,
             insecure,
@@ -325,8 +419,8 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/ListDestructionReceipts',
-            bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsRequest.SerializeToString,
-            bulkhead_dot_v1_dot_keys__pb2.ListDestructionReceiptsResponse.FromString,
+            bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsRequest.SerializeToString,
+            bulkhead_dot_v1_dot_receipts__pb2.ListDestructionReceiptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,9 @@
 isort:skip_file
 A tenant's keys: which there are, what they rest on, and their rotation. No RPC gives out a key."""
 
+from bulkhead.v1 import key_changes_pb2 as _key_changes_pb2
 from bulkhead.v1 import keys_pb2 as _keys_pb2
+from bulkhead.v1 import receipts_pb2 as _receipts_pb2
 from collections import abc as _abc
 from google.longrunning import operations_pb2 as _operations_pb2
 from grpc import aio as _aio
@@ -43,10 +45,13 @@ class KeyServiceStub:
     RotateKey: _grpc.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _operations_pb2.Operation]
     """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
-    `storage`, `services`: what is new is sealed with the new version, at once in the process that answers and within a second in
-    all others. What older versions sealed stays sealed with them: they stay enabled.
+    `storage`: what is new is sealed with the new version, at once in the process that answers and within a second in all
+    others. Then every object and every row that an older version has sealed is sealed anew, at a pace that leaves the
+    neighbours theirs, while all of it can be read and written; and the older versions are retired. Other keys may be
+    rotated meanwhile.
 
-    `services`: the same, for what EncryptionService seals. Rewrap seals anew what older versions have sealed.
+    `services`: new versions are the same, for what EncryptionService seals. What older versions have sealed is with those
+    who keep it: Rewrap seals it anew, and RetireKeyVersion ends a version.
 
     `tokens`: the new version is published first, and signs once every live edge knows it. Older versions verify on, for
     longer than any token lives; the rotation after that retires them.
@@ -56,9 +61,15 @@ class KeyServiceStub:
 
     `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
     """
-    GetDestructionReceipt: _grpc.UnaryUnaryMultiCallable[_keys_pb2.GetDestructionReceiptRequest, _keys_pb2.DestructionReceipt]
+    RetireKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]
+    """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
+    sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
+    """
+    EnableKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]
+    """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
+    GetDestructionReceipt: _grpc.UnaryUnaryMultiCallable[_receipts_pb2.GetDestructionReceiptRequest, _receipts_pb2.DestructionReceipt]
     """Get one receipt of a destruction."""
-    ListDestructionReceipts: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ListDestructionReceiptsRequest, _keys_pb2.ListDestructionReceiptsResponse]
+    ListDestructionReceipts: _grpc.UnaryUnaryMultiCallable[_receipts_pb2.ListDestructionReceiptsRequest, _receipts_pb2.ListDestructionReceiptsResponse]
     """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
 
     They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
@@ -79,10 +90,13 @@ class KeyServiceAsyncStub(KeyServiceStub):
     RotateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
-    `storage`, `services`: what is new is sealed with the new version, at once in the process that answers and within a second in
-    all others. What older versions sealed stays sealed with them: they stay enabled.
+    `storage`: what is new is sealed with the new version, at once in the process that answers and within a second in all
+    others. Then every object and every row that an older version has sealed is sealed anew, at a pace that leaves the
+    neighbours theirs, while all of it can be read and written; and the older versions are retired. Other keys may be
+    rotated meanwhile.
 
-    `services`: the same, for what EncryptionService seals. Rewrap seals anew what older versions have sealed.
+    `services`: new versions are the same, for what EncryptionService seals. What older versions have sealed is with those
+    who keep it: Rewrap seals it anew, and RetireKeyVersion ends a version.
 
     `tokens`: the new version is published first, and signs once every live edge knows it. Older versions verify on, for
     longer than any token lives; the rotation after that retires them.
@@ -92,9 +106,15 @@ class KeyServiceAsyncStub(KeyServiceStub):
 
     `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
     """
-    GetDestructionReceipt: _aio.UnaryUnaryMultiCallable[_keys_pb2.GetDestructionReceiptRequest, _keys_pb2.DestructionReceipt]  # type: ignore[assignment]
+    RetireKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
+    """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
+    sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
+    """
+    EnableKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
+    """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
+    GetDestructionReceipt: _aio.UnaryUnaryMultiCallable[_receipts_pb2.GetDestructionReceiptRequest, _receipts_pb2.DestructionReceipt]  # type: ignore[assignment]
     """Get one receipt of a destruction."""
-    ListDestructionReceipts: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListDestructionReceiptsRequest, _keys_pb2.ListDestructionReceiptsResponse]  # type: ignore[assignment]
+    ListDestructionReceipts: _aio.UnaryUnaryMultiCallable[_receipts_pb2.ListDestructionReceiptsRequest, _receipts_pb2.ListDestructionReceiptsResponse]  # type: ignore[assignment]
     """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
 
     They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
@@ -136,10 +156,13 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
-        `storage`, `services`: what is new is sealed with the new version, at once in the process that answers and within a second in
-        all others. What older versions sealed stays sealed with them: they stay enabled.
+        `storage`: what is new is sealed with the new version, at once in the process that answers and within a second in all
+        others. Then every object and every row that an older version has sealed is sealed anew, at a pace that leaves the
+        neighbours theirs, while all of it can be read and written; and the older versions are retired. Other keys may be
+        rotated meanwhile.
 
-        `services`: the same, for what EncryptionService seals. Rewrap seals anew what older versions have sealed.
+        `services`: new versions are the same, for what EncryptionService seals. What older versions have sealed is with those
+        who keep it: Rewrap seals it anew, and RetireKeyVersion ends a version.
 
         `tokens`: the new version is published first, and signs once every live edge knows it. Older versions verify on, for
         longer than any token lives; the rotation after that retires them.
@@ -151,19 +174,37 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RetireKeyVersion(
+        self,
+        request: _key_changes_pb2.RetireKeyVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.KeyVersion, _abc.Awaitable[_keys_pb2.KeyVersion]]:
+        """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
+        sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
+        """
+
+    @_abc_1.abstractmethod
+    def EnableKeyVersion(
+        self,
+        request: _key_changes_pb2.EnableKeyVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.KeyVersion, _abc.Awaitable[_keys_pb2.KeyVersion]]:
+        """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
+
+    @_abc_1.abstractmethod
     def GetDestructionReceipt(
         self,
-        request: _keys_pb2.GetDestructionReceiptRequest,
+        request: _receipts_pb2.GetDestructionReceiptRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_keys_pb2.DestructionReceipt, _abc.Awaitable[_keys_pb2.DestructionReceipt]]:
+    ) -> _typing.Union[_receipts_pb2.DestructionReceipt, _abc.Awaitable[_receipts_pb2.DestructionReceipt]]:
         """Get one receipt of a destruction."""
 
     @_abc_1.abstractmethod
     def ListDestructionReceipts(
         self,
-        request: _keys_pb2.ListDestructionReceiptsRequest,
+        request: _receipts_pb2.ListDestructionReceiptsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_keys_pb2.ListDestructionReceiptsResponse, _abc.Awaitable[_keys_pb2.ListDestructionReceiptsResponse]]:
+    ) -> _typing.Union[_receipts_pb2.ListDestructionReceiptsResponse, _abc.Awaitable[_receipts_pb2.ListDestructionReceiptsResponse]]:
         """List what of a tenant's keys was destroyed, the newest first, a page at a time: a receipt for each KEK.
 
         They are signed with the keys of attestations (IsolationService.ListAttestationKeys): whoever has those can check a
