@@ -53,7 +53,9 @@ class Destroyer:
             "firmware": root.firmware,
             "token": root.token,
         }
-        payload = destruction.payload(tenant_id, root=said, now=now)
+        # It is closed, and nothing is wrapped under it: what it had wrapped of destroyed keys is all known by now.
+        with_it = await self._system.run(lambda tx: store.destroyed_under(tx, kek.tenant_uid, version=kek.version))
+        payload = destruction.payload(tenant_id, root=said, now=now, with_it=with_it)
         return Receipt(
             id=destruction.id,
             kek_version=kek.version,

@@ -16,6 +16,7 @@ from bulkhead.v1 import (
     isolation_pb2_grpc,
     keys_pb2,
     keys_pb2_grpc,
+    receipts_pb2,
     rules_pb2,
     seals_pb2,
     secret_versions_pb2,
@@ -72,7 +73,7 @@ class Founder:
                 self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/kek"), metadata=self._metadata)
             )
         receipts = self._keys.ListDestructionReceipts(
-            keys_pb2.ListDestructionReceiptsRequest(parent=parent), metadata=self._metadata
+            receipts_pb2.ListDestructionReceiptsRequest(parent=parent), metadata=self._metadata
         )
         names = {
             "destructionReceipts": receipts.destruction_receipts[0].name,

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.longrunning import operations_pb2
 
-from bulkhead.v1 import keys_pb2, steps_pb2, tenants_pb2
+from bulkhead.v1 import keys_pb2, receipts_pb2, steps_pb2, tenants_pb2
 from control_plane.errors import PreconditionError, UnavailableError
 from control_plane.isolation.model import PAYLOAD_TYPE
 from control_plane.keyring.model import RECEIPT_TYPE
@@ -108,10 +108,10 @@ def test_a_refusal_says_what_to_do(api: Any, cli: Any, error: Exception, *, code
     assert hint in done.err
 
 
-def receipt(*, payload_type: str = RECEIPT_TYPE) -> keys_pb2.DestructionReceipt:
+def receipt(*, payload_type: str = RECEIPT_TYPE) -> receipts_pb2.DestructionReceipt:
     payload = json.dumps({"tenant": "tenants/org_1", "destroyed": [{"key": "kek", "version": 1}]}).encode()
     signer = AttestationSigner(key_id=UUID(int=1), private_key=SIGNER)
-    return keys_pb2.DestructionReceipt(
+    return receipts_pb2.DestructionReceipt(
         name=RECEIPT,
         key_version="tenants/org_1/keys/kek/versions/1",
         payload_type=payload_type,
@@ -159,7 +159,9 @@ def test_a_receipt_that_was_forged_or_is_none_fails_the_check(api: Any, cli: Any
 
 
 def test_receipts_are_listed(api: Any, cli: Any) -> None:
-    api.answer("ListDestructionReceipts", keys_pb2.ListDestructionReceiptsResponse(destruction_receipts=[receipt()]))
+    api.answer(
+        "ListDestructionReceipts", receipts_pb2.ListDestructionReceiptsResponse(destruction_receipts=[receipt()])
+    )
     done = cli("keys", "receipts", "org_1")
 
     assert (done.code, "keys/kek/versions/1" in done.out) == (0, True)

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from bulkhead.v1 import keys_pb2
+from bulkhead.v1 import key_requests_pb2, keys_pb2, receipts_pb2
 from control_plane.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
 from control_plane.keyring import service
 from control_plane.keys.model import KekRef
@@ -21,12 +21,12 @@ State = keys_pb2.KeyVersion.State
 
 
 async def _list(ring: Ring, tenant: Placement, **options: Any) -> keys_pb2.ListKeysResponse:
-    request = keys_pb2.ListKeysRequest(parent=f"tenants/{tenant.tenant_id}", **options)
+    request = key_requests_pb2.ListKeysRequest(parent=f"tenants/{tenant.tenant_id}", **options)
     return await ring.calling(tenant, "ListKeys").ListKeys(request, CONTEXT)
 
 
-async def _receipts(ring: Ring, tenant: Placement) -> list[keys_pb2.DestructionReceipt]:
-    request = keys_pb2.ListDestructionReceiptsRequest(parent=f"tenants/{tenant.tenant_id}")
+async def _receipts(ring: Ring, tenant: Placement) -> list[receipts_pb2.DestructionReceipt]:
+    request = receipts_pb2.ListDestructionReceiptsRequest(parent=f"tenants/{tenant.tenant_id}")
     answer = await ring.calling(tenant, "ListDestructionReceipts").ListDestructionReceipts(request, CONTEXT)
     return list(answer.destruction_receipts)
 
@@ -44,7 +44,7 @@ async def test_a_tenant_has_a_kek_and_a_key_for_each_purpose_and_each_says_what_
         ("tenants/org_1/keys/enrolment", "HMAC-SHA256", 1, 1),
     ]
     assert {(key.root_of_trust.hsm_backed, key.root_of_trust.label) for key in keys} == {(False, "software")}
-    requests = [keys_pb2.GetKeyRequest(name=key.name) for key in keys]
+    requests = [key_requests_pb2.GetKeyRequest(name=key.name) for key in keys]
     assert [await ring.calling(tenant, "GetKey").GetKey(request, CONTEXT) for request in requests] == list(keys)
 
 
@@ -92,7 +92,7 @@ async def test_versions_come_in_pages_the_newest_first(ring: Ring) -> None:
     parent, token = "tenants/org_1/keys/storage", ""
     found: list[tuple[str, bool]] = []
     while not found or token:
-        request = keys_pb2.ListKeyVersionsRequest(parent=parent, page_size=2, page_token=token)
+        request = key_requests_pb2.ListKeyVersionsRequest(parent=parent, page_size=2, page_token=token)
         page = await ring.calling(tenant, "ListKeyVersions").ListKeyVersions(request, CONTEXT)
         found += [(version.name, version.primary) for version in page.key_versions]
         token = page.next_page_token

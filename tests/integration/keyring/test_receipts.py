@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from cryptography.exceptions import InvalidSignature
 
-from bulkhead.v1 import keys_pb2
+from bulkhead.v1 import keys_pb2, receipts_pb2
 from control_plane.errors import NotFoundError, UnavailableError
 from control_plane.keyring import store
 from control_plane.keys.model import KekRef, MissingKeyError, WrappedKey
@@ -22,18 +22,18 @@ CONTEXT: Any = None
 State = keys_pb2.KeyVersion.State
 
 
-async def _list(ring: Ring, tenant: Placement, **options: Any) -> keys_pb2.ListDestructionReceiptsResponse:
-    request = keys_pb2.ListDestructionReceiptsRequest(parent=f"tenants/{tenant.tenant_id}", **options)
+async def _list(ring: Ring, tenant: Placement, **options: Any) -> receipts_pb2.ListDestructionReceiptsResponse:
+    request = receipts_pb2.ListDestructionReceiptsRequest(parent=f"tenants/{tenant.tenant_id}", **options)
     return await ring.calling(tenant, "ListDestructionReceipts").ListDestructionReceipts(request, CONTEXT)
 
 
-async def _get(ring: Ring, tenant: Placement, receipt: str) -> keys_pb2.DestructionReceipt:
+async def _get(ring: Ring, tenant: Placement, receipt: str) -> receipts_pb2.DestructionReceipt:
     name = f"tenants/{tenant.tenant_id}/destructionReceipts/{receipt}"
-    request = keys_pb2.GetDestructionReceiptRequest(name=name)
+    request = receipts_pb2.GetDestructionReceiptRequest(name=name)
     return await ring.calling(tenant, "GetDestructionReceipt").GetDestructionReceipt(request, CONTEXT)
 
 
-def _signed(receipt: keys_pb2.DestructionReceipt) -> bytes:
+def _signed(receipt: receipts_pb2.DestructionReceipt) -> bytes:
     kind = receipt.payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(receipt.payload), receipt.payload)
 

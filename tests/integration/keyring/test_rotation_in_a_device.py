@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bulkhead.v1 import keys_pb2
+from bulkhead.v1 import receipts_pb2
 from control_plane.keys.model import KekRef
 from control_plane.keys.vault_pkcs11 import Pkcs11Vault
 from control_plane.settings import HsmSettings
@@ -31,7 +31,7 @@ async def test_a_kek_in_a_device_is_replaced_while_everything_opens_and_its_rece
     for key in ("kek", "storage", "kek"):
         await ring.rotated(tenant, key)
     process = ring.other_process()
-    request = keys_pb2.ListDestructionReceiptsRequest(parent="tenants/org_1")
+    request = receipts_pb2.ListDestructionReceiptsRequest(parent="tenants/org_1")
     receipts = await ring.calling(tenant, "ListDestructionReceipts").ListDestructionReceipts(request, CONTEXT)
     said = [json.loads(receipt.payload) for receipt in receipts.destruction_receipts]
     root = (await ring.key(tenant, "kek")).root_of_trust

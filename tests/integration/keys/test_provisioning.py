@@ -11,7 +11,7 @@ import pytest
 from psycopg.rows import DictRow
 
 from control_plane.errors import UnavailableError
-from control_plane.keys.model import KekRef, Purpose
+from control_plane.keys.model import BUILT_IN, KekRef
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
 from control_plane.postgres.database import Database, PostgresSettings
@@ -36,7 +36,7 @@ async def _census(superuser: Superuser, vault: SoftwareVault) -> tuple[list[tupl
 
 
 def _whole(*tenants: Placement) -> tuple[list[tuple[str, str]], list[KekRef]]:
-    rows = [(str(tenant.uid), purpose.value) for tenant in tenants for purpose in Purpose]
+    rows = [(str(tenant.uid), purpose.value) for tenant in tenants for purpose in BUILT_IN]
     return sorted(rows), [KekRef(tenant_uid=tenant.uid, version=1) for tenant in tenants]
 
 

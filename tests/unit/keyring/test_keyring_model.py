@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from control_plane.errors import EtagMismatchError, PreconditionError
-from control_plane.keyring.model import KEK, KEY_IDS, STEPS, Key, KeyVersion, VersionState, kek_version
-from control_plane.keys.model import ROTATED, Purpose
+from control_plane.keyring.model import STEPS, Key, KeyVersion, VersionState, kek_version
+from control_plane.keys.model import BUILT_IN, BUILT_IN_IDS, KEK, NAMED, ROTATED, Purpose
 
 NOW: Final = datetime(2027, 1, 2, tzinfo=UTC)
 FIRST: Final = KeyVersion(version=1, state=VersionState.ENABLED, algorithm="A", create_time=NOW, kek_version=1)
@@ -65,7 +65,7 @@ def test_a_kek_is_primary_once_something_is_wrapped_under_it() -> None:
 
 def test_exactly_the_keys_with_several_versions_are_rotated_and_the_others_say_what_it_would_take() -> None:
     assert set(STEPS) == {KEK, *(purpose.value for purpose in ROTATED)}
-    for key_id in KEY_IDS:
+    for key_id in BUILT_IN_IDS:
         if key_id in STEPS:
             _key(FIRST, key_id=key_id).check_rotatable()
             continue
@@ -75,4 +75,5 @@ def test_exactly_the_keys_with_several_versions_are_rotated_and_the_others_say_w
 
 
 def test_every_purpose_has_a_name() -> None:
-    assert ("kek", *(purpose.value for purpose in Purpose)) == KEY_IDS
+    assert ("kek", *(purpose.value for purpose in BUILT_IN)) == BUILT_IN_IDS
+    assert {*BUILT_IN, *NAMED, Purpose.IMPORT} == set(Purpose)
