@@ -42,6 +42,7 @@ from tests.leaks.walls import (
     leases,
     markers,
     objects,
+    own_keys,
     policies,
     proxy,
     requests,
@@ -61,6 +62,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     # What is sealed.
     *keys.WALLS,
     *rotations.WALLS,
+    *own_keys.WALLS,
     *devices.WALLS,
     *objects.WALLS,
     *secrets.WALLS,

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from bulkhead.v1 import key_requests_pb2, keys_pb2, receipts_pb2
 from control_plane.errors import AlreadyExistsError, EtagMismatchError, InvalidArgumentError, PreconditionError
+from control_plane.keyring import store
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import BUILT_IN_IDS, MissingKeyError
 from control_plane.operations.model import OperationState
@@ -232,6 +233,64 @@ async def test_the_keys_of_a_sealed_tenant_wait_until_it_is_unsealed(ring: Ring)
     assert "invoices" in {row.key_id for row in rows}
     assert (await ring.key(tenant, "invoices")).lifecycle.state == Lifecycle.DESTROYED
     assert len(await receipts(ring, tenant)) == 1
+
+
+async def test_the_keys_of_a_sealed_tenant_are_not_even_looked_for(ring: Ring) -> None:
+    tenant = await ring.cell.tenant()
+    await ring.create(tenant, "invoices", "ENCRYPTION")
+    await ring.schedule(tenant, "invoices")
+    await ring.cell.database.system().run(
+        lambda tx: tx.execute("UPDATE csm_system.tenants SET state = 'SEALED' WHERE uid = %(uid)s", {"uid": tenant.uid})
+    )
+    later = datetime.now(UTC) + timedelta(days=8)
+
+    assert await ring.cell.database.system().run(lambda tx: store.tenants_with_due_keys(tx, now=later)) == []
+
+
+async def test_a_restoration_that_is_faster_than_the_end_keeps_the_key(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disposal has seen that a key is due, and waits for whoever is just restoring it."""
+    tenant = await ring.cell.tenant()
+    await ring.create(tenant, "invoices", "ENCRYPTION")
+    await ring.schedule(tenant, "invoices")
+    ring.later = timedelta(days=8)
+    own = store.due_keys
+
+    async def slow(*arguments: Any, **more: Any) -> list[str]:
+        due = await own(*arguments, **more)
+        await ring.restore(tenant, "invoices")
+        return due
+
+    monkeypatch.setattr(store, "due_keys", slow)
+    await ring.disposal.look()
+
+    assert (await ring.key(tenant, "invoices")).lifecycle.state == Lifecycle.ENABLED
+    assert (await ring.other_process().named_key(tenant, "invoices")).version == 1
+
+
+async def test_a_key_that_ends_while_a_version_of_it_is_made_gets_none(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await ring.cell.tenant()
+    await ring.create(tenant, "invoices", "ENCRYPTION")
+    rotation = await ring.rotate(tenant, "invoices")
+    plan: Any = ring.plans["keys.rotate.named."]
+    own = plan._made
+
+    async def slow(*arguments: Any) -> keys_store.StoredKey:
+        made: keys_store.StoredKey = await own(*arguments)
+        await ring.schedule(tenant, "invoices")
+        ring.later = timedelta(days=8)
+        await ring.disposal.look()
+        return made
+
+    monkeypatch.setattr(plan, "_made", slow)
+    await ring.runner.run(rotation.id)
+    rows = await ring.cell.database.system().run(lambda tx: keys_store.all_of(tx, tenant.uid))
+
+    assert (await ring.operation(rotation.id)).state is OperationState.FAILED
+    assert "invoices" not in {row.key_id for row in rows}
 
 
 async def test_a_neighbours_keys_stay(ring: Ring) -> None:
