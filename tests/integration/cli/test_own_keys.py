@@ -65,7 +65,12 @@ def test_a_private_key_in_pem_is_wrapped_as_pkcs8(api: Any, cli: Any, tmp_path: 
     pair, own = new_pair(Method.HPKE_AES), Ed25519PrivateKey.generate()
     forms = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (tmp_path / "key.pem").write_bytes(own.private_bytes(serialization.Encoding.PEM, *forms))
-    job = key_imports_pb2.ImportJob(name=JOB, public_key=pair.public or b"", hpke_info=b"info")
+    job = key_imports_pb2.ImportJob(
+        name=JOB,
+        method=key_imports_pb2.ImportJob.HPKE_MLKEM768_X25519_AES_256_GCM,
+        public_key=pair.public or b"",
+        hpke_info=b"info",
+    )
     api.answer("CreateImportJob", job)
     api.answer("ImportKey", key(origin=Lifecycle.IMPORTED, state=Lifecycle.ENABLED))
     cli("keys", "import", "org_1", "crm", "--file", str(tmp_path / "key.pem"), "--signing", "ED25519")
