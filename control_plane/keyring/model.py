@@ -236,5 +236,5 @@ class Receipt:
     @property
     def with_it(self) -> list[str]:
         """Name what went with the KEK: `keys/{key}/versions/{version}`. Receipts from before named keys have none."""
-        gone = json.loads(self.payload)["destroyed"]
+        gone = json.loads(self.payload).get("destroyed", [])
         return [f"keys/{each['key']}/versions/{each['version']}" for each in gone if each["key"] != KEK]
