@@ -300,6 +300,7 @@ async def test_a_neighbours_keys_stay(ring: Ring) -> None:
     await ended(ring, tenant)
 
     assert (await ring.other_process().named_key(neighbour, "invoices")).version == 1
+    assert (await ring.key(neighbour, "invoices")).lifecycle.state == Lifecycle.ENABLED
     assert await receipts(ring, neighbour) == []
 
 

@@ -235,14 +235,18 @@ async def test_a_wrapped_key_does_not_open_under_another_name(ring: Ring) -> Non
     tenant = await ring.cell.tenant()
     await ring.create(tenant, "mine", "ENCRYPTION")
     await ring.create(tenant, "yours", "ENCRYPTION")
+    # Everything else stays as it was: only the name is another.
     await ring.cell.database.system().run(
         lambda tx: tx.execute(
             """
-            UPDATE csm_system.tenant_keys SET key_id = 'yours', version = 2
-             WHERE tenant_uid = %(uid)s AND key_id = 'mine'
+            WITH gone AS (DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %(uid)s AND key_id = 'yours')
+            UPDATE csm_system.tenant_keys SET key_id = 'ours' WHERE tenant_uid = %(uid)s AND key_id = 'mine'
             """,
             {"uid": tenant.uid},
         )
+    )
+    await ring.cell.database.system().run(
+        lambda tx: tx.execute("UPDATE csm_system.tenant_keys SET key_id = 'yours' WHERE key_id = 'ours'")
     )
     with pytest.raises(IntegrityError):
         await ring.other_process().named_key(tenant, "yours")

@@ -65,6 +65,7 @@ async def test_keys_are_ready_and_no_more_than_asked_for_and_one_that_is_taken_i
 async def test_no_key_is_given_to_two() -> None:
     pool = RsaPool(ready={RSA: 8}, make=Maker())
     filling = asyncio.create_task(pool.run())
+    await until(lambda: pool.ready(RSA) == 8)
     with ThreadPoolExecutor(8) as many:
         taken = list(many.map(lambda _: pool.take(RSA), range(2000)))
     await stopped(filling)
