@@ -82,6 +82,8 @@ class Disposal:
         except DomainError as error:
             # Another rotation runs, the tenant was just sealed, or others were faster: the next look finds it as it is.
             _log.info("disposal_waits", tenant=tenant_id, reason=error.code)
+        except Exception:  # noqa: BLE001 a tenant that is broken must not keep others' keys alive
+            _log.exception("disposal_failed", tenant=tenant_id)
 
     async def _delete(self, placement: Placement, now: datetime) -> None:
         async def work(tx: SystemTransaction) -> None:

@@ -5,12 +5,20 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from psycopg.rows import DictRow
 
 from bulkhead.v1 import key_requests_pb2, keys_pb2, receipts_pb2
-from control_plane.errors import AlreadyExistsError, EtagMismatchError, InvalidArgumentError, PreconditionError
-from control_plane.keyring import store
+from control_plane.errors import (
+    AlreadyExistsError,
+    EtagMismatchError,
+    InvalidArgumentError,
+    PreconditionError,
+    UnavailableError,
+)
+from control_plane.keyring import disposal, store
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import BUILT_IN_IDS, MissingKeyError
 from control_plane.operations.model import OperationState
@@ -20,6 +28,7 @@ from tests.fixtures.keyring import Ring
 CONTEXT: Any = None
 DAY: Final = timedelta(days=1)
 Lifecycle = key_requests_pb2.KeyLifecycle
+Superuser = psycopg.AsyncConnection[DictRow]
 
 
 async def receipts(ring: Ring, tenant: Placement) -> list[receipts_pb2.DestructionReceipt]:
@@ -291,6 +300,41 @@ async def test_a_key_that_ends_while_a_version_of_it_is_made_gets_none(
 
     assert (await ring.operation(rotation.id)).state is OperationState.FAILED
     assert "invoices" not in {row.key_id for row in rows}
+
+
+async def test_a_tenant_that_is_broken_keeps_nobody_elses_key_alive(ring: Ring, superuser: Superuser) -> None:
+    broken, other = await ring.cell.tenant(), await ring.cell.tenant("org_2")
+    for each in (broken, other):
+        await ring.create(each, "invoices", "ENCRYPTION")
+        await ring.schedule(each, "invoices")
+    await superuser.execute("ALTER TABLE tenant_org_1.audit_entries RENAME TO elsewhere")
+    ring.later = timedelta(days=8)
+    await ring.disposal.look()
+    await superuser.execute("ALTER TABLE tenant_org_1.elsewhere RENAME TO audit_entries")
+
+    # Without its entry nothing is deleted.
+    assert (await ring.key(broken, "invoices")).lifecycle.state == Lifecycle.DESTROY_SCHEDULED
+    assert (await ring.key(other, "invoices")).lifecycle.state == Lifecycle.DESTROYED
+
+
+async def test_it_looks_again_after_the_database_was_away(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disposal, "_EVERY", timedelta(milliseconds=1))
+    looks, seen = 0, asyncio.Event()
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise UnavailableError("the database is away")
+        seen.set()
+
+    monkeypatch.setattr(ring.disposal, "look", look)
+    running = asyncio.create_task(ring.disposal.run())
+    async with asyncio.timeout(10):
+        await seen.wait()
+    running.cancel()
+
+    assert looks >= 2
 
 
 async def test_a_neighbours_keys_stay(ring: Ring) -> None:

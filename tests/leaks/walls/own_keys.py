@@ -193,6 +193,13 @@ WALLS: Final = (
         noticed_by=(f"{ENDS}::test_a_restoration_that_is_faster_than_the_end_keeps_the_key",),
     ),
     Mutation(
+        name="a tenant that is broken keeps others' keys alive",
+        file=DISPOSAL,
+        before="        except Exception:  # noqa: BLE001",
+        after="        except ZeroDivisionError:  # noqa: BLE001",
+        noticed_by=(f"{ENDS}::test_a_tenant_that_is_broken_keeps_nobody_elses_key_alive",),
+    ),
+    Mutation(
         name="the keys of a sealed tenant are destroyed",
         file=KEYRING_STORE,
         before="k.destroy_time <= %(now)s AND t.state NOT IN ('SEALED', 'PROVISIONING')",
