@@ -169,9 +169,11 @@ class QuotaExceededError(DomainError):
 
     reason = "QUOTA_EXCEEDED"
 
-    def __init__(self, subject: str, message: str, *, retry_after: timedelta | None = None) -> None:
+    def __init__(
+        self, subject: str, message: str, *, reason: str | None = None, retry_after: timedelta | None = None
+    ) -> None:
         """Name whose limit it is; `retry_after` is when a retry would work, where waiting helps."""
-        super().__init__(message)
+        super().__init__(message, reason=reason)
         self.subject = subject
         self.retry_after = retry_after
 

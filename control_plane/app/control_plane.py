@@ -18,8 +18,10 @@ from bulkhead.v1 import (
     edges_pb2_grpc,
     encryption_pb2_grpc,
     isolation_pb2_grpc,
+    key_imports_pb2_grpc,
     keys_pb2_grpc,
     secrets_pb2_grpc,
+    signing_pb2_grpc,
     tenants_pb2_grpc,
     tokens_pb2_grpc,
 )
@@ -45,11 +47,16 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
-from control_plane.keyring.plan import Means
-from control_plane.keyring.rotation import rotations
+from control_plane.keyring.disposal import Disposal
+from control_plane.keyring.imports_servicer import KeyImportServicer
+from control_plane.keyring.named_keys import Making
+from control_plane.keyring.rotations.named import all_rotations
+from control_plane.keyring.rotations.plan import Means
 from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.platform import PlatformKeys
+from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import KeyVault
+from control_plane.keys.wrapping import Wrapping
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
 from control_plane.operations.service import OperationRunner
@@ -59,7 +66,7 @@ from control_plane.policies.feed import Publisher
 from control_plane.policies.reports import Reports
 from control_plane.policies.service import Edges
 from control_plane.policies.servicer import EdgeServicer, PolicyServicer
-from control_plane.postgres.database import SystemTransaction
+from control_plane.postgres.database import Database, PostgresSettings, SystemTransaction
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.notifications import notified
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
@@ -67,6 +74,7 @@ from control_plane.postgres.schemas.upgrades import CHANNEL as UPGRADE_CHANNEL
 from control_plane.postgres.schemas.upgrades import SchemaUpgrades
 from control_plane.secrets.servicer import SecretServicer
 from control_plane.settings import Settings
+from control_plane.signing.servicer import SigningServicer
 from control_plane.telemetry import configure_logging
 from control_plane.tenants.provisioning import TenantCreation
 from control_plane.tenants.servicer import TenantServicer
@@ -84,6 +92,8 @@ _REFLECTED: Final = (
     "bulkhead.v1.EncryptionService",
     "bulkhead.v1.SecretService",
     "bulkhead.v1.KeyService",
+    "bulkhead.v1.KeyImportService",
+    "bulkhead.v1.SigningService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -97,9 +107,7 @@ async def run_control_plane(settings: Settings) -> None:
         postgres = postgres_settings(settings, "csm_control", tenant_connections=settings.control_plane_connections)
         vault = await open_vault(settings)
         database, keys = await open_database(stack, vault, postgres)
-        upgrades = SchemaUpgrades(
-            database, passwords=keys.login_password, notified=partial(notified, postgres, UPGRADE_CHANNEL)
-        )
+        upgrades = _upgrades(database, keys, postgres)
         directory = Directory(database, version=TENANT_VERSION, upgrade=upgrades.ensure)
         process = open_process(settings, directory, database=database, keys=keys, platform_key=issuer.public_key)
         valkey_key = await read_valkey_key(settings)
@@ -112,16 +120,17 @@ async def run_control_plane(settings: Settings) -> None:
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
         platform_keys = PlatformKeys(vault, database)
-        plans: Plans = {creation.kind: creation, **_rotations(process, vault, platform_keys, edges)}
+        means = _means(process, vault, platform_keys, edges=edges)
+        plans: Plans = {creation.kind: creation, **all_rotations(means)}
         reports = Reports(process.database, process.denials)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
 
         def add(server: grpc.aio.Server) -> None:
             _add_control_plane(server, process=process, plans=plans, queue=queue)
+            _add_keys(server, process, means, plans=plans, queue=queue)
             _add_edges(server, publisher=publisher, edges=edges, reports=reports)
-            isolation = IsolationServicer(verifier, platform_keys, process.page_tokens)
-            isolation_pb2_grpc.add_IsolationServiceServicer_to_server(isolation, server)
+            _add_isolation(server, process, verifier, keys=platform_keys)
 
         await serve(
             process,
@@ -135,6 +144,8 @@ async def run_control_plane(settings: Settings) -> None:
                 upgrades.run(),
                 schedule.run(),
                 cache.run(),
+                keys.pool.run(),
+                Disposal(means, defer=partial(_defer, queue)).run(),
             ],
             draining=publisher.close,
         )
@@ -158,20 +169,25 @@ async def _open_verifier(stack: AsyncExitStack, process: Process, keys: Platform
     return Verifier(process.database, keys, walls, restrict=restrict, breached=process.breaches.note)
 
 
-def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plans, queue: JobQueue) -> None:
-    async def defer(operation_id: UUID, tx: SystemTransaction) -> None:
-        await queue.defer(operation_id, within=tx)
+def _upgrades(database: Database, keys: TenantKeys, postgres: PostgresSettings) -> SchemaUpgrades:
+    told = partial(notified, postgres, UPGRADE_CHANNEL)
+    return SchemaUpgrades(database, passwords=keys.login_password, notified=told)
 
+
+def _add_isolation(server: grpc.aio.Server, process: Process, verifier: Verifier, *, keys: PlatformKeys) -> None:
+    isolation = IsolationServicer(verifier, keys, process.page_tokens)
+    isolation_pb2_grpc.add_IsolationServiceServicer_to_server(isolation, server)
+
+
+def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plans, queue: JobQueue) -> None:
     tenants = TenantServicer(
         process.directory,
         process.page_tokens,
         plans,
-        defer=defer,
+        defer=partial(_defer, queue),
         keys=process.keys,
     )
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
-    keys = KeyServicer(process.keys, process.page_tokens, plans, defer=defer)
-    keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
     encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(process.keys), server)
     secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(process.keys, process.page_tokens), server)
@@ -180,18 +196,28 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
 
 
-def _rotations(process: Process, vault: KeyVault, platform_keys: PlatformKeys, edges: Edges) -> Plans:
-    return rotations(
-        Means(
-            database=process.database,
-            directory=process.directory,
-            keys=process.keys,
-            objects=process.objects,
-            vault=vault,
-            platform_keys=platform_keys,
-            lagging_edges=partial(_lagging, edges),
-            touched=process.sealer.touch,
-        )
+def _add_keys(server: grpc.aio.Server, process: Process, means: Means, *, plans: Plans, queue: JobQueue) -> None:
+    making = Making(wrapping=Wrapping(means.vault), pool=process.keys.pool)
+    keys = KeyServicer(process.keys, process.page_tokens, plans, defer=partial(_defer, queue), making=making)
+    keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
+    key_imports_pb2_grpc.add_KeyImportServiceServicer_to_server(KeyImportServicer(process.keys, making), server)
+    signing_pb2_grpc.add_SigningServiceServicer_to_server(SigningServicer(process.keys), server)
+
+
+async def _defer(queue: JobQueue, operation_id: UUID, tx: SystemTransaction) -> None:
+    await queue.defer(operation_id, within=tx)
+
+
+def _means(process: Process, vault: KeyVault, platform_keys: PlatformKeys, *, edges: Edges) -> Means:
+    return Means(
+        database=process.database,
+        directory=process.directory,
+        keys=process.keys,
+        objects=process.objects,
+        vault=vault,
+        platform_keys=platform_keys,
+        lagging_edges=partial(_lagging, edges),
+        touched=process.sealer.touch,
     )
 
 

@@ -14,8 +14,10 @@ from control_plane.cli.edge import demo, edges, proxy, top, xds
 from control_plane.cli.encryption import commands as encryption
 from control_plane.cli.isolation import commands as isolation
 from control_plane.cli.keyring import commands as keys
+from control_plane.cli.keyring import named
 from control_plane.cli.secrets import commands as secrets
 from control_plane.cli.session import DEFAULT_DIRECTORY
+from control_plane.cli.signing import commands as signing
 
 _INTERRUPTED: Final = 130
 _HELP: Final = """Bulkhead keeps the tenants of one platform apart.
@@ -38,9 +40,16 @@ app.add_typer(certificates.app, name="certificates")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(operations.app, name="operations")
 app.add_typer(audit.app, name="audit")
+command(keys.app, "create")(named.create_key)
+command(keys.app, "import")(named.import_key)
+command(keys.app, "import-job")(named.create_import_job)
+command(keys.app, "import-wrapped")(named.import_wrapped_key)
+command(keys.app, "destroy")(named.schedule_destruction)
+command(keys.app, "restore")(named.restore_key)
 app.add_typer(keys.app, name="keys")
 app.add_typer(isolation.app, name="isolation")
 app.add_typer(encryption.app, name="encryption")
+app.add_typer(signing.app, name="signing")
 app.add_typer(edges.app, name="edges")
 app.add_typer(proxy.app, name="proxy")
 app.add_typer(xds.app, name="xds")

@@ -3,12 +3,22 @@
 import secrets
 from dataclasses import dataclass, field
 
-from control_plane.encryption.model import Purpose
+from control_plane.encryption.model import SERVICES, Purpose
+from control_plane.encryption.uses import KeyUse, KeyUses, Operation
 from control_plane.errors import FieldViolation, InvalidArgumentError, PreconditionError
 from control_plane.keys.model import NONCE_BYTES, IntegrityError, MissingKeyError, seal, sealed_version, unseal
+from control_plane.keys.sealing.objects import StorageKey
 from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import TenantHandle, TenantTransaction
 from control_plane.postgres.effects import Effect, JsonValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What is done with a key, and by whom."""
+
+    operation: Operation
+    principal: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,41 +38,55 @@ class Opened:
 
 
 class Encryption:
-    """The key for services of every tenant; whose, the handle says.
+    """The keys that seal, of every tenant; whose, the handle says, and which, the purpose.
 
-    Every method raises UnavailableError when the key cannot be had, and then nothing was done.
+    Every method raises what `KeyUses.authorise` raises, and UnavailableError when the key cannot be had; then nothing
+    was done.
     """
 
     def __init__(self, keys: TenantKeys) -> None:
         """Use the tenants' `keys`."""
         self._keys = keys
+        self._uses = KeyUses(keys)
 
-    async def seal(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle) -> Sealed:
+    async def seal(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle, *, by: Use) -> Sealed:
         """Seal it under the newest version."""
+        await self._authorise(purpose, by, handle)
         sealed = await self._sealed(plaintext, purpose, handle)
         await self._record(handle, purpose, sealed.version)
         return sealed
 
-    async def open(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle) -> Opened:
+    async def open(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, by: Use) -> Opened:
         """Open it.
 
         Raises:
             InvalidArgumentError: it was not sealed here, for this tenant and this context, or was altered since.
             PreconditionError: the version that sealed it is not used any more.
         """
+        await self._authorise(purpose, by, handle)
         opened = await self._opened(ciphertext, purpose, handle)
         await self._record(handle, purpose, opened.version)
         return opened
 
-    async def rewrap(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle) -> Sealed:
-        """Open it and seal it under the newest version. Raises like `open`."""
+    async def rewrap(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, by: Use) -> Sealed:
+        """Open it and seal it under the newest version of the same key. Raises like `open`."""
+        await self._authorise(purpose, by, handle)
         opened = await self._opened(ciphertext, purpose, handle)
         sealed = await self._sealed(opened.plaintext, purpose, handle)
         await self._record(handle, purpose, sealed.version, before=opened.version)
         return sealed
 
+    async def _authorise(self, purpose: Purpose, by: Use, handle: TenantHandle) -> None:
+        use = KeyUse(key_id=purpose.key_id, operation=by.operation, reason=purpose.reason, principal=by.principal)
+        await self._uses.authorise(use, handle)
+
+    async def _key(self, purpose: Purpose, handle: TenantHandle, *, version: int | None = None) -> StorageKey:
+        if purpose.key_id == SERVICES:
+            return await self._keys.services_key(handle.placement, version=version)
+        return await self._keys.named_key(handle.placement, purpose.key_id, version=version)
+
     async def _sealed(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle) -> Sealed:
-        key = await self._keys.services_key(handle.placement)
+        key = await self._key(purpose, handle)
         aad = purpose.aad(handle.placement.uid, key.version)
         nonce = secrets.token_bytes(NONCE_BYTES)
         ciphertext = seal(key.private, plaintext, version=key.version, nonce=nonce, aad=aad)
@@ -71,7 +95,7 @@ class Encryption:
     async def _opened(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle) -> Opened:
         try:
             version = sealed_version(ciphertext)
-            key = await self._keys.services_key(handle.placement, version=version)
+            key = await self._key(purpose, handle, version=version)
             aad = purpose.aad(handle.placement.uid, version)
             plaintext = unseal(key.private, ciphertext, version=version, aad=aad)
         except IntegrityError:
@@ -80,7 +104,7 @@ class Encryption:
                 FieldViolation(field="ciphertext", description=text, reason="CIPHERTEXT")
             ) from None
         except MissingKeyError as error:
-            name = f"tenants/{handle.placement.tenant_id}/keys/services"
+            name = f"tenants/{handle.placement.tenant_id}/keys/{purpose.key_id}"
             text = "what sealed this is not used any more, or never was"
             raise PreconditionError(name, text, reason="KEY_VERSION_UNUSABLE") from error
         return Opened(plaintext=plaintext, version=version)
@@ -90,7 +114,7 @@ class Encryption:
         details: dict[str, JsonValue] = {"reason": purpose.reason, "encryption_context": context}
         if before is not None:
             details["sealed_before_by"] = before
-        effect = Effect(resource=key_version_name(handle, version), details=details)
+        effect = Effect(resource=key_version_name(handle, purpose, version), details=details)
 
         async def work(tx: TenantTransaction) -> None:
             tx.record(effect)
@@ -98,6 +122,6 @@ class Encryption:
         await handle.run(work)
 
 
-def key_version_name(handle: TenantHandle, version: int) -> str:
-    """Name a version of the key for services as a resource."""
-    return f"tenants/{handle.placement.tenant_id}/keys/services/versions/{version}"
+def key_version_name(handle: TenantHandle, purpose: Purpose, version: int) -> str:
+    """Name a version of the key as a resource."""
+    return f"tenants/{handle.placement.tenant_id}/keys/{purpose.key_id}/versions/{version}"

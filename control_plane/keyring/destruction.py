@@ -51,7 +51,9 @@ class Destroyer:
             message = f"{kek.title} was destroyed, and still opens what it wrapped"
             raise RuntimeError(message)
         now = datetime.now(UTC)
-        payload = destruction.payload(tenant_id, root=self._root(kek.tenant_uid), now=now)
+        # It is closed, and nothing is wrapped under it: what it had wrapped of destroyed keys is all known by now.
+        with_it = await self._system.run(lambda tx: store.destroyed_under(tx, kek.tenant_uid, version=kek.version))
+        payload = destruction.payload(tenant_id, root=self._root(kek.tenant_uid), now=now, with_it=with_it)
         return _receipt(destruction.id, payload, signer=signer, kek_version=kek.version, now=now)
 
     async def shred(self, placement: Placement) -> Receipt:
@@ -102,7 +104,7 @@ class Destroyer:
                 KekRef(tenant_uid=tenant_uid, version=each.kek_version), WrappedKey(each.sample)
             )
         ]
-        opened += [f"its {key.purpose} key {key.version}" for key in stored if not await self._wrapping.is_lost(key)]
+        opened += [f"its {key.key_id} key {key.version}" for key in stored if not await self._wrapping.is_lost(key)]
         opened += [kek.title for kek in await self._wrapping.keks_of(tenant_uid)]
         if opened:
             message = f"the keys of tenant {tenant_uid} were destroyed, and there still is: {', '.join(opened)}"
@@ -149,7 +151,7 @@ class Destroyer:
 
 def _listed(key: StoredKey) -> dict[str, JsonValue]:
     return {
-        "key": key.purpose.value,
+        "key": key.key_id,
         "version": key.version,
         "id": str(key.id),
         "algorithm": key.algorithm,

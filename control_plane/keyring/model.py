@@ -11,13 +11,11 @@ from uuid import UUID
 
 from control_plane.errors import EtagMismatchError, NotFoundError, PreconditionError
 from control_plane.ids import TenantId
-from control_plane.keys.model import Purpose
+from control_plane.keys.model import BUILT_IN_IDS, KEK, Purpose
+from control_plane.keys.named.model import NamedKey, Origin
 from control_plane.objects.paths import ObjectName
 from control_plane.postgres.effects import JsonValue
 
-KEK: Final = "kek"
-KEY_IDS: Final = (KEK, *(purpose.value for purpose in Purpose))
-"""What keys are called, in the order in which they are listed."""
 _KEK_ALGORITHM: Final = "AES-256-GCM"
 
 STEPS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -26,7 +24,9 @@ STEPS: Final[Mapping[str, tuple[str, ...]]] = {
     Purpose.SERVICES.value: ("version",),
     Purpose.TOKENS.value: ("publication", "edges", "use"),
 }
-"""The steps of a rotation, by key. A key without any is not rotated."""
+"""The steps of a rotation, by key. A built-in key without any is not rotated."""
+NAMED_STEPS: Final = ("version",)
+"""Those of a key of a tenant's own."""
 _NOT_ROTATED: Final[Mapping[str, str]] = {
     Purpose.AUTHORITY.value: (
         "the certificates that it has signed name it and nothing else: it would take a second authority beside it, "
@@ -155,11 +155,23 @@ class Key:
     versions: Sequence[KeyVersion]
     rotation: UUID | None = None
     """The operation that is rotating it."""
+    named: NamedKey | None = None
+    """What else is known of a key of the tenant's own."""
 
     @property
     def name(self) -> str:
         """Its resource name."""
         return f"{self.tenant_name}/keys/{self.id}"
+
+    @property
+    def purpose(self) -> str:
+        """What it is for."""
+        return self.named.kind.purpose if self.named else self.id
+
+    @property
+    def position(self) -> tuple[int, str]:
+        """Its place in a list: the built-in ones first, then the tenant's own by their names."""
+        return position(self.id)
 
     @property
     def primary(self) -> KeyVersion:
@@ -171,7 +183,8 @@ class Key:
     def etag(self) -> str:
         """Changes with every change of the key (AIP-154)."""
         states = [f"{each.version}:{each.state}:{each.is_used}:{each.kek_version}" for each in self.versions]
-        said = "/".join((str(self.tenant_uid), self.id, str(self.rotation), *states))
+        named = f"{self.named.state}:{self.named.destroy_time}" if self.named else ""
+        said = "/".join((str(self.tenant_uid), self.id, str(self.rotation), named, *states))
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def check_etag(self, etag: str) -> None:
@@ -198,13 +211,28 @@ class Key:
 
     def check_rotatable(self) -> None:
         """Raise PreconditionError for a key that is not rotated, and say what it would take."""
-        if self.id not in STEPS:
+        if self.named is not None:
+            _check_named(self.named, self.name)
+        elif self.id not in STEPS:
             raise PreconditionError(
                 self.name,
                 f"{self.name} is not rotated yet: {_NOT_ROTATED[self.id]}",
                 reason="ROTATION_NOT_SUPPORTED",
                 key=self.id,
             )
+
+
+def position(key_id: str) -> tuple[int, str]:
+    """Say where a key of that name is in a list."""
+    place = BUILT_IN_IDS.index(key_id) if key_id in BUILT_IN_IDS else len(BUILT_IN_IDS)
+    return place, key_id
+
+
+def _check_named(named: NamedKey, name: str) -> None:
+    named.check_enabled(name)
+    if named.origin is Origin.IMPORTED:
+        text = f"{name} was imported: its next version is imported, too"
+        raise PreconditionError(name, text, reason="ROTATION_NOT_SUPPORTED", key=named.key_id)
 
 
 def kek_version(version: int, *, create_time: datetime, destroy_time: datetime | None, wraps: bool) -> KeyVersion:
@@ -224,6 +252,29 @@ RECEIPT_TYPE: Final = "application/vnd.bulkhead.key-destruction+json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DestroyedVersion:
+    """A version of a tenant's own key that was deleted, and which KEK it was wrapped under."""
+
+    key_id: str
+    version: int
+    algorithm: str
+    kek_version: int
+    create_time: datetime
+    destroy_time: datetime
+
+    def shown(self) -> KeyVersion:
+        """Show it as a version of its key."""
+        return KeyVersion(
+            version=self.version,
+            state=VersionState.DESTROYED,
+            algorithm=self.algorithm,
+            create_time=self.create_time,
+            kek_version=self.kek_version,
+            destroy_time=self.destroy_time,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Destruction:
     """A KEK that is to be destroyed, and what it wrapped before that."""
 
@@ -232,14 +283,35 @@ class Destruction:
     kek_version: int
     sample: bytes
 
-    def payload(self, tenant_id: TenantId, *, root: Mapping[str, str | bool], now: datetime) -> bytes:
-        """Say as JSON what was destroyed, and how it was seen: what is signed. For after the sample did not open."""
+    def payload(
+        self,
+        tenant_id: TenantId,
+        *,
+        root: Mapping[str, str | bool],
+        now: datetime,
+        with_it: Sequence[DestroyedVersion] = (),
+    ) -> bytes:
+        """Say as JSON what was destroyed, and how it was seen: what is signed. For after the sample did not open.
+
+        `with_it` is what had been deleted before, and no copy of which opens since.
+        """
         return json.dumps(
             {
                 "id": str(self.id),
                 "tenant": f"tenants/{tenant_id}",
                 "tenant_uid": str(self.tenant_uid),
-                "destroyed": [{"key": KEK, "version": self.kek_version, "algorithm": _KEK_ALGORITHM}],
+                "destroyed": [
+                    {"key": KEK, "version": self.kek_version, "algorithm": _KEK_ALGORITHM},
+                    *(
+                        {
+                            "key": each.key_id,
+                            "version": each.version,
+                            "algorithm": each.algorithm,
+                            "delete_time": each.destroy_time.isoformat(),
+                        }
+                        for each in with_it
+                    ),
+                ],
                 "destroy_time": now.isoformat(),
                 "root_of_trust": dict(root),
                 "probe": {
@@ -299,3 +371,9 @@ class Receipt:
     payload: bytes
     signature: bytes
     key_id: UUID
+
+    @property
+    def with_it(self) -> list[str]:
+        """Name what went with the KEK: `keys/{key}/versions/{version}`. Receipts from before named keys have none."""
+        gone = json.loads(self.payload).get("destroyed", [])
+        return [f"keys/{each['key']}/versions/{each['version']}" for each in gone if each["key"] != KEK]

@@ -9,8 +9,9 @@ from uuid import UUID
 from control_plane.errors import NotFoundError, PreconditionError
 from control_plane.ids import new_uuid
 from control_plane.keyring import store
-from control_plane.keyring.model import STEPS, Key, KeyVersion, VersionState
-from control_plane.keys.model import Purpose
+from control_plane.keyring.model import NAMED_STEPS, STEPS, Key, KeyVersion, VersionState
+from control_plane.keys import store as keys_store
+from control_plane.keys.model import BUILT_IN_IDS, Purpose
 from control_plane.operations import service as operations
 from control_plane.operations.model import Operation, OperationState, StepRecord, StepState
 from control_plane.operations.plan import DeferJob
@@ -19,7 +20,8 @@ from control_plane.postgres.effects import Effect, JsonValue
 from control_plane.postgres.placement import Placement
 
 KIND: Final = "keys.rotate."
-"""What the kinds of rotations begin with; the key's id follows."""
+"""What the kinds of rotations begin with; the key's id follows, behind `named.` where it is of a tenant's own."""
+NAMED_KIND: Final = f"{KIND}named."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,9 @@ async def _check(tx: SystemTransaction, request: Request) -> Key:
     running = await store.running_rotation(tx, request.placement.uid, key=request.key_id)
     key = await get_key(tx, request.placement, request.key_id)
     key.check_rotatable()
+    if key.named is not None:
+        policy = await keys_store.certificate_policy(tx, request.placement.uid)
+        key.named.kind.check_policy(policy, name=key.name)
     if running is not None:
         operation = f"operations/{running}"
         raise PreconditionError(
@@ -154,15 +159,17 @@ async def _check(tx: SystemTransaction, request: Request) -> Key:
 
 
 def _new_operation(request: Request, now: datetime) -> Operation:
+    is_built_in = request.key_id in BUILT_IN_IDS
+    prefix, steps = (KIND, STEPS.get(request.key_id, ())) if is_built_in else (NAMED_KIND, NAMED_STEPS)
     return Operation(
         id=new_uuid(),
-        kind=f"{KIND}{request.key_id}",
+        kind=f"{prefix}{request.key_id}",
         tenant_id=request.placement.tenant_id,
         tenant_uid=request.placement.uid,
         actor=request.actor,
         call_request_id=request.call_request_id,
         state=OperationState.RUNNING,
-        steps=tuple(StepRecord(name=name, state=StepState.PENDING) for name in STEPS.get(request.key_id, ())),
+        steps=tuple(StepRecord(name=name, state=StepState.PENDING) for name in steps),
         create_time=now,
         request_id=request.request_id,
         request_hash=request.request_hash,

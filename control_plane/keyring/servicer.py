@@ -1,20 +1,23 @@
 """KeyService over gRPC."""
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from google.longrunning import operations_pb2
 from typing_extensions import override
 
-from bulkhead.v1 import key_changes_pb2, keys_pb2, keys_pb2_grpc, receipts_pb2
+from bulkhead.v1 import key_changes_pb2, key_requests_pb2, keys_pb2, keys_pb2_grpc, receipts_pb2
 from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import uuid_of
-from control_plane.keyring import service, store
-from control_plane.keyring.model import KEK, KEY_IDS, RECEIPT_TYPE, Key, KeyVersion, Receipt, Resealing, VersionState
+from control_plane.keyring import named_keys, service, store
+from control_plane.keyring.model import RECEIPT_TYPE, Key, KeyVersion, Receipt, Resealing, VersionState, position
+from control_plane.keyring.named_keys import Making
 from control_plane.keys.algorithms import read_token_key
-from control_plane.keys.model import Purpose
+from control_plane.keys.model import KEK, Purpose
+from control_plane.keys.named.model import NamedKey, check_key_id, check_kind, check_waiting
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault import RootOfTrust
 from control_plane.operations.plan import DeferJob, Plans
@@ -25,31 +28,37 @@ from control_plane.serving.fields import read_request_id
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
 
+# Of a waiting period; far more than is allowed.
+_LONGEST_READ_S: Final = 10**9
+
 
 class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     """See keys.proto."""
 
-    def __init__(self, keys: TenantKeys, page_tokens: PageTokens, plans: Plans, *, defer: DeferJob) -> None:
-        """Say what `keys` rest on; defer the jobs of rotations with `defer`."""
+    def __init__(
+        self, keys: TenantKeys, page_tokens: PageTokens, plans: Plans, *, defer: DeferJob, making: Making
+    ) -> None:
+        """Say what `keys` rest on; defer the jobs of rotations with `defer`; make tenants' own keys by `making`."""
         self._keys = keys
+        self._making = making
         self._page_tokens = page_tokens
         self._plans = plans
         self._defer = defer
 
     @override
-    async def ListKeys(self, request: keys_pb2.ListKeysRequest, context: Context) -> keys_pb2.ListKeysResponse:
+    async def ListKeys(self, request: key_requests_pb2.ListKeysRequest, context: Context) -> keys_pb2.ListKeysResponse:
         call, placement = current_call(), current_call().require_placement()
         page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
         keys = await call.system().run(lambda tx: service.list_keys(tx, placement))
-        after = KEY_IDS.index(page.after) + 1 if page.after else 0
-        shown, next_page_token = page.cut([key for key in keys if KEY_IDS.index(key.id) >= after], lambda key: key.id)
+        rest = [key for key in keys if not page.after or key.position > position(page.after)]
+        shown, next_page_token = page.cut(rest, lambda key: key.id)
         root = self._keys.root_of_trust(placement.uid)
         return keys_pb2.ListKeysResponse(
             keys=[key_to_proto(key, root) for key in shown], next_page_token=next_page_token
         )
 
     @override
-    async def GetKey(self, request: keys_pb2.GetKeyRequest, context: Context) -> keys_pb2.Key:
+    async def GetKey(self, request: key_requests_pb2.GetKeyRequest, context: Context) -> keys_pb2.Key:
         placement = current_call().require_placement()
         key_id = names.parse(names.KEY, request.name)["key"]
         key = await current_call().system().run(lambda tx: service.get_key(tx, placement, key_id))
@@ -57,7 +66,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
 
     @override
     async def ListKeyVersions(
-        self, request: keys_pb2.ListKeyVersionsRequest, context: Context
+        self, request: key_requests_pb2.ListKeyVersionsRequest, context: Context
     ) -> keys_pb2.ListKeyVersionsResponse:
         call, placement = current_call(), current_call().require_placement()
         key_id = names.parse(names.KEY, request.parent, field="parent")["key"]
@@ -68,6 +77,41 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         return keys_pb2.ListKeyVersionsResponse(
             key_versions=[_version_to_proto(key, version) for version in shown], next_page_token=next_page_token
         )
+
+    @override
+    async def CreateKey(self, request: keys_pb2.CreateKeyRequest, context: Context) -> keys_pb2.Key:
+        call, now = current_call(), datetime.now(UTC)
+        creation = _creation(request, call)
+        root = self._keys.root_of_trust(creation.placement.uid)
+        if request.validate_only:
+            await named_keys.check_creation(call.system(), creation)
+            return keys_pb2.Key(name=creation.name, purpose=request.key.purpose, algorithm=creation.kind.algorithm)
+        return key_to_proto(await named_keys.create_key(call.system(), creation, making=self._making, now=now), root)
+
+    @override
+    async def ScheduleKeyDestruction(
+        self, request: key_requests_pb2.ScheduleKeyDestructionRequest, context: Context
+    ) -> keys_pb2.Key:
+        call, violations = current_call(), Violations()
+        # Cut before it is read: a duration can hold more than a timedelta.
+        seconds = min(max(request.waiting_period.seconds, 0), _LONGEST_READ_S)
+        asked = timedelta(seconds=seconds) if request.HasField("waiting_period") else None
+        waiting = check_waiting(asked, violations)
+        violations.check()
+        key = await named_keys.schedule_destruction(
+            call.system(),
+            _change(request.name, request.etag, call),
+            waiting=waiting,
+            now=datetime.now(UTC),
+            validate_only=request.validate_only,
+        )
+        return key_to_proto(key, self._keys.root_of_trust(key.tenant_uid))
+
+    @override
+    async def RestoreKey(self, request: key_requests_pb2.RestoreKeyRequest, context: Context) -> keys_pb2.Key:
+        call = current_call()
+        key = await named_keys.restore_key(call.system(), _change(request.name, request.etag, call))
+        return key_to_proto(key, self._keys.root_of_trust(key.tenant_uid))
 
     @override
     async def ListDestructionReceipts(
@@ -98,7 +142,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         return _receipt_to_proto(receipt, call.tenant_name)
 
     @override
-    async def RotateKey(self, request: keys_pb2.RotateKeyRequest, context: Context) -> operations_pb2.Operation:
+    async def RotateKey(self, request: key_requests_pb2.RotateKeyRequest, context: Context) -> operations_pb2.Operation:
         call = current_call()
         wanted = _wanted(request, call)
         if request.validate_only:
@@ -130,7 +174,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         return _version_to_proto(key, version)
 
 
-def _wanted(request: keys_pb2.RotateKeyRequest, call: Call) -> service.Request:
+def _wanted(request: key_requests_pb2.RotateKeyRequest, call: Call) -> service.Request:
     violations = Violations()
     request_id = read_request_id(request.request_id, violations)
     violations.check()
@@ -145,11 +189,36 @@ def _wanted(request: keys_pb2.RotateKeyRequest, call: Call) -> service.Request:
     )
 
 
+def _creation(request: keys_pb2.CreateKeyRequest, call: Call) -> named_keys.Creation:
+    violations, asked = Violations(), request.key
+    check_key_id(request.key_id, violations)
+    purpose = keys_pb2.KeyPurpose.Name(asked.purpose) if asked.purpose in keys_pb2.KeyPurpose.values() else ""
+    kind = check_kind(purpose, asked.algorithm, violations, path="key")
+    request_id = read_request_id(request.request_id, violations)
+    violations.check()
+    if kind is None:
+        message = "a key that cannot be made has nothing wrong with it"
+        raise RuntimeError(message)
+    return named_keys.Creation(
+        placement=call.require_placement(),
+        key_id=request.key_id,
+        kind=kind,
+        actor=call.actor,
+        request_id=request_id,
+        request_hash=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
+    )
+
+
+def _change(name: str, etag: str, call: Call) -> named_keys.Change:
+    key_id = names.parse(names.KEY, name)["key"]
+    return named_keys.Change(placement=call.require_placement(), key_id=key_id, etag=etag)
+
+
 def key_to_proto(key: Key, root: RootOfTrust) -> keys_pb2.Key:
     """Show a key."""
     message = keys_pb2.Key(
         name=key.name,
-        purpose=keys_pb2.KeyPurpose.Value(key.id.upper()),
+        purpose=keys_pb2.KeyPurpose.Value(key.purpose.upper()),
         algorithm=key.primary.algorithm,
         primary_version=key.primary.version,
         root_of_trust=keys_pb2.RootOfTrust(
@@ -162,6 +231,7 @@ def key_to_proto(key: Key, root: RootOfTrust) -> keys_pb2.Key:
         version_count=len(key.versions),
         rotation=f"operations/{key.rotation}" if key.rotation else "",
         etag=key.etag,
+        lifecycle=None if key.named is None else _lifecycle_to_proto(key.named),
     )
     message.create_time.FromDatetime(key.primary.create_time)
     return message
@@ -181,6 +251,16 @@ def resealing_to_proto(resealing: Resealing) -> key_changes_pb2.Resealing:
     )
 
 
+def _lifecycle_to_proto(named: NamedKey) -> key_requests_pb2.KeyLifecycle:
+    message = key_requests_pb2.KeyLifecycle(
+        origin=key_requests_pb2.KeyLifecycle.Origin.Value(named.origin),
+        state=key_requests_pb2.KeyLifecycle.State.Value(named.state),
+    )
+    if named.destroy_time is not None:
+        message.destroy_time.FromDatetime(named.destroy_time)
+    return message
+
+
 def _version_to_proto(key: Key, version: KeyVersion) -> keys_pb2.KeyVersion:
     message = keys_pb2.KeyVersion(
         name=f"{key.name}/versions/{version.version}",
@@ -188,7 +268,7 @@ def _version_to_proto(key: Key, version: KeyVersion) -> keys_pb2.KeyVersion:
         primary=version is key.primary,
         algorithm=version.algorithm,
         kek_version=version.kek_version,
-        public_pem=_public_pem(key.id, version.public),
+        public_pem=_public_pem(key.purpose, version.public),
         kid=str(version.id) if key.id == Purpose.TOKENS else "",
     )
     message.create_time.FromDatetime(version.create_time)
@@ -205,18 +285,22 @@ def _receipt_to_proto(receipt: Receipt, parent: str) -> receipts_pb2.Destruction
         payload=receipt.payload,
         signature=receipt.signature,
         key_id=str(receipt.key_id),
+        destroyed_key_versions=[f"{parent}/{each}" for each in receipt.with_it],
     )
     message.destroy_time.FromDatetime(receipt.destroy_time)
     return message
 
 
-def _public_pem(key_id: str, public: bytes | None) -> str:
+def _public_pem(purpose: str, public: bytes | None) -> str:
     """Write a public half; empty where there is none, or what is stored there is none."""
     try:
-        match key_id:
+        match purpose:
             case Purpose.TOKENS if public is not None:
                 key = read_token_key(public)
                 return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+            case Purpose.SIGNING if public is not None:
+                pem = load_der_public_key(public).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+                return pem.decode()
             case Purpose.AUTHORITY if public is not None:
                 return x509.load_der_x509_certificate(public).public_bytes(Encoding.PEM).decode()
             case _:

@@ -1,14 +1,14 @@
 """What the registry knows of keys and of their rotations."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from control_plane.errors import PreconditionError
+from control_plane.ids import TenantId
 from control_plane.keyring.model import (
-    KEK,
-    KEY_IDS,
+    DestroyedVersion,
     Destruction,
     Key,
     KeyVersion,
@@ -17,7 +17,8 @@ from control_plane.keyring.model import (
     VersionState,
     kek_version,
 )
-from control_plane.keys.model import Purpose
+from control_plane.keys.model import KEK, Purpose
+from control_plane.keys.named import store as named_store
 from control_plane.postgres.database import SystemTransaction
 
 
@@ -25,8 +26,9 @@ async def keys_of(tx: SystemTransaction, tenant_uid: UUID, *, tenant_name: str) 
     """List a tenant's keys with all their versions; those that it does not have yet are left out."""
     rows = await tx.fetch_all(
         """
-        SELECT purpose, id, version, algorithm, kek_version, public, state, use_time IS NOT NULL AS is_used, create_time
-          FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s ORDER BY version DESC
+        SELECT key_id, id, version, algorithm, kek_version, public, state, use_time IS NOT NULL AS is_used, create_time
+          FROM csm_system.tenant_keys
+         WHERE tenant_uid = %(tenant_uid)s AND purpose <> 'import' ORDER BY version DESC
         """,
         {"tenant_uid": tenant_uid},
     )
@@ -49,22 +51,40 @@ async def keys_of(tx: SystemTransaction, tenant_uid: UUID, *, tenant_name: str) 
     wrapping = {row["kek_version"] for row in rows}
     found = {KEK: [kek_version(**row, wraps=row["version"] in wrapping) for row in keks]}
     for row in rows:
-        found.setdefault(row.pop("purpose"), []).append(KeyVersion(**{**row, "state": VersionState(row["state"])}))
-    return list(_keys(found, running, tenant_uid=tenant_uid, tenant_name=tenant_name))
+        found.setdefault(row.pop("key_id"), []).append(KeyVersion(**{**row, "state": VersionState(row["state"])}))
+    for gone in await _destroyed_versions(tx, tenant_uid):
+        found.setdefault(gone.key_id, []).append(gone.shown())
+    named = await named_store.all_of(tx, tenant_uid)
+    keys = [
+        Key(
+            tenant_name=tenant_name,
+            tenant_uid=tenant_uid,
+            id=key_id,
+            versions=versions,
+            rotation=running.get(key_id),
+            named=named.get(key_id),
+        )
+        for key_id, versions in found.items()
+        if versions
+    ]
+    return sorted(keys, key=lambda key: key.position)
 
 
-def _keys(
-    found: Mapping[str, Sequence[KeyVersion]], running: Mapping[str, UUID], *, tenant_uid: UUID, tenant_name: str
-) -> Iterator[Key]:
-    for key_id in KEY_IDS:
-        if versions := found.get(key_id):
-            yield Key(
-                tenant_name=tenant_name,
-                tenant_uid=tenant_uid,
-                id=key_id,
-                versions=versions,
-                rotation=running.get(key_id),
-            )
+async def _destroyed_versions(tx: SystemTransaction, tenant_uid: UUID) -> list[DestroyedVersion]:
+    rows = await tx.fetch_all(
+        """
+        SELECT key_id, version, algorithm, kek_version, create_time, destroy_time
+          FROM csm_system.destroyed_key_versions WHERE tenant_uid = %(tenant_uid)s ORDER BY key_id, version DESC
+        """,
+        {"tenant_uid": tenant_uid},
+    )
+    return [DestroyedVersion(**row) for row in rows]
+
+
+async def destroyed_under(tx: SystemTransaction, tenant_uid: UUID, *, version: int) -> list[DestroyedVersion]:
+    """List what of the tenant's own keys was deleted while it was wrapped under this version of the KEK."""
+    gone = await _destroyed_versions(tx, tenant_uid)
+    return [each for each in gone if each.kek_version == version]
 
 
 async def hold(tx: SystemTransaction, tenant_uid: UUID) -> str | None:
@@ -389,3 +409,41 @@ async def receipts(tx: SystemTransaction, tenant_uid: UUID, *, before: UUID, lim
         {"tenant_uid": tenant_uid, "before": before, "limit": limit},
     )
     return [Receipt(**row) for row in rows]
+
+
+async def tenants_with_due_keys(tx: SystemTransaction, *, now: datetime) -> list[tuple[TenantId, UUID]]:
+    """List the tenants with keys whose destruction is due; sealed ones wait."""
+    rows = await tx.fetch_all(
+        """
+        SELECT DISTINCT t.id, t.uid FROM csm_system.named_keys AS k JOIN csm_system.tenants AS t ON t.uid = k.tenant_uid
+         WHERE k.state = 'DESTROY_SCHEDULED' AND k.destroy_time <= %(now)s AND t.state NOT IN ('SEALED', 'PROVISIONING')
+        """,
+        {"now": now},
+    )
+    return [(row["id"], row["uid"]) for row in rows]
+
+
+async def due_keys(tx: SystemTransaction, tenant_uid: UUID, *, now: datetime) -> list[str]:
+    """List the keys of a tenant whose destruction is due."""
+    rows = await tx.fetch_all(
+        """
+        SELECT key_id FROM csm_system.named_keys
+         WHERE tenant_uid = %(tenant_uid)s AND state = 'DESTROY_SCHEDULED' AND destroy_time <= %(now)s ORDER BY key_id
+        """,
+        {"tenant_uid": tenant_uid, "now": now},
+    )
+    return [row["key_id"] for row in rows]
+
+
+async def tenants_with_doomed_keks(tx: SystemTransaction) -> list[tuple[TenantId, UUID]]:
+    """List the tenants of whose KEKs one has wrapped a key that is destroyed, and is there yet. Sealed ones wait."""
+    rows = await tx.fetch_all(
+        """
+        SELECT DISTINCT t.id, t.uid
+          FROM csm_system.destroyed_key_versions AS v
+          JOIN csm_system.tenant_keks AS k ON k.tenant_uid = v.tenant_uid AND k.version = v.kek_version
+          JOIN csm_system.tenants AS t ON t.uid = v.tenant_uid
+         WHERE k.destroy_time IS NULL AND t.state NOT IN ('SEALED', 'PROVISIONING')
+        """
+    )
+    return [(row["id"], row["uid"]) for row in rows]

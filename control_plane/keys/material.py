@@ -5,7 +5,7 @@ Computation and randomness only: nothing is stored here.
 
 import secrets
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -73,22 +73,37 @@ class Holder:
         return _ALGORITHMS[purpose]
 
 
-def new_material(purpose: Purpose, *, holder: Holder, now: datetime) -> Material:
-    """Make a new, random key for `purpose`. May take seconds, for an authority with RSA."""
+MakeKey = Callable[[KeyAlgorithm], SigningKey]
+"""Gives a new, random key, which nobody else is given."""
+
+
+def new_material(purpose: Purpose, *, holder: Holder, now: datetime, make: MakeKey = new_key) -> Material:
+    """Make a new, random key for a built-in `purpose`. May take seconds, for an authority with RSA."""
     match purpose:
         case Purpose.TOKENS:
             token_key = new_token_key(holder.token_algorithm)
-            private = token_key.private_bytes_raw() if isinstance(token_key, Ed25519PrivateKey) else _der(token_key)
+            private = (
+                token_key.private_bytes_raw() if isinstance(token_key, Ed25519PrivateKey) else private_der(token_key)
+            )
             return Material(private=private, public=write_token_key(token_key.public_key()))
         case Purpose.AUTHORITY:
-            authority_key = new_key(holder.authority_algorithm)
+            authority_key = make(holder.authority_algorithm)
             certificate = _authority_certificate(authority_key, holder=holder, now=now)
             return Material(
-                private=_der(authority_key),
+                private=private_der(authority_key),
                 public=certificate.public_bytes(serialization.Encoding.DER),
             )
         case Purpose.STORAGE | Purpose.SERVICES | Purpose.ENROLMENT:
             return Material(private=secrets.token_bytes(KEY_BYTES), public=None)
+    message = f"no tenant has a key for {purpose} from the beginning"
+    raise ValueError(message)
+
+
+def private_der(key: SigningKey) -> bytes:
+    """Write a private key as it is stored: PKCS #8 in DER."""
+    return key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def token_key_pair(material: Material) -> TokenPrivateKey:
@@ -125,12 +140,6 @@ def common_name(display_name: str, *, otherwise: str) -> str:
     printable = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in display_name)
     cut = " ".join(printable.split()).encode()[:_LONGEST_COMMON_NAME].decode(errors="ignore")
     return cut.strip() or otherwise
-
-
-def _der(private: SigningKey) -> bytes:
-    return private.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def _parsed_certificate(der: bytes) -> x509.Certificate:

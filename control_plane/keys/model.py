@@ -81,10 +81,25 @@ class Purpose(StrEnum):
     """Seals what internal services keep for the tenant."""
     ENROLMENT = "enrolment"
     """Derives secrets that are stored nowhere: enrolment tokens, the password of the tenant's own database role."""
+    ENCRYPTION = "encryption"
+    """Seals what the tenant likes: keys of its own making."""
+    SIGNING = "signing"
+    """Signs what the tenant likes: keys of its own making."""
+    IMPORT = "import"
+    """Unwraps, once, a key that the tenant brings along."""
 
 
+BUILT_IN: Final = (Purpose.STORAGE, Purpose.TOKENS, Purpose.AUTHORITY, Purpose.SERVICES, Purpose.ENROLMENT)
+"""The purposes for which every tenant has one key, which is called like its purpose."""
+NAMED: Final = (Purpose.ENCRYPTION, Purpose.SIGNING)
+"""The purposes of keys of a tenant's own making, which are called as it likes."""
+KEK: Final = "kek"
+BUILT_IN_IDS: Final = (KEK, *(purpose.value for purpose in BUILT_IN))
+"""What the keys of every tenant are called, in the order in which they are listed."""
 ROTATED: Final = frozenset({Purpose.STORAGE, Purpose.SERVICES, Purpose.TOKENS})
-"""The purposes whose keys get new versions. Of the others what was made with a key does not say with which version."""
+"""The built-in purposes whose keys get new versions. Of the others what was made with a key does not say with which."""
+
+NEVER_ROTATED: Final = frozenset(BUILT_IN) - ROTATED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -29,14 +29,18 @@ from control_plane.keys.algorithms import (
 from control_plane.keys.cache import Answers, KeyCache
 from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
 from control_plane.keys.model import (
+    BUILT_IN,
     FIRST_OBJECT_VERSION,
-    ROTATED,
+    NEVER_ROTATED,
     IntegrityError,
     KekRef,
     MissingKeyError,
     Purpose,
     WrappedKey,
 )
+from control_plane.keys.named import store as named_store
+from control_plane.keys.named.model import NamedKey
+from control_plane.keys.rsa_pool import RsaPool
 from control_plane.keys.sealing.objects import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault, RootOfTrust
@@ -101,13 +105,14 @@ class TenantKeys:
     goes on.
     """
 
-    def __init__(self, vault: KeyVault, database: Database) -> None:
-        """Keys are made and opened by `vault`, and kept, wrapped, in `database`."""
+    def __init__(self, vault: KeyVault, database: Database, *, pool: RsaPool | None = None) -> None:
+        """Keys are made and opened by `vault`, and kept, wrapped, in `database`; RSA keys come from `pool`."""
+        self.pool = pool or RsaPool()
         self._vault = vault
         self._wrapping = Wrapping(vault)
         self._system = database.system()
-        self._open: KeyCache[tuple[UUID, Purpose, int], _OpenKey] = KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
-        self._newest: Answers[tuple[UUID, Purpose], int] = Answers(
+        self._open: KeyCache[tuple[UUID, str, int], _OpenKey] = KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
+        self._newest: Answers[tuple[UUID, str], int] = Answers(
             fresh=_NEWEST, kept=KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
         )
         self._token_keys: KeyCache[UUID, TokenKey] = KeyCache(lifetime=_LIFETIME, capacity=_TOKEN_KEYS)
@@ -152,10 +157,10 @@ class TenantKeys:
             authority_algorithm=authority_algorithm,
             token_algorithm=token_algorithm,
         )
-        missing = [purpose for purpose in Purpose if purpose not in {key.purpose for key in stored}]
+        missing = [purpose for purpose in BUILT_IN if purpose not in {key.purpose for key in stored}]
         made = []
         for purpose in missing:
-            material = await asyncio.to_thread(new_material, purpose, holder=holder, now=now)
+            material = await asyncio.to_thread(new_material, purpose, holder=holder, now=now, make=self.pool.take)
             made.append(await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek))
         if made:
             await self._system.run(lambda tx: store.insert_missing(tx, made))
@@ -265,6 +270,20 @@ class TenantKeys:
             opened = await self._opened(placement.uid, Purpose.SERVICES)
         return StorageKey(version=opened.version, private=opened.material.private)
 
+    async def named_key(self, placement: Placement, key_id: str, *, version: int | None = None) -> StorageKey:
+        """Return a key of the tenant's own, as `services_key` does. Whether it may be used now is not asked here."""
+        opened = await self._opened(placement.uid, key_id, version=version)
+        return StorageKey(version=opened.version, private=opened.material.private)
+
+    async def named(self, placement: Placement, key_id: str) -> NamedKey | None:
+        """Say how a key of the tenant's own is just now; None where there is none of that name. A query each time."""
+        return await self._system.run(lambda tx: named_store.find(tx, placement.uid, key_id))
+
+    async def public_halves(self, placement: Placement, key_id: str) -> dict[int, bytes]:
+        """Return the public halves of a key of the tenant's own, by version, the newest first. A query each time."""
+        stored = await self._system.run(lambda tx: store.enabled_of(tx, placement.uid, key_id))
+        return {each.version: each.public for each in stored if each.public is not None}
+
     async def token_signer(self, placement: Placement) -> TokenSigner:
         """Return the newest key for the tenant's tokens."""
         key = await self._opened(placement.uid, Purpose.TOKENS)
@@ -331,59 +350,59 @@ class TenantKeys:
         opened = await self._opened(tenant_uid, Purpose.STORAGE, version=version)
         return StorageKey(version=opened.version, private=opened.material.private)
 
-    async def _usable(self, tenant_uid: UUID) -> list[StoredKey]:
-        """List the keys that may be opened: of a sealed tenant none, whoever asks."""
+    async def _usable(self, tenant_uid: UUID, key_id: str) -> list[StoredKey]:
+        """List the versions of a key that may be opened: of a sealed tenant none, whoever asks."""
 
         async def read(tx: SystemTransaction) -> list[StoredKey]:
             await store.check_unsealed(tx, tenant_uid)
-            return await store.enabled(tx, tenant_uid)
+            return await store.enabled_of(tx, tenant_uid, key_id)
 
         return await self._system.run(read)
 
     async def _stored(self, tenant_uid: UUID) -> list[StoredKey]:
         return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))
 
-    async def _opened(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None = None) -> _OpenKey:
+    async def _opened(self, tenant_uid: UUID, key_id: str, *, version: int | None = None) -> _OpenKey:
         """Open the key of that version, or the newest that is used."""
-        known = self._newest.get if purpose in ROTATED else self._newest.last
-        wanted = version or known((tenant_uid, purpose))
-        kept = self._open.get((tenant_uid, purpose, wanted)) if wanted else None
+        known = self._newest.get if key_id not in NEVER_ROTATED else self._newest.last
+        wanted = version or known((tenant_uid, key_id))
+        kept = self._open.get((tenant_uid, key_id, wanted)) if wanted else None
         if kept is not None:
             return kept
         try:
-            return await self._found(tenant_uid, purpose, version=version)
+            return await self._found(tenant_uid, key_id, version=version)
         except UnavailableError:
-            last = None if version else self._newest.last((tenant_uid, purpose))
-            kept = self._open.get((tenant_uid, purpose, last)) if last else None
+            last = None if version else self._newest.last((tenant_uid, key_id))
+            kept = self._open.get((tenant_uid, key_id, last)) if last else None
             if kept is None:
                 raise
             return kept
 
-    async def _found(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None) -> _OpenKey:
+    async def _found(self, tenant_uid: UUID, key_id: str, *, version: int | None) -> _OpenKey:
         since, asked = self._open.epoch, self._newest.epoch
-        stored = await self._chosen(tenant_uid, purpose, version=version)
-        opened = self._open.get((tenant_uid, purpose, stored.version))
+        stored = await self._chosen(tenant_uid, key_id, version=version)
+        opened = self._open.get((tenant_uid, key_id, stored.version))
         if opened is None:
             try:
                 opened = await self._unwrapped(stored)
             except MissingKeyError:
                 # Its KEK may have been replaced since the row was read.
-                again = await self._chosen(tenant_uid, purpose, version=version)
+                again = await self._chosen(tenant_uid, key_id, version=version)
                 if again.kek == stored.kek:
                     raise
                 opened = await self._unwrapped(again)
-            self._open.put((tenant_uid, purpose, opened.version), opened, owner=tenant_uid, since=since)
+            self._open.put((tenant_uid, key_id, opened.version), opened, owner=tenant_uid, since=since)
         if version is None:
-            self._newest.put((tenant_uid, purpose), opened.version, owner=tenant_uid, since=asked)
+            self._newest.put((tenant_uid, key_id), opened.version, owner=tenant_uid, since=asked)
         return opened
 
-    async def _chosen(self, tenant_uid: UUID, purpose: Purpose, *, version: int | None) -> StoredKey:
-        for stored in await self._usable(tenant_uid):
-            if stored.purpose is purpose and (stored.is_used if version is None else stored.version == version):
+    async def _chosen(self, tenant_uid: UUID, key_id: str, *, version: int | None) -> StoredKey:
+        for stored in await self._usable(tenant_uid, key_id):
+            if stored.is_used if version is None else stored.version == version:
                 return stored
         if version is not None:
-            await self._system.run(lambda tx: store.check_enabled(tx, tenant_uid, purpose=purpose, version=version))
-        raise MissingKeyError(f"{purpose} key {version or ''} of tenant {tenant_uid}")
+            await self._system.run(lambda tx: store.check_enabled(tx, tenant_uid, key_id=key_id, version=version))
+        raise MissingKeyError(f"{key_id} key {version or ''} of tenant {tenant_uid}")
 
     async def _wrapped(self, material: Material, *, purpose: Purpose, algorithm: str, kek: KekRef) -> StoredKey:
         unwrapped = StoredKey(

@@ -14,7 +14,7 @@ from control_plane.postgres.database import SystemTransaction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKey:
-    """A row: one version of a tenant's key for one purpose."""
+    """A row: one version of one of a tenant's keys."""
 
     id: UUID
     """Names the key to the outside: the `kid` of tokens."""
@@ -27,6 +27,13 @@ class StoredKey:
     wrapped: WrappedKey = field(repr=False)
     is_used: bool = True
     """Whether it is for what is new, too, unless there is a newer one; else it was published only."""
+    named: str = ""
+    """What its tenant calls it, where the tenant has made it; empty for what every tenant has."""
+
+    @property
+    def key_id(self) -> str:
+        """What it is called within its tenant."""
+        return self.named or self.purpose.value
 
     @property
     def kek(self) -> KekRef:
@@ -38,7 +45,7 @@ class StoredKey:
         """Say what the wrapped key is bound to: moved to another row, or under another algorithm, it does not open."""
         return Binding(
             tenant_uid=self.tenant_uid,
-            purpose=f"key/{self.purpose}/{self.algorithm}",
+            purpose=f"key/{self.purpose}/{self.algorithm}" + (f"/{self.named}" if self.named else ""),
             version=self.version,
             object_name=str(self.id),
         )
@@ -59,16 +66,31 @@ class PlatformKey:
 
 
 async def enabled(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
-    """List a tenant's keys that may be used, the newest version of each purpose first."""
+    """List a tenant's keys that may be used, the newest version of each first."""
     rows = await tx.fetch_all(
         """
-        SELECT id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public,
+        SELECT id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public,
                use_time IS NOT NULL AS is_used
           FROM csm_system.tenant_keys
          WHERE tenant_uid = %(tenant_uid)s AND state = 'ENABLED'
-         ORDER BY purpose, version DESC
+         ORDER BY key_id, version DESC
         """,
         {"tenant_uid": tenant_uid},
+    )
+    return [_stored_key(row) for row in rows]
+
+
+async def enabled_of(tx: SystemTransaction, tenant_uid: UUID, key_id: str) -> list[StoredKey]:
+    """List the versions of one key that may be used, the newest first."""
+    rows = await tx.fetch_all(
+        """
+        SELECT id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public,
+               use_time IS NOT NULL AS is_used
+          FROM csm_system.tenant_keys
+         WHERE tenant_uid = %(tenant_uid)s AND key_id = %(key_id)s AND state = 'ENABLED'
+         ORDER BY version DESC
+        """,
+        {"tenant_uid": tenant_uid, "key_id": key_id},
     )
     return [_stored_key(row) for row in rows]
 
@@ -103,24 +125,24 @@ async def retired(tx: SystemTransaction, tenant_uids: Collection[UUID]) -> list[
     return [(row["tenant_uid"], Purpose(row["purpose"]), row["version"]) for row in rows]
 
 
-async def check_enabled(tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int) -> None:
+async def check_enabled(tx: SystemTransaction, tenant_uid: UUID, *, key_id: str, version: int) -> None:
     """Raise KeyRetiredError when there is such a version, and it is not used any more."""
     row = await tx.fetch_one(
         """
         SELECT t.id FROM csm_system.tenant_keys AS k JOIN csm_system.tenants AS t ON t.uid = k.tenant_uid
-         WHERE k.tenant_uid = %(uid)s AND k.purpose = %(purpose)s AND k.version = %(version)s AND k.state <> 'ENABLED'
+         WHERE k.tenant_uid = %(uid)s AND k.key_id = %(key_id)s AND k.version = %(version)s AND k.state <> 'ENABLED'
         """,
-        {"uid": tenant_uid, "purpose": purpose.value, "version": version},
+        {"uid": tenant_uid, "key_id": key_id, "version": version},
     )
     if row is not None:
-        raise KeyRetiredError(f"tenants/{row['id']}/keys/{purpose}/versions/{version}")
+        raise KeyRetiredError(f"tenants/{row['id']}/keys/{key_id}/versions/{version}")
 
 
 async def find_token_key(tx: SystemTransaction, kid: UUID) -> StoredKey | None:
     """Find a key for tokens by its id, whichever tenant it belongs to."""
     row = await tx.fetch_one(
         """
-        SELECT id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public
+        SELECT id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public
           FROM csm_system.tenant_keys
          WHERE id = %(kid)s AND purpose = %(purpose)s AND state = 'ENABLED'
         """,
@@ -165,9 +187,9 @@ async def all_of(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
     """List all of a tenant's keys, whatever their state."""
     rows = await tx.fetch_all(
         """
-        SELECT id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public,
+        SELECT id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public,
                use_time IS NOT NULL AS is_used
-          FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s ORDER BY purpose, version DESC
+          FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s ORDER BY key_id, version DESC
         """,
         {"tenant_uid": tenant_uid},
     )
@@ -175,7 +197,7 @@ async def all_of(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
 
 
 async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> int:
-    """Insert each key, unless its tenant has one of that purpose and version already: the first stays.
+    """Insert each key, unless its tenant has one of that name and version already: the first stays.
 
     Return how many were inserted.
 
@@ -189,15 +211,16 @@ async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> in
         inserted += await tx.execute(
             """
             INSERT INTO csm_system.tenant_keys
-                   (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state, use_time)
-            VALUES (%(id)s, %(tenant_uid)s, %(purpose)s, %(version)s, %(algorithm)s, %(kek_version)s,
+                   (id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public, state, use_time)
+            VALUES (%(id)s, %(tenant_uid)s, %(purpose)s, %(key_id)s, %(version)s, %(algorithm)s, %(kek_version)s,
                     %(wrapped)s, %(public)s, 'ENABLED', CASE WHEN %(is_used)s THEN now() END)
-            ON CONFLICT (tenant_uid, purpose, version) DO NOTHING
+            ON CONFLICT ON CONSTRAINT tenant_keys_version_key DO NOTHING
             """,
             {
                 "id": key.id,
                 "tenant_uid": key.tenant_uid,
                 "purpose": key.purpose.value,
+                "key_id": key.key_id,
                 "version": key.version,
                 "algorithm": key.algorithm,
                 "kek_version": key.kek_version,
@@ -256,6 +279,14 @@ async def delete_all(tx: SystemTransaction, tenant_uid: UUID) -> None:
     """Delete all of a tenant's keys."""
     await tx.execute("DELETE FROM csm_system.tenant_keks WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
     await tx.execute("DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
+    await tx.execute(
+        """
+        WITH versions AS (DELETE FROM csm_system.destroyed_key_versions WHERE tenant_uid = %(tenant_uid)s),
+             imports AS (DELETE FROM csm_system.key_imports WHERE tenant_uid = %(tenant_uid)s)
+        DELETE FROM csm_system.named_keys WHERE tenant_uid = %(tenant_uid)s
+        """,
+        {"tenant_uid": tenant_uid},
+    )
 
 
 async def platform_keys(tx: SystemTransaction, purpose: str) -> list[PlatformKey]:
@@ -294,4 +325,5 @@ async def insert_platform_key(tx: SystemTransaction, key: PlatformKey, *, wrappe
 
 
 def _stored_key(row: dict[str, Any]) -> StoredKey:
-    return StoredKey(**{**row, "purpose": Purpose(row["purpose"])})
+    purpose, key_id = Purpose(row["purpose"]), row.pop("key_id")
+    return StoredKey(**{**row, "purpose": purpose, "named": "" if key_id == purpose else key_id})

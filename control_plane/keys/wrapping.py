@@ -10,8 +10,10 @@ from uuid import UUID
 
 from control_plane.ids import new_uuid
 from control_plane.keys.algorithms import TokenAlgorithm
-from control_plane.keys.material import Holder, new_material
+from control_plane.keys.material import Holder, Material, new_material
 from control_plane.keys.model import KEY_BYTES, IntegrityError, KekRef, MissingKeyError, Purpose, WrappedKey
+from control_plane.keys.named.imports import Import
+from control_plane.keys.named.model import NamedKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault
 from control_plane.postgres.placement import Placement
@@ -41,9 +43,7 @@ class Wrapping:
         Raises:
             MissingKeyError: there are none.
         """
-        if not beside:
-            raise MissingKeyError(f"{purpose} key of tenant {placement.uid}")
-        kek = max(key.kek for key in beside)
+        kek = _newest_kek(beside, title=f"{purpose} key of tenant {placement.uid}")
         holder = Holder(
             tenant_uid=placement.uid,
             display_name=placement.tenant_id,
@@ -63,6 +63,32 @@ class Wrapping:
         )
         return await self._wrapped(unwrapped, material.private)
 
+    async def named_version(
+        self, key: NamedKey, material: Material, *, version: int, beside: Sequence[StoredKey]
+    ) -> StoredKey:
+        """Wrap a version of a key of a tenant's own, as `new_version` does."""
+        return await self._wrapped(_row(key, material, version=version, beside=beside), material.private)
+
+    async def import_key(self, key_import: Import, material: Material, *, beside: Sequence[StoredKey]) -> StoredKey:
+        """Wrap what a key may be brought along under, as `new_version` does."""
+        title = f"import {key_import.id} of tenant {key_import.tenant_uid}"
+        unwrapped = StoredKey(
+            id=key_import.id,
+            tenant_uid=key_import.tenant_uid,
+            purpose=Purpose.IMPORT,
+            version=1,
+            algorithm=key_import.method,
+            kek_version=_newest_kek(beside, title=title).version,
+            public=material.public,
+            wrapped=WrappedKey(b""),
+            named=key_import.stored_as,
+        )
+        return await self._wrapped(unwrapped, material.private)
+
+    async def opened(self, stored: StoredKey) -> bytes:
+        """Open a key that is stored. Raises IntegrityError and MissingKeyError."""
+        return await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
+
     async def create_kek(self, kek: KekRef) -> None:
         """Make a KEK, unless it is there. Nothing is wrapped under it yet."""
         await self._vault.create_kek(kek)
@@ -75,7 +101,7 @@ class Wrapping:
         Raises:
             IntegrityError: what is stored, or what came of it, does not open.
         """
-        private = await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
+        private = await self.opened(stored)
         return await self._wrapped(replace(stored, kek_version=kek.version), private)
 
     async def sample(self, kek: KekRef) -> WrappedKey:
@@ -114,3 +140,24 @@ class Wrapping:
         if not hmac.compare_digest(opened, private):
             raise IntegrityError("a key that was wrapped anew")
         return replace(key, wrapped=wrapped)
+
+
+def _newest_kek(beside: Sequence[StoredKey], *, title: str) -> KekRef:
+    """Return the KEK that a new key goes under: the newest that the tenant's keys are under."""
+    if not beside:
+        raise MissingKeyError(title)
+    return max(key.kek for key in beside)
+
+
+def _row(key: NamedKey, material: Material, *, version: int, beside: Sequence[StoredKey]) -> StoredKey:
+    return StoredKey(
+        id=new_uuid(),
+        tenant_uid=key.tenant_uid,
+        purpose=key.kind.purpose,
+        version=version,
+        algorithm=key.kind.algorithm,
+        kek_version=_newest_kek(beside, title=f"{key.key_id} key of tenant {key.tenant_uid}").version,
+        public=material.public,
+        wrapped=WrappedKey(b""),
+        named=key.key_id,
+    )

@@ -57,6 +57,13 @@ class Plan(Protocol):
 
 
 Plans = Mapping[str, Plan]
+"""By their kinds. One whose kind ends with a dot is for all kinds that begin with it, and have no further dot."""
+
+
+def plan_of(plans: Plans, kind: str) -> Plan:
+    """Return the plan of a kind. Raises KeyError where there is none."""
+    return plans[kind] if kind in plans else plans[f"{kind.rpartition('.')[0]}."]
+
 
 DeferJob = Callable[[UUID, SystemTransaction], Awaitable[None]]
 """Has an operation looked at once the transaction commits."""

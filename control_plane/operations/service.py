@@ -15,7 +15,7 @@ import structlog
 from control_plane.errors import AlreadyExistsError, ConflictError, DomainError, UnavailableError
 from control_plane.operations import store
 from control_plane.operations.model import Failure, Operation, OperationState, StepRecord, StepState
-from control_plane.operations.plan import Plan, Plans, Step, StepPausedError
+from control_plane.operations.plan import Plan, Plans, Step, StepPausedError, plan_of
 from control_plane.postgres.database import Database, SystemTransaction
 
 # A fault that passes (a server restarting) is waited for as long as it takes. One that is not known to pass is a bug or
@@ -69,7 +69,7 @@ class OperationRunner:
         operation = await self._load(operation_id)
         if operation is None or operation.is_done:
             return
-        plan = self._plans[operation.kind]
+        plan = plan_of(self._plans, operation.kind)
         steps = {step.name: step for step in plan.steps}
         for record in operation.remaining():
             if operation.is_given_up():

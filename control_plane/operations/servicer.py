@@ -14,7 +14,7 @@ from bulkhead.v1 import steps_pb2
 from control_plane.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from control_plane.operations import store
 from control_plane.operations.model import Operation, StepRecord
-from control_plane.operations.plan import Plans
+from control_plane.operations.plan import Plans, plan_of
 from control_plane.serving import names
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
@@ -81,7 +81,7 @@ async def _get(name: str) -> Operation:
 
 async def to_proto(operation: Operation, plans: Plans) -> operations_pb2.Operation:
     """Render the operation, with the result of its plan when it succeeded."""
-    plan = plans[operation.kind]
+    plan = plan_of(plans, operation.kind)
     message = operations_pb2.Operation(name=operation.name, done=operation.is_done)
     message.metadata.Pack(plan.metadata(operation))
     if operation.is_done and operation.failure:

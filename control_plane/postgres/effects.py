@@ -28,6 +28,8 @@ class Effect:
     """None is the call's method."""
     actor: str | None = None
     """None is the call's principal."""
+    refusal: str = ""
+    """Why it was not done, for what was asked for and is to be told at once; empty for what was done."""
     details: Mapping[str, JsonValue] = field(default_factory=_no_details)
     """What else the log should say; no secrets."""
 

@@ -13,6 +13,7 @@ CERTIFICATE: Final = "tenants/{tenant}/certificates/{certificate}"
 ATTESTATION: Final = "tenants/{tenant}/attestations/{attestation}"
 KEY: Final = "tenants/{tenant}/keys/{key}"
 KEY_VERSION: Final = "tenants/{tenant}/keys/{key}/versions/{version}"
+IMPORT_JOB: Final = "tenants/{tenant}/importJobs/{job}"
 DESTRUCTION_RECEIPT: Final = "tenants/{tenant}/destructionReceipts/{receipt}"
 SECRET: Final = "tenants/{tenant}/secrets/{secret}"  # noqa: S105 a pattern of names, not a secret
 SECRET_VERSION: Final = "tenants/{tenant}/secrets/{secret}/versions/{version}"  # noqa: S105 likewise

@@ -17,9 +17,11 @@ from bulkhead.v1 import (
     edges_pb2,
     encryption_pb2,
     isolation_pb2,
+    key_imports_pb2,
     keys_pb2,
     rules_pb2,
     secrets_pb2,
+    signing_pb2,
     tenants_pb2,
     tokens_pb2,
 )
@@ -35,6 +37,8 @@ PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (
     encryption_pb2.DESCRIPTOR,
     secrets_pb2.DESCRIPTOR,
     keys_pb2.DESCRIPTOR,
+    key_imports_pb2.DESCRIPTOR,
+    signing_pb2.DESCRIPTOR,
     policies_pb2.DESCRIPTOR,
 )
 

@@ -24,6 +24,23 @@ TENANTS: Final = "bulkhead.v1.TenantService."
 SECRETS: Final = "bulkhead.v1.SecretService."
 # By its name, whatever its rule says: the one RPC that gives out a tenant's own secrets.
 GIVES_OUT_VALUES: Final = {"bulkhead.v1.SecretService.AccessSecretVersion"}
+# A tenant's own keys: the platform's people neither make, use nor end one.
+OWN_KEYS: Final = {
+    f"bulkhead.v1.{name}"
+    for name in (
+        "KeyService.CreateKey",
+        "KeyService.ScheduleKeyDestruction",
+        "KeyService.RestoreKey",
+        "KeyImportService.CreateImportJob",
+        "KeyImportService.ImportKey",
+        "SigningService.Sign",
+        "SigningService.Verify",
+        "EncryptionService.GenerateDataKey",
+        "EncryptionService.Encrypt",
+        "EncryptionService.Decrypt",
+        "EncryptionService.Rewrap",
+    )
+}
 READS_VALUES: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_SERVICE}
 OF_A_TENANT: Final = {role_number(role) for role in TENANT_BOUND}
 # Of a sealed tenant nothing is opened: there is its entry in the registry, its audit log, and the way out.
@@ -60,10 +77,23 @@ def excesses(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
         yield "serves who works for a suspended tenant"
     if name.startswith(SECRETS) and not roles <= OF_A_TENANT:
         yield "shows the platform's people what a tenant keeps secret"
+    yield from excesses_of_own_keys(name, rule)
     if name in GIVES_OUT_VALUES:
         yield from excesses_of_values(rule)
     if rule.serves_sealed:
         yield from excesses_of_the_sealed(name, rule)
+
+
+def excesses_of_own_keys(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
+    """Say how a rule lets others than the tenant at its own keys, or at one without a trace."""
+    if name not in OWN_KEYS:
+        return
+    if not set(rule.roles) <= OF_A_TENANT:
+        yield "gives the platform's people a tenant's own keys"
+    if rule.audit != rules_pb2.AUDIT_EFFECTS:
+        yield "uses a tenant's own keys without an entry in the audit log"
+    if rule.lease_class:
+        yield "uses a tenant's own keys by a decision of a moment ago"
 
 
 def excesses_of_values(rule: rules_pb2.Rule) -> Iterator[str]:
@@ -143,6 +173,23 @@ def test_the_build_notices_a_rule_that_gives_values_to_too_many(rule: rules_pb2.
     assert excess in " ".join(excesses("bulkhead.v1.SecretService.AccessSecretVersion", rule))
 
 
-def test_what_gives_out_values_is_known_by_its_name() -> None:
+@pytest.mark.behaviour("S2.11")
+@pytest.mark.parametrize(
+    ("rule", "excess"),
+    [
+        (rules_pb2.Rule(roles=[rules_pb2.ROLE_PLATFORM_ADMIN]), "the platform's people"),
+        (rules_pb2.Rule(roles=[rules_pb2.ROLE_PROVIDER_OPERATOR]), "the platform's people"),
+        (rules_pb2.Rule(audit=rules_pb2.AUDIT_DENIALS), "without an entry"),
+        (rules_pb2.Rule(lease_class="keys"), "a moment ago"),
+    ],
+)
+@pytest.mark.parametrize("name", sorted(OWN_KEYS))
+def test_the_build_notices_a_rule_that_gives_a_tenants_own_keys_to_too_many(
+    name: str, rule: rules_pb2.Rule, excess: str
+) -> None:
+    assert excess in " ".join(excesses(name, rule))
+
+
+def test_what_gives_out_values_or_uses_own_keys_is_known_by_its_name() -> None:
     """Renamed, it would pass unseen."""
-    assert {method.full_name for method in METHODS} >= GIVES_OUT_VALUES
+    assert {method.full_name for method in METHODS} >= GIVES_OUT_VALUES | OWN_KEYS

@@ -21,8 +21,8 @@ from psycopg.conninfo import make_conninfo
 from control_plane.canary import Canaries
 from control_plane.ids import TenantId, new_uuid
 from control_plane.keyring import service
-from control_plane.keyring.plan import Means
-from control_plane.keyring.rotation import rotations
+from control_plane.keyring.rotations.plan import Means
+from control_plane.keyring.rotations.rotation import rotations
 from control_plane.keys.material import Holder, new_material
 from control_plane.keys.model import KekRef, Purpose, WrappedKey
 from control_plane.keys.platform import PlatformKeys

@@ -14,6 +14,9 @@ from bulkhead.v1 import (
     certificates_pb2_grpc,
     isolation_pb2,
     isolation_pb2_grpc,
+    key_imports_pb2,
+    key_imports_pb2_grpc,
+    key_requests_pb2,
     keys_pb2,
     keys_pb2_grpc,
     receipts_pb2,
@@ -27,7 +30,7 @@ from bulkhead.v1 import (
     tokens_pb2,
     tokens_pb2_grpc,
 )
-from tests.isolation.rpc_requests import Target, signing_request
+from tests.isolation.rpc_requests import OWN_KEY, Target, signing_request
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -47,6 +50,7 @@ class Founder:
         self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
         self._isolation = isolation_pb2_grpc.IsolationServiceStub(channel)
         self._keys = keys_pb2_grpc.KeyServiceStub(channel)
+        self._imports = key_imports_pb2_grpc.KeyImportServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
         self._operations = operations(channel)
         self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
@@ -65,12 +69,16 @@ class Founder:
         verified = isolation_pb2.VerifyIsolationRequest(name=parent)
         attestation, _ = [self._isolation.VerifyIsolation(verified, metadata=self._metadata) for _ in range(2)]
         self._done(
-            self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/storage"), metadata=self._metadata)
+            self._keys.RotateKey(
+                key_requests_pb2.RotateKeyRequest(name=f"{parent}/keys/storage"), metadata=self._metadata
+            )
         )
         # Each leaves a receipt of what it has destroyed.
         for _ in range(2):
             self._done(
-                self._keys.RotateKey(keys_pb2.RotateKeyRequest(name=f"{parent}/keys/kek"), metadata=self._metadata)
+                self._keys.RotateKey(
+                    key_requests_pb2.RotateKeyRequest(name=f"{parent}/keys/kek"), metadata=self._metadata
+                )
             )
         receipts = self._keys.ListDestructionReceipts(
             receipts_pb2.ListDestructionReceiptsRequest(parent=parent), metadata=self._metadata
@@ -81,6 +89,7 @@ class Founder:
             "certificates": certificate.name,
             "attestations": attestation.name,
             "secrets": self._secret(parent),
+            "importJobs": self._own_key(parent),
         }
         return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
 
@@ -99,6 +108,15 @@ class Founder:
             added = secret_versions_pb2.AddSecretVersionRequest(parent=name, payload=b"second")
             self._secrets.AddSecretVersion(added, metadata=admin)
         return name
+
+    def _own_key(self, parent: str) -> str:
+        """Make a key of the tenant's own, as its administrator; begin an import, too, and return its name."""
+        admin = self._admin(parent)
+        signs = keys_pb2.Key(purpose=keys_pb2.SIGNING, algorithm="ED25519")
+        self._keys.CreateKey(keys_pb2.CreateKeyRequest(parent=parent, key_id=OWN_KEY, key=signs), metadata=admin)
+        job = key_imports_pb2.ImportJob(key=f"{parent}/keys/brought", purpose=keys_pb2.ENCRYPTION)
+        asked = key_imports_pb2.CreateImportJobRequest(parent=parent, import_job=job)
+        return self._imports.CreateImportJob(asked, metadata=admin).name
 
     def _admin(self, parent: str) -> Metadata:
         wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from bulkhead.v1 import rules_pb2
+from bulkhead.v1 import keys_pb2, rules_pb2
 from control_plane.serving.rules import PLATFORM_FILES
 
 HTTP: Final[Any] = annotations_pb2.http  # typed as a plain descriptor, which is no key of an extension map
@@ -26,6 +26,9 @@ METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
 
 # What every tenant has under the same name; versions count from 1, whatever they are of.
 COMMON: Final[Mapping[str, str]] = {"keys": "storage", "versions": "1"}
+# Made by the founder in every tenant; what cannot be asked of a key that is built in is asked of it.
+OWN_KEY: Final = "signer"
+OF_AN_OWN_KEY: Final = {"ScheduleKeyDestruction", "RestoreKey", "Sign", "Verify", "GetPublicKey"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,8 @@ def resource_name(method: MethodDescriptor, target: Target) -> str:
         if word == "*":
             collection = words[place - 1]
             words[place] = target.tenant if collection == "tenants" else _segment(collection, target)
+            if collection == "keys" and method.name in OF_AN_OWN_KEY:
+                words[place] = OWN_KEY
     return "/".join(words)
 
 
@@ -170,6 +175,31 @@ def _ciphertext(message: Any) -> None:
     message.ciphertext = b"none"
 
 
+def _new_key(message: Any) -> None:
+    message.key_id = "matrix"
+    message.key.purpose = keys_pb2.ENCRYPTION
+    message.validate_only = True
+
+
+def _new_import(message: Any) -> None:
+    message.import_job.key = f"{message.parent}/keys/matrix"
+    message.import_job.purpose = keys_pb2.ENCRYPTION
+    message.validate_only = True
+
+
+def _wrapped_key(message: Any) -> None:
+    message.wrapped_key = b"none"
+
+
+def _data(message: Any) -> None:
+    message.data = b"matrix"
+
+
+def _signature(message: Any) -> None:
+    message.data = b"matrix"
+    message.signature = b"none"
+
+
 ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "CreateTenant": _new_tenant,
     "UpdateTenant": _update,
@@ -190,6 +220,13 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "RotateKey": _validate,
     "RetireKeyVersion": _stale_etag,
     "EnableKeyVersion": _stale_etag,
+    "CreateKey": _new_key,
+    "ScheduleKeyDestruction": _stale_etag,
+    "RestoreKey": _stale_etag,
+    "CreateImportJob": _new_import,
+    "ImportKey": _wrapped_key,
+    "Sign": _data,
+    "Verify": _signature,
     "VerifyCell": _cell,
     "Encrypt": _plaintext,
     "Decrypt": _ciphertext,

@@ -19,15 +19,16 @@ EACH_METHOD: Final = pytest.mark.parametrize("method", METHODS, ids=path)
 # Roles of the platform's own people: they know which tenants there are.
 PLATFORM: Final = {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_PROVIDER_OPERATOR}
 SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2.ROLE_SERVICE}
-COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets", "destructionReceipts")
+COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets", "destructionReceipts", "importJobs")
 # What is sent is valid but for an etag of yesterday, so that the tenants and their secrets stay as they are.
 STALE: Final = {
     "SuspendTenant", "ReactivateTenant", "SealTenant", "UnsealTenant", "DeleteSecret", "DisableSecretVersion",
-    "EnableSecretVersion", "DestroySecretVersion", "RetireKeyVersion", "EnableKeyVersion",
+    "EnableSecretVersion", "DestroySecretVersion", "RetireKeyVersion", "EnableKeyVersion", "ScheduleKeyDestruction",
+    "RestoreKey",
 }  # fmt: skip
 # What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for; or it is no
-# ciphertext, which each tenant would need one of its own of.
-IMPOSSIBLE: Final = {"AcknowledgePolicies", "Decrypt", "Rewrap"}
+# ciphertext and no wrapped key, which each tenant would need one of its own of.
+IMPOSSIBLE: Final = {"AcknowledgePolicies", "Decrypt", "Rewrap", "ImportKey"}
 
 
 def _served(method: MethodDescriptor) -> tuple[str, str]:

@@ -37,12 +37,15 @@ class Use:
         ),
     ] = field(default_factory=list)
     reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = ""
+    key: Annotated[
+        str, typer.Option(metavar="NAME", help="tenants/TENANT/keys/KEY; the key for services if none is named.")
+    ] = ""
     out: arguments.OutFile = None
 
     def request(self, tenant: str) -> Message:
         """Say it in a request."""
         context = arguments.labels(self.bound_to)
-        return {"parent": tenant, "encryption_context": context, "reason": self.reason}
+        return {"parent": tenant, "encryption_context": context, "reason": self.reason, "key": self.key}
 
 
 Plaintext = Annotated[

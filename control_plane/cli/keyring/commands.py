@@ -28,7 +28,8 @@ Receipt = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/des
 Key = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="tenants/TENANT/keys/KEY; KEY is kek, storage, services, tokens, authority or enrolment."
+        metavar="NAME",
+        help="tenants/TENANT/keys/KEY; KEY is kek, storage, services, tokens, authority, enrolment, or one of its own.",
     ),
 ]
 
@@ -56,7 +57,8 @@ def list_versions(session: Session, name: Key, *, paging: arguments.Paging) -> N
 @command(app, "tree")
 def show_tree(session: Session, tenant: arguments.Tenant) -> None:
     """Show what a tenant's keys rest on: the root of trust, the KEK, and what it wraps, each version with its age."""
-    keys = session.call(f"{_SERVICE}/ListKeys", {"parent": tenant})["keys"]
+    pages = session.pages(f"{_SERVICE}/ListKeys", {"parent": tenant}, follow=lambda _: True)
+    keys = [key for page in pages for key in page["keys"]]
     versions = {key["name"]: _versions_of(session, key["name"]) for key in keys}
     if session.as_json:
         output.put_json({"keys": [{**key, "key_versions": versions[key["name"]]} for key in keys]})
@@ -75,7 +77,7 @@ def rotate_key(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")] = True,
     timeout: operations.Timeout = operations.TIMEOUT,
 ) -> None:
-    """Replace a key by a new version, while everything is served: kek, storage, services or tokens."""
+    """Replace a key by a new version, while everything is served: kek, storage, services, tokens, or a tenant's own."""
     request = {
         "name": name,
         "etag": etag,

@@ -41,7 +41,21 @@ def _root(root: Message) -> str:
 
 def _titled(key: Message) -> str:
     rotating = f"  (being rotated: {key['rotation']})" if key["rotation"] else ""
-    return output.plain(f"{key['name'].rsplit('/', 1)[1]}  {key['algorithm']}{rotating}")
+    said = [f"{key['name'].rsplit('/', 1)[1]}  {key['algorithm']}", *_life(key.get("lifecycle") or {}, key["purpose"])]
+    return output.plain(f"{', '.join(said)}{rotating}")
+
+
+def _life(lifecycle: Message, purpose: str) -> Iterator[str]:
+    """Say what is to be known of a key of the tenant's own."""
+    if not lifecycle:
+        return
+    yield purpose.lower()
+    if lifecycle["origin"] == "IMPORTED":
+        yield "imported"
+    if lifecycle["state"] == "DESTROY_SCHEDULED":
+        yield f"will be destroyed {output.moment(lifecycle['destroy_time'])}"
+    if lifecycle["state"] == "DESTROYED":
+        yield "destroyed"
 
 
 def _lines_of(versions: Sequence[Message], *, indent: str, now: datetime) -> Iterator[str]:

@@ -12,7 +12,7 @@ import jwt
 import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
-from bulkhead.v1 import keys_pb2, keys_pb2_grpc
+from bulkhead.v1 import key_requests_pb2, keys_pb2_grpc
 from tests.fixtures.edge import EdgeTenant, EdgeWorld
 
 
@@ -27,7 +27,7 @@ def rotating(world: EdgeWorld) -> Iterator[Callable[[str], None]]:
         operations = stub(channel)
 
         def rotate(name: str) -> None:
-            operation = keys.RotateKey(keys_pb2.RotateKeyRequest(name=name), metadata=metadata)
+            operation = keys.RotateKey(key_requests_pb2.RotateKeyRequest(name=name), metadata=metadata)
             while not operation.done:
                 asked = operations_pb2.WaitOperationRequest(name=operation.name)
                 operation = operations.WaitOperation(asked, metadata=metadata)

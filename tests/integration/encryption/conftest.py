@@ -7,8 +7,9 @@ import pytest
 
 from bulkhead.v1 import encryption_pb2_grpc
 from tests.fixtures.cell import Cell, cell, vault
+from tests.fixtures.keyring import ring
 
-__all__ = ["cell", "vault"]
+__all__ = ["cell", "ring", "vault"]
 
 
 @pytest.fixture

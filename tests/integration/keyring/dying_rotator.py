@@ -13,8 +13,8 @@ import sys
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 
-from control_plane.keyring.plan import Means
-from control_plane.keyring.rotation import rotations
+from control_plane.keyring.rotations.plan import Means
+from control_plane.keyring.rotations.rotation import rotations
 from control_plane.keys.model import KekRef
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from bulkhead.v1 import keys_pb2, receipts_pb2
+from bulkhead.v1 import key_requests_pb2, keys_pb2, receipts_pb2
 from control_plane.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
 from control_plane.keyring import service
 from control_plane.keys.model import KekRef
@@ -21,7 +21,7 @@ State = keys_pb2.KeyVersion.State
 
 
 async def _list(ring: Ring, tenant: Placement, **options: Any) -> keys_pb2.ListKeysResponse:
-    request = keys_pb2.ListKeysRequest(parent=f"tenants/{tenant.tenant_id}", **options)
+    request = key_requests_pb2.ListKeysRequest(parent=f"tenants/{tenant.tenant_id}", **options)
     return await ring.calling(tenant, "ListKeys").ListKeys(request, CONTEXT)
 
 
@@ -44,7 +44,7 @@ async def test_a_tenant_has_a_kek_and_a_key_for_each_purpose_and_each_says_what_
         ("tenants/org_1/keys/enrolment", "HMAC-SHA256", 1, 1),
     ]
     assert {(key.root_of_trust.hsm_backed, key.root_of_trust.label) for key in keys} == {(False, "software")}
-    requests = [keys_pb2.GetKeyRequest(name=key.name) for key in keys]
+    requests = [key_requests_pb2.GetKeyRequest(name=key.name) for key in keys]
     assert [await ring.calling(tenant, "GetKey").GetKey(request, CONTEXT) for request in requests] == list(keys)
 
 
@@ -92,7 +92,7 @@ async def test_versions_come_in_pages_the_newest_first(ring: Ring) -> None:
     parent, token = "tenants/org_1/keys/storage", ""
     found: list[tuple[str, bool]] = []
     while not found or token:
-        request = keys_pb2.ListKeyVersionsRequest(parent=parent, page_size=2, page_token=token)
+        request = key_requests_pb2.ListKeyVersionsRequest(parent=parent, page_size=2, page_token=token)
         page = await ring.calling(tenant, "ListKeyVersions").ListKeyVersions(request, CONTEXT)
         found += [(version.name, version.primary) for version in page.key_versions]
         token = page.next_page_token
@@ -150,7 +150,7 @@ async def test_a_rotation_of_a_key_that_was_changed_meanwhile_is_refused(ring: R
 async def test_a_request_that_is_only_checked_changes_nothing(ring: Ring) -> None:
     tenant = await ring.cell.tenant()
     before = await ring.key(tenant, "kek")
-    request = keys_pb2.RotateKeyRequest(name="tenants/org_1/keys/kek", validate_only=True)
+    request = key_requests_pb2.RotateKeyRequest(name="tenants/org_1/keys/kek", validate_only=True)
     checked = await ring.calling(tenant, "RotateKey").RotateKey(request, CONTEXT)
 
     assert (checked.done, checked.name) == (True, "")

@@ -10,7 +10,7 @@ from obstore.store import MemoryStore
 
 from bulkhead.v1 import key_changes_pb2
 from control_plane.errors import KeyRetiredError, PreconditionError
-from control_plane.keyring.resealing import Resealer
+from control_plane.keyring.rotations.resealing import Resealer
 from control_plane.keys.model import Binding, IntegrityError, seal
 from control_plane.objects import bucket_obstore
 from control_plane.objects.bucket_obstore import ObstoreBucket

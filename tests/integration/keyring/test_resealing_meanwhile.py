@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from control_plane.errors import ConflictError
-from control_plane.keyring.resealing import Resealer
+from control_plane.keyring.rotations.resealing import Resealer
 from control_plane.keys.service import TenantKeys
 from control_plane.objects.paths import ObjectName
 from control_plane.objects.store import ObjectStore, TenantObjects

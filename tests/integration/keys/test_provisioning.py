@@ -11,7 +11,9 @@ import pytest
 from psycopg.rows import DictRow
 
 from control_plane.errors import UnavailableError
-from control_plane.keys.model import KekRef, Purpose
+from control_plane.keys.algorithms import KeyAlgorithm, new_key
+from control_plane.keys.model import BUILT_IN, KekRef
+from control_plane.keys.rsa_pool import RsaPool
 from control_plane.keys.service import TenantKeys
 from control_plane.keys.vault_software import SoftwareVault
 from control_plane.postgres.database import Database, PostgresSettings
@@ -36,7 +38,7 @@ async def _census(superuser: Superuser, vault: SoftwareVault) -> tuple[list[tupl
 
 
 def _whole(*tenants: Placement) -> tuple[list[tuple[str, str]], list[KekRef]]:
-    rows = [(str(tenant.uid), purpose.value) for tenant in tenants for purpose in Purpose]
+    rows = [(str(tenant.uid), purpose.value) for tenant in tenants for purpose in BUILT_IN]
     return sorted(rows), [KekRef(tenant_uid=tenant.uid, version=1) for tenant in tenants]
 
 
@@ -140,3 +142,12 @@ async def test_a_purpose_that_is_new_is_given_to_a_tenant_that_has_the_others(
     assert await _census(superuser, vault) == _whole(ALPHA)
     assert (await keys.token_signer(ALPHA)).kid == kid
     assert await _works(TenantKeys(vault, database), ALPHA)
+
+
+async def test_an_authority_with_rsa_takes_its_key_from_the_pool(vault: SoftwareVault, database: Database) -> None:
+    ready = new_key(KeyAlgorithm.RSA_3072)
+    pool = RsaPool(make=lambda _: ready)
+    keys = TenantKeys(vault, database, pool=pool)
+    await keys.create(ALPHA, now=NOW, display_name="Alpha", authority_algorithm=KeyAlgorithm.RSA_3072)
+
+    assert (await keys.authority(ALPHA)).private_key.public_key() == ready.public_key()

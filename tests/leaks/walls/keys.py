@@ -164,8 +164,8 @@ WALLS: Final = (
     Mutation(
         name="a tenant is given another's keys",
         file=STORE,
-        before="WHERE tenant_uid = %(tenant_uid)s AND state = 'ENABLED'",
-        after="WHERE state = 'ENABLED'",
+        before="WHERE tenant_uid = %(tenant_uid)s AND key_id = %(key_id)s AND state = 'ENABLED'",
+        after="WHERE key_id = %(key_id)s AND state = 'ENABLED'",
         noticed_by=(f"{TENANT_KEYS}::test_the_keys_of_two_tenants_have_nothing_in_common",),
     ),
     Mutation(

@@ -4,8 +4,8 @@ from typing import Final
 
 from tests.leaks.model import Mutation
 
-SEALING: Final = "control_plane/keyring/sealing.py"
-RESEALING: Final = "control_plane/keyring/resealing.py"
+SEALING: Final = "control_plane/keyring/rotations/sealing.py"
+RESEALING: Final = "control_plane/keyring/rotations/resealing.py"
 DESTRUCTION: Final = "control_plane/keyring/destruction.py"
 MODEL: Final = "control_plane/keyring/model.py"
 STORE: Final = "control_plane/keyring/store.py"

@@ -4,8 +4,8 @@ from typing import Final
 
 from tests.leaks.model import Mutation
 
-ROTATION: Final = "control_plane/keyring/rotation.py"
-PLAN: Final = "control_plane/keyring/plan.py"
+ROTATION: Final = "control_plane/keyring/rotations/rotation.py"
+PLAN: Final = "control_plane/keyring/rotations/plan.py"
 DESTRUCTION: Final = "control_plane/keyring/destruction.py"
 SERVICE: Final = "control_plane/keyring/service.py"
 MODEL: Final = "control_plane/keyring/model.py"
@@ -63,8 +63,8 @@ WALLS: Final = (
     Mutation(
         name="a rotation of a KEK wraps all tenants' keys",
         file=KEYS_STORE,
-        before="FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s ORDER BY purpose, version DESC",
-        after="FROM csm_system.tenant_keys ORDER BY purpose, version DESC",
+        before="FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s ORDER BY key_id, version DESC",
+        after="FROM csm_system.tenant_keys ORDER BY key_id, version DESC",
         noticed_by=(
             f"{ROTATION_TESTS}::test_a_new_kek_wraps_every_key_and_the_old_one_is_destroyed_while_everything_opens",
         ),
@@ -72,8 +72,8 @@ WALLS: Final = (
     Mutation(
         name="a rotation signs tokens with what is only published",
         file=KEYS,
-        before="(stored.is_used if version is None else stored.version == version)",
-        after="version in {None, stored.version}",
+        before="if stored.is_used if version is None else stored.version == version:",
+        after="if version in {None, stored.version}:",
         noticed_by=(f"{ROTATION_TESTS}::test_a_tokens_key_is_published_first_and_signs_once_every_edge_knows_it",),
     ),
     Mutation(
@@ -116,8 +116,8 @@ WALLS: Final = (
     Mutation(
         name="a tenant is shown all tenants' keys",
         file=STORE,
-        before="FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s ORDER BY version DESC",
-        after="FROM csm_system.tenant_keys ORDER BY version DESC",
+        before="WHERE tenant_uid = %(tenant_uid)s AND purpose <> 'import' ORDER BY version DESC",
+        after="WHERE purpose <> 'import' ORDER BY version DESC",
         noticed_by=(f"{SERVICE_TESTS}::test_a_tenants_keys_are_its_own",),
     ),
     Mutation(

@@ -11,18 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.errors import EtagMismatchError, NotFoundError, PreconditionError
-from control_plane.keyring.model import (
-    KEK,
-    KEY_IDS,
-    STEPS,
-    Found,
-    Key,
-    KeyVersion,
-    Resealing,
-    VersionState,
-    kek_version,
-)
-from control_plane.keys.model import ROTATED, Purpose
+from control_plane.keyring.model import STEPS, Found, Key, KeyVersion, Resealing, VersionState, kek_version
+from control_plane.keys.model import BUILT_IN, BUILT_IN_IDS, KEK, NAMED, ROTATED, Purpose
 from control_plane.objects.paths import ObjectName
 
 NOW: Final = datetime(2027, 1, 2, tzinfo=UTC)
@@ -79,7 +69,7 @@ def test_a_kek_is_primary_once_something_is_wrapped_under_it() -> None:
 
 def test_exactly_the_keys_with_several_versions_are_rotated_and_the_others_say_what_it_would_take() -> None:
     assert set(STEPS) == {KEK, *(purpose.value for purpose in ROTATED)}
-    for key_id in KEY_IDS:
+    for key_id in BUILT_IN_IDS:
         if key_id in STEPS:
             _key(FIRST, key_id=key_id).check_rotatable()
             continue
@@ -89,7 +79,8 @@ def test_exactly_the_keys_with_several_versions_are_rotated_and_the_others_say_w
 
 
 def test_every_purpose_has_a_name() -> None:
-    assert ("kek", *(purpose.value for purpose in Purpose)) == KEY_IDS
+    assert ("kek", *(purpose.value for purpose in BUILT_IN)) == BUILT_IN_IDS
+    assert {*BUILT_IN, *NAMED, Purpose.IMPORT} == set(Purpose)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +91,14 @@ def test_every_purpose_has_a_name() -> None:
         ("services", VersionState.ENABLED, "1", None),
         ("services", VersionState.ENABLED, "2", None),
         ("storage", VersionState.ENABLED, "1", None),
-        *((key_id, VersionState.RETIRED, "1", "KEY_VERSION_NOT_CHANGED") for key_id in KEY_IDS if key_id != "services"),
+        *(
+            (key_id, VersionState.RETIRED, "1", "KEY_VERSION_NOT_CHANGED")
+            for key_id in BUILT_IN_IDS
+            if key_id != "services"
+        ),
         *(
             (key_id, VersionState.ENABLED, "1", "KEY_VERSION_NOT_CHANGED")
-            for key_id in KEY_IDS
+            for key_id in BUILT_IN_IDS
             if key_id not in {"services", "storage"}
         ),
     ],

@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from bulkhead.v1 import key_changes_pb2 as bulkhead_dot_v1_dot_key__changes__pb2
+from bulkhead.v1 import key_requests_pb2 as bulkhead_dot_v1_dot_key__requests__pb2
 from bulkhead.v1 import receipts_pb2 as bulkhead_dot_v1_dot_receipts__pb2
 from bulkhead.v1 import rules_pb2 as bulkhead_dot_v1_dot_rules__pb2
 from bulkhead.v1 import steps_pb2 as bulkhead_dot_v1_dot_steps__pb2
@@ -34,7 +35,7 @@ from google.longrunning import operations_pb2 as google_dot_longrunning_dot_oper
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ulkhead/v1/keys.proto\x12\x0b\x62ulkhead.v1\x1a\x1d\x62ulkhead/v1/key_changes.proto\x1a\x1a\x62ulkhead/v1/receipts.proto\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x17\x62ulkhead/v1/steps.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"d\n\x0bRootOfTrust\x12\x12\n\nhsm_backed\x18\x01 \x01(\x08\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x66irmware\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\t\x12\x11\n\town_token\x18\x05 \x01(\x08\"\xf6\x02\n\x03Key\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12.\n\x07purpose\x18\x02 \x01(\x0e\x32\x17.bulkhead.v1.KeyPurposeB\x04\xe2\x41\x01\x03\x12\x17\n\talgorithm\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fprimary_version\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\rroot_of_trust\x18\x06 \x01(\x0b\x32\x18.bulkhead.v1.RootOfTrustB\x04\xe2\x41\x01\x03\x12\x1b\n\rversion_count\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08rotation\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03:<\xea\x41\x39\n\x0f\x62ulkhead.v1/Key\x12\x1btenants/{tenant}/keys/{key}*\x04keys2\x03key\"\xea\x03\n\nKeyVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32\x1d.bulkhead.v1.KeyVersion.StateB\x04\xe2\x41\x01\x03\x12\x15\n\x07primary\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x17\n\talgorithm\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0bkek_version\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x0c\x64\x65stroy_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\npublic_pem\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03kid\x18\t \x01(\tB\x04\xe2\x41\x01\x03\"G\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NABLED\x10\x01\x12\x0b\n\x07RETIRED\x10\x02\x12\r\n\tDESTROYED\x10\x03:d\xea\x41\x61\n\x16\x62ulkhead.v1/KeyVersion\x12.tenants/{tenant}/keys/{key}/versions/{version}*\x0bkeyVersions2\nkeyVersion\"\xb7\x01\n\x11RotateKeyMetadata\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05steps\x18\x04 \x03(\x0b\x32\x1a.bulkhead.v1.OperationStep\x12)\n\tresealing\x18\x05 \x01(\x0b\x32\x16.bulkhead.v1.Resealing\"n\n\x0fListKeysRequest\x12(\n\x06parent\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\x12\x0f\x62ulkhead.v1/Key\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"K\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.bulkhead.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\rGetKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\"|\n\x16ListKeyVersionsRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62ulkhead.v1/KeyVersion\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"a\n\x17ListKeyVersionsResponse\x12-\n\x0ckey_versions\x18\x01 \x03(\x0b\x32\x17.bulkhead.v1.KeyVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x85\x01\n\x10RotateKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01*w\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x07\n\x03KEK\x10\x01\x12\x0b\n\x07STORAGE\x10\x02\x12\n\n\x06TOKENS\x10\x03\x12\r\n\tAUTHORITY\x10\x04\x12\r\n\tENROLMENT\x10\x05\x12\x0c\n\x08SERVICES\x10\x06\x32\xaf\x0b\n\nKeyService\x12\x9d\x01\n\x08ListKeys\x12\x1c.bulkhead.v1.ListKeysRequest\x1a\x1d.bulkhead.v1.ListKeysResponse\"T\xda\x41\x06parent\x8a\xcf\x18 \n\x06parent\x12\x03\x01\x03\x05\x1a\tkeys.read \x02(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/{parent=tenants/*}/keys\x12\x88\x01\n\x06GetKey\x12\x1a.bulkhead.v1.GetKeyRequest\x1a\x10.bulkhead.v1.Key\"P\xda\x41\x04name\x8a\xcf\x18\x1e\n\x04name\x12\x03\x01\x03\x05\x1a\tkeys.read \x01(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/{name=tenants/*/keys/*}\x12\xbd\x01\n\x0fListKeyVersions\x12#.bulkhead.v1.ListKeyVersionsRequest\x1a$.bulkhead.v1.ListKeyVersionsResponse\"_\xda\x41\x06parent\x8a\xcf\x18 \n\x06parent\x12\x03\x01\x03\x05\x1a\tkeys.read \x02(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02,\x12*/api/v1/{parent=tenants/*/keys/*}/versions\x12\xb4\x01\n\tRotateKey\x12\x1d.bulkhead.v1.RotateKeyRequest\x1a\x1d.google.longrunning.Operation\"i\xca\x41\x18\n\x03Key\x12\x11RotateKeyMetadata\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x14(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02+\"&/api/v1/{name=tenants/*/keys/*}:rotate:\x01*\x12\xac\x01\n\x10RetireKeyVersion\x12$.bulkhead.v1.RetireKeyVersionRequest\x1a\x17.bulkhead.v1.KeyVersion\"Y\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02\x36\"1/api/v1/{name=tenants/*/keys/*/versions/*}:retire:\x01*\x12\xac\x01\n\x10\x45nableKeyVersion\x12$.bulkhead.v1.EnableKeyVersionRequest\x1a\x17.bulkhead.v1.KeyVersion\"Y\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02\x36\"1/api/v1/{name=tenants/*/keys/*/versions/*}:enable:\x01*\x12\xc4\x01\n\x15GetDestructionReceipt\x12).bulkhead.v1.GetDestructionReceiptRequest\x1a\x1f.bulkhead.v1.DestructionReceipt\"_\xda\x41\x04name\x8a\xcf\x18\x1e\n\x04name\x12\x03\x01\x03\x05\x1a\tkeys.read \x01(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02\x30\x12./api/v1/{name=tenants/*/destructionReceipts/*}\x12\xd9\x01\n\x17ListDestructionReceipts\x12+.bulkhead.v1.ListDestructionReceiptsRequest\x1a,.bulkhead.v1.ListDestructionReceiptsResponse\"c\xda\x41\x06parent\x8a\xcf\x18 \n\x06parent\x12\x03\x01\x03\x05\x1a\tkeys.read \x01(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02\x30\x12./api/v1/{parent=tenants/*}/destructionReceiptsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ulkhead/v1/keys.proto\x12\x0b\x62ulkhead.v1\x1a\x1d\x62ulkhead/v1/key_changes.proto\x1a\x1e\x62ulkhead/v1/key_requests.proto\x1a\x1a\x62ulkhead/v1/receipts.proto\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x17\x62ulkhead/v1/steps.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"d\n\x0bRootOfTrust\x12\x12\n\nhsm_backed\x18\x01 \x01(\x08\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x66irmware\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\t\x12\x11\n\town_token\x18\x05 \x01(\x08\"\xaa\x03\n\x03Key\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12.\n\x07purpose\x18\x02 \x01(\x0e\x32\x17.bulkhead.v1.KeyPurposeB\x04\xe2\x41\x01\x05\x12\x17\n\talgorithm\x18\x03 \x01(\tB\x04\xe2\x41\x01\x05\x12\x1d\n\x0fprimary_version\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\rroot_of_trust\x18\x06 \x01(\x0b\x32\x18.bulkhead.v1.RootOfTrustB\x04\xe2\x41\x01\x03\x12\x1b\n\rversion_count\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08rotation\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x32\n\tlifecycle\x18\n \x01(\x0b\x32\x19.bulkhead.v1.KeyLifecycleB\x04\xe2\x41\x01\x03:<\xea\x41\x39\n\x0f\x62ulkhead.v1/Key\x12\x1btenants/{tenant}/keys/{key}*\x04keys2\x03key\"\xea\x03\n\nKeyVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32\x1d.bulkhead.v1.KeyVersion.StateB\x04\xe2\x41\x01\x03\x12\x15\n\x07primary\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x17\n\talgorithm\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0bkek_version\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x0c\x64\x65stroy_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\npublic_pem\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03kid\x18\t \x01(\tB\x04\xe2\x41\x01\x03\"G\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NABLED\x10\x01\x12\x0b\n\x07RETIRED\x10\x02\x12\r\n\tDESTROYED\x10\x03:d\xea\x41\x61\n\x16\x62ulkhead.v1/KeyVersion\x12.tenants/{tenant}/keys/{key}/versions/{version}*\x0bkeyVersions2\nkeyVersion\"\xb7\x01\n\x11RotateKeyMetadata\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05steps\x18\x04 \x03(\x0b\x32\x1a.bulkhead.v1.OperationStep\x12)\n\tresealing\x18\x05 \x01(\x0b\x32\x16.bulkhead.v1.Resealing\"\xae\x01\n\x10\x43reateKeyRequest\x12(\n\x06parent\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\x12\x0f\x62ulkhead.v1/Key\x12\x14\n\x06key_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12#\n\x03key\x18\x03 \x01(\x0b\x32\x10.bulkhead.v1.KeyB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"K\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.bulkhead.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\x17ListKeyVersionsResponse\x12-\n\x0ckey_versions\x18\x01 \x03(\x0b\x32\x17.bulkhead.v1.KeyVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x94\x01\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x07\n\x03KEK\x10\x01\x12\x0b\n\x07STORAGE\x10\x02\x12\n\n\x06TOKENS\x10\x03\x12\r\n\tAUTHORITY\x10\x04\x12\r\n\tENROLMENT\x10\x05\x12\x0c\n\x08SERVICES\x10\x06\x12\x0e\n\nENCRYPTION\x10\x07\x12\x0b\n\x07SIGNING\x10\x08\x32\x87\x0f\n\nKeyService\x12\x9d\x01\n\x08ListKeys\x12\x1c.bulkhead.v1.ListKeysRequest\x1a\x1d.bulkhead.v1.ListKeysResponse\"T\xda\x41\x06parent\x8a\xcf\x18 \n\x06parent\x12\x03\x01\x03\x05\x1a\tkeys.read \x02(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/{parent=tenants/*}/keys\x12\x88\x01\n\x06GetKey\x12\x1a.bulkhead.v1.GetKeyRequest\x1a\x10.bulkhead.v1.Key\"P\xda\x41\x04name\x8a\xcf\x18\x1e\n\x04name\x12\x03\x01\x03\x05\x1a\tkeys.read \x01(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/{name=tenants/*/keys/*}\x12\x91\x01\n\tCreateKey\x12\x1d.bulkhead.v1.CreateKeyRequest\x1a\x10.bulkhead.v1.Key\"S\xda\x41\x11parent,key,key_id\x8a\xcf\x18\x11\n\x06parent\x12\x01\x03 \x14(\x01\x30\x02\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/{parent=tenants/*}/keys:\x01*\x12\xbd\x01\n\x0fListKeyVersions\x12#.bulkhead.v1.ListKeyVersionsRequest\x1a$.bulkhead.v1.ListKeyVersionsResponse\"_\xda\x41\x06parent\x8a\xcf\x18 \n\x06parent\x12\x03\x01\x03\x05\x1a\tkeys.read \x02(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02,\x12*/api/v1/{parent=tenants/*/keys/*}/versions\x12\xb4\x01\n\tRotateKey\x12\x1d.bulkhead.v1.RotateKeyRequest\x1a\x1d.google.longrunning.Operation\"i\xca\x41\x18\n\x03Key\x12\x11RotateKeyMetadata\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x14(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02+\"&/api/v1/{name=tenants/*/keys/*}:rotate:\x01*\x12\xac\x01\n\x10RetireKeyVersion\x12$.bulkhead.v1.RetireKeyVersionRequest\x1a\x17.bulkhead.v1.KeyVersion\"Y\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02\x36\"1/api/v1/{name=tenants/*/keys/*/versions/*}:retire:\x01*\x12\xac\x01\n\x10\x45nableKeyVersion\x12$.bulkhead.v1.EnableKeyVersionRequest\x1a\x17.bulkhead.v1.KeyVersion\"Y\xda\x41\x04name\x8a\xcf\x18\x12\n\x04name\x12\x02\x01\x03 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02\x36\"1/api/v1/{name=tenants/*/keys/*/versions/*}:enable:\x01*\x12\xb0\x01\n\x16ScheduleKeyDestruction\x12*.bulkhead.v1.ScheduleKeyDestructionRequest\x1a\x10.bulkhead.v1.Key\"X\xda\x41\x04name\x8a\xcf\x18\x0f\n\x04name\x12\x01\x03 \x05(\x01\x30\x02\x82\xd3\xe4\x93\x02\x38\"3/api/v1/{name=tenants/*/keys/*}:scheduleDestruction:\x01*\x12\x8e\x01\n\nRestoreKey\x12\x1e.bulkhead.v1.RestoreKeyRequest\x1a\x10.bulkhead.v1.Key\"N\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x03 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02,\"\'/api/v1/{name=tenants/*/keys/*}:restore:\x01*\x12\xc4\x01\n\x15GetDestructionReceipt\x12).bulkhead.v1.GetDestructionReceiptRequest\x1a\x1f.bulkhead.v1.DestructionReceipt\"_\xda\x41\x04name\x8a\xcf\x18\x1e\n\x04name\x12\x03\x01\x03\x05\x1a\tkeys.read \x01(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02\x30\x12./api/v1/{name=tenants/*/destructionReceipts/*}\x12\xd9\x01\n\x17ListDestructionReceipts\x12+.bulkhead.v1.ListDestructionReceiptsRequest\x1a,.bulkhead.v1.ListDestructionReceiptsResponse\"c\xda\x41\x06parent\x8a\xcf\x18 \n\x06parent\x12\x03\x01\x03\x05\x1a\tkeys.read \x01(\x01\x30\x01@\x01\x82\xd3\xe4\x93\x02\x30\x12./api/v1/{parent=tenants/*}/destructionReceiptsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,9 +45,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEY'].fields_by_name['name']._loaded_options = None
   _globals['_KEY'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_KEY'].fields_by_name['purpose']._loaded_options = None
-  _globals['_KEY'].fields_by_name['purpose']._serialized_options = b'\342A\001\003'
+  _globals['_KEY'].fields_by_name['purpose']._serialized_options = b'\342A\001\005'
   _globals['_KEY'].fields_by_name['algorithm']._loaded_options = None
-  _globals['_KEY'].fields_by_name['algorithm']._serialized_options = b'\342A\001\003'
+  _globals['_KEY'].fields_by_name['algorithm']._serialized_options = b'\342A\001\005'
   _globals['_KEY'].fields_by_name['primary_version']._loaded_options = None
   _globals['_KEY'].fields_by_name['primary_version']._serialized_options = b'\342A\001\003'
   _globals['_KEY'].fields_by_name['create_time']._loaded_options = None
@@ -59,6 +60,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEY'].fields_by_name['rotation']._serialized_options = b'\342A\001\003'
   _globals['_KEY'].fields_by_name['etag']._loaded_options = None
   _globals['_KEY'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
+  _globals['_KEY'].fields_by_name['lifecycle']._loaded_options = None
+  _globals['_KEY'].fields_by_name['lifecycle']._serialized_options = b'\342A\001\003'
   _globals['_KEY']._loaded_options = None
   _globals['_KEY']._serialized_options = b'\352A9\n\017bulkhead.v1/Key\022\033tenants/{tenant}/keys/{key}*\004keys2\003key'
   _globals['_KEYVERSION'].fields_by_name['name']._loaded_options = None
@@ -81,32 +84,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYVERSION'].fields_by_name['kid']._serialized_options = b'\342A\001\003'
   _globals['_KEYVERSION']._loaded_options = None
   _globals['_KEYVERSION']._serialized_options = b'\352Aa\n\026bulkhead.v1/KeyVersion\022.tenants/{tenant}/keys/{key}/versions/{version}*\013keyVersions2\nkeyVersion'
-  _globals['_LISTKEYSREQUEST'].fields_by_name['parent']._loaded_options = None
-  _globals['_LISTKEYSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\021\022\017bulkhead.v1/Key'
-  _globals['_LISTKEYSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTKEYSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
-  _globals['_LISTKEYSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTKEYSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
-  _globals['_GETKEYREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_GETKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\021\n\017bulkhead.v1/Key'
-  _globals['_LISTKEYVERSIONSREQUEST'].fields_by_name['parent']._loaded_options = None
-  _globals['_LISTKEYVERSIONSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\030\022\026bulkhead.v1/KeyVersion'
-  _globals['_LISTKEYVERSIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTKEYVERSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
-  _globals['_LISTKEYVERSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTKEYVERSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
-  _globals['_ROTATEKEYREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_ROTATEKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\021\n\017bulkhead.v1/Key'
-  _globals['_ROTATEKEYREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_ROTATEKEYREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
-  _globals['_ROTATEKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_ROTATEKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
-  _globals['_ROTATEKEYREQUEST'].fields_by_name['validate_only']._loaded_options = None
-  _globals['_ROTATEKEYREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEKEYREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEKEYREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\021\022\017bulkhead.v1/Key'
+  _globals['_CREATEKEYREQUEST'].fields_by_name['key_id']._loaded_options = None
+  _globals['_CREATEKEYREQUEST'].fields_by_name['key_id']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEKEYREQUEST'].fields_by_name['key']._loaded_options = None
+  _globals['_CREATEKEYREQUEST'].fields_by_name['key']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATEKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEKEYREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_CREATEKEYREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
   _globals['_KEYSERVICE'].methods_by_name['ListKeys']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['ListKeys']._serialized_options = b'\332A\006parent\212\317\030 \n\006parent\022\003\001\003\005\032\tkeys.read \002(\0010\001@\001\202\323\344\223\002!\022\037/api/v1/{parent=tenants/*}/keys'
   _globals['_KEYSERVICE'].methods_by_name['GetKey']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['GetKey']._serialized_options = b'\332A\004name\212\317\030\036\n\004name\022\003\001\003\005\032\tkeys.read \001(\0010\001@\001\202\323\344\223\002!\022\037/api/v1/{name=tenants/*/keys/*}'
+  _globals['_KEYSERVICE'].methods_by_name['CreateKey']._loaded_options = None
+  _globals['_KEYSERVICE'].methods_by_name['CreateKey']._serialized_options = b'\332A\021parent,key,key_id\212\317\030\021\n\006parent\022\001\003 \024(\0010\002\202\323\344\223\002$\"\037/api/v1/{parent=tenants/*}/keys:\001*'
   _globals['_KEYSERVICE'].methods_by_name['ListKeyVersions']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['ListKeyVersions']._serialized_options = b'\332A\006parent\212\317\030 \n\006parent\022\003\001\003\005\032\tkeys.read \002(\0010\001@\001\202\323\344\223\002,\022*/api/v1/{parent=tenants/*/keys/*}/versions'
   _globals['_KEYSERVICE'].methods_by_name['RotateKey']._loaded_options = None
@@ -115,34 +108,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYSERVICE'].methods_by_name['RetireKeyVersion']._serialized_options = b'\332A\004name\212\317\030\022\n\004name\022\002\001\003 \005(\0010\002@\001\202\323\344\223\0026\"1/api/v1/{name=tenants/*/keys/*/versions/*}:retire:\001*'
   _globals['_KEYSERVICE'].methods_by_name['EnableKeyVersion']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['EnableKeyVersion']._serialized_options = b'\332A\004name\212\317\030\022\n\004name\022\002\001\003 \005(\0010\002@\001\202\323\344\223\0026\"1/api/v1/{name=tenants/*/keys/*/versions/*}:enable:\001*'
+  _globals['_KEYSERVICE'].methods_by_name['ScheduleKeyDestruction']._loaded_options = None
+  _globals['_KEYSERVICE'].methods_by_name['ScheduleKeyDestruction']._serialized_options = b'\332A\004name\212\317\030\017\n\004name\022\001\003 \005(\0010\002\202\323\344\223\0028\"3/api/v1/{name=tenants/*/keys/*}:scheduleDestruction:\001*'
+  _globals['_KEYSERVICE'].methods_by_name['RestoreKey']._loaded_options = None
+  _globals['_KEYSERVICE'].methods_by_name['RestoreKey']._serialized_options = b'\332A\004name\212\317\030\021\n\004name\022\001\003 \005(\0010\002@\001\202\323\344\223\002,\"\'/api/v1/{name=tenants/*/keys/*}:restore:\001*'
   _globals['_KEYSERVICE'].methods_by_name['GetDestructionReceipt']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['GetDestructionReceipt']._serialized_options = b'\332A\004name\212\317\030\036\n\004name\022\003\001\003\005\032\tkeys.read \001(\0010\001@\001\202\323\344\223\0020\022./api/v1/{name=tenants/*/destructionReceipts/*}'
   _globals['_KEYSERVICE'].methods_by_name['ListDestructionReceipts']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['ListDestructionReceipts']._serialized_options = b'\332A\006parent\212\317\030 \n\006parent\022\003\001\003\005\032\tkeys.read \001(\0010\001@\001\202\323\344\223\0020\022./api/v1/{parent=tenants/*}/destructionReceipts'
-  _globals['_KEYPURPOSE']._serialized_start=2098
-  _globals['_KEYPURPOSE']._serialized_end=2217
-  _globals['_ROOTOFTRUST']._serialized_start=333
-  _globals['_ROOTOFTRUST']._serialized_end=433
-  _globals['_KEY']._serialized_start=436
-  _globals['_KEY']._serialized_end=810
-  _globals['_KEYVERSION']._serialized_start=813
-  _globals['_KEYVERSION']._serialized_end=1303
-  _globals['_KEYVERSION_STATE']._serialized_start=1130
-  _globals['_KEYVERSION_STATE']._serialized_end=1201
-  _globals['_ROTATEKEYMETADATA']._serialized_start=1306
-  _globals['_ROTATEKEYMETADATA']._serialized_end=1489
-  _globals['_LISTKEYSREQUEST']._serialized_start=1491
-  _globals['_LISTKEYSREQUEST']._serialized_end=1601
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1603
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1678
-  _globals['_GETKEYREQUEST']._serialized_start=1680
-  _globals['_GETKEYREQUEST']._serialized_end=1735
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=1737
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=1861
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=1863
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=1960
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1963
-  _globals['_ROTATEKEYREQUEST']._serialized_end=2096
-  _globals['_KEYSERVICE']._serialized_start=2220
-  _globals['_KEYSERVICE']._serialized_end=3675
+  _globals['_KEYPURPOSE']._serialized_start=1929
+  _globals['_KEYPURPOSE']._serialized_end=2077
+  _globals['_ROOTOFTRUST']._serialized_start=365
+  _globals['_ROOTOFTRUST']._serialized_end=465
+  _globals['_KEY']._serialized_start=468
+  _globals['_KEY']._serialized_end=894
+  _globals['_KEYVERSION']._serialized_start=897
+  _globals['_KEYVERSION']._serialized_end=1387
+  _globals['_KEYVERSION_STATE']._serialized_start=1214
+  _globals['_KEYVERSION_STATE']._serialized_end=1285
+  _globals['_ROTATEKEYMETADATA']._serialized_start=1390
+  _globals['_ROTATEKEYMETADATA']._serialized_end=1573
+  _globals['_CREATEKEYREQUEST']._serialized_start=1576
+  _globals['_CREATEKEYREQUEST']._serialized_end=1750
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1752
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1827
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=1829
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=1926
+  _globals['_KEYSERVICE']._serialized_start=2080
+  _globals['_KEYSERVICE']._serialized_end=4007
 # @@protoc_insertion_point(module_scope)

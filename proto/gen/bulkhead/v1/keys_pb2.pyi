@@ -4,6 +4,7 @@ isort:skip_file
 A tenant's keys: which there are, what they rest on, and their rotation. No RPC gives out a key."""
 
 from bulkhead.v1 import key_changes_pb2 as _key_changes_pb2
+from bulkhead.v1 import key_requests_pb2 as _key_requests_pb2
 from bulkhead.v1 import steps_pb2 as _steps_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -42,6 +43,10 @@ class _KeyPurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyPurpose
     """Derives secrets that are stored nowhere: enrolment tokens, the passwords of the tenant's own logins."""
     SERVICES: _KeyPurpose.ValueType  # 6
     """Seals what internal services keep for the tenant: see EncryptionService."""
+    ENCRYPTION: _KeyPurpose.ValueType  # 7
+    """Of the tenant's own making; seals what it likes: see EncryptionService."""
+    SIGNING: _KeyPurpose.ValueType  # 8
+    """Of the tenant's own making; signs: see SigningService."""
 
 class KeyPurpose(_KeyPurpose, metaclass=_KeyPurposeEnumTypeWrapper):
     """What a key is for, and nothing else."""
@@ -60,6 +65,10 @@ ENROLMENT: KeyPurpose.ValueType  # 5
 """Derives secrets that are stored nowhere: enrolment tokens, the passwords of the tenant's own logins."""
 SERVICES: KeyPurpose.ValueType  # 6
 """Seals what internal services keep for the tenant: see EncryptionService."""
+ENCRYPTION: KeyPurpose.ValueType  # 7
+"""Of the tenant's own making; seals what it likes: see EncryptionService."""
+SIGNING: KeyPurpose.ValueType  # 8
+"""Of the tenant's own making; signs: see SigningService."""
 Global___KeyPurpose: _TypeAlias = KeyPurpose  # noqa: Y015
 
 @_typing.final
@@ -115,14 +124,17 @@ class Key(_message.Message):
     VERSION_COUNT_FIELD_NUMBER: _builtins.int
     ROTATION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/keys/{key}`, where the key is its purpose: `kek`, `storage`, `services`, `tokens`, `authority`
-    or `enrolment`.
+    or `enrolment`; or as the tenant has called it.
     """
     purpose: Global___KeyPurpose.ValueType
-    """What it is for."""
+    """What it is for. Of the tenant's own making are ENCRYPTION and SIGNING."""
     algorithm: _builtins.str
-    """Of the primary version, such as `AES-256-GCM` or `Ed25519`."""
+    """Of the primary version, such as `AES-256-GCM` or `Ed25519`. ENCRYPTION has `AES-256-GCM`, also where none is said.
+    SIGNING: `EC_P256`, `EC_P384`, `ED25519`, `RSA_3072`, `RSA_4096`, `ML_DSA_44`, `ML_DSA_65` or `ML_DSA_87`.
+    """
     primary_version: _builtins.int
     """The version that is used for what is new."""
     version_count: _builtins.int
@@ -139,6 +151,10 @@ class Key(_message.Message):
     def root_of_trust(self) -> Global___RootOfTrust:
         """What it rests on."""
 
+    @_builtins.property
+    def lifecycle(self) -> _key_requests_pb2.KeyLifecycle:
+        """Where it comes from and what becomes of it; absent for the keys that every tenant has."""
+
     def __init__(
         self,
         *,
@@ -151,10 +167,11 @@ class Key(_message.Message):
         version_count: _builtins.int = ...,
         rotation: _builtins.str = ...,
         etag: _builtins.str = ...,
+        lifecycle: _key_requests_pb2.KeyLifecycle | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "root_of_trust", b"root_of_trust"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lifecycle", b"lifecycle", "root_of_trust", b"root_of_trust"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "create_time", b"create_time", "etag", b"etag", "name", b"name", "primary_version", b"primary_version", "purpose", b"purpose", "root_of_trust", b"root_of_trust", "rotation", b"rotation", "version_count", b"version_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "create_time", b"create_time", "etag", b"etag", "lifecycle", b"lifecycle", "name", b"name", "primary_version", b"primary_version", "purpose", b"purpose", "root_of_trust", b"root_of_trust", "rotation", b"rotation", "version_count", b"version_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,7 +196,7 @@ class KeyVersion(_message.Message):
         RETIRED: KeyVersion._State.ValueType  # 2
         """Used for nothing any more; it could be enabled again."""
         DESTROYED: KeyVersion._State.ValueType  # 3
-        """Gone for good. There are no others than KEKs of which this is told."""
+        """Gone for good: a KEK's, or of a key that was destroyed."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a version is in its life."""
@@ -191,7 +208,7 @@ class KeyVersion(_message.Message):
     RETIRED: KeyVersion.State.ValueType  # 2
     """Used for nothing any more; it could be enabled again."""
     DESTROYED: KeyVersion.State.ValueType  # 3
-    """Gone for good. There are no others than KEKs of which this is told."""
+    """Gone for good: a KEK's, or of a key that was destroyed."""
 
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -213,7 +230,7 @@ class KeyVersion(_message.Message):
     kek_version: _builtins.int
     """The version of the KEK that it is wrapped under; 0 for a KEK."""
     public_pem: _builtins.str
-    """Its public half in PEM: a public key for tokens, a certificate for an authority; empty where there is none."""
+    """Its public half in PEM: a public key, or a certificate for an authority; empty where there is none."""
     kid: _builtins.str
     """As tokens name it; empty for other purposes."""
     @_builtins.property
@@ -290,34 +307,46 @@ class RotateKeyMetadata(_message.Message):
 Global___RotateKeyMetadata: _TypeAlias = RotateKeyMetadata  # noqa: Y015
 
 @_typing.final
-class ListKeysRequest(_message.Message):
-    """Ask for a page of a tenant's keys."""
+class CreateKeyRequest(_message.Message):
+    """Ask for a new key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARENT_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
-    page_size: _builtins.int
-    """How many at most: 50 when zero, 1000 at most."""
-    page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    key_id: _builtins.str
+    """What the key will be called, for ever: 1 to 63 characters of a-z, 0-9, _ and -, the first a letter or digit; not what
+    every tenant's keys are called. The id of a key that was destroyed is not given again.
+    """
+    request_id: _builtins.str
+    """A UUID: a request that repeats it gets the same key (AIP-155)."""
+    validate_only: _builtins.bool
+    """Check everything, and make nothing."""
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """Its purpose and algorithm; what else is set is ignored."""
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        key: Global___Key | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "key_id", b"key_id", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
+Global___CreateKeyRequest: _TypeAlias = CreateKeyRequest  # noqa: Y015
 
 @_typing.final
 class ListKeysResponse(_message.Message):
@@ -348,58 +377,6 @@ class ListKeysResponse(_message.Message):
 Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
 
 @_typing.final
-class GetKeyRequest(_message.Message):
-    """Ask for one key."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}/keys/{key}`."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetKeyRequest: _TypeAlias = GetKeyRequest  # noqa: Y015
-
-@_typing.final
-class ListKeyVersionsRequest(_message.Message):
-    """Ask for a page of a key's versions."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PARENT_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    parent: _builtins.str
-    """`tenants/{tenant}/keys/{key}`."""
-    page_size: _builtins.int
-    """How many at most: 50 when zero, 1000 at most."""
-    page_token: _builtins.str
-    """`next_page_token` of the page before."""
-    def __init__(
-        self,
-        *,
-        parent: _builtins.str = ...,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListKeyVersionsRequest: _TypeAlias = ListKeyVersionsRequest  # noqa: Y015
-
-@_typing.final
 class ListKeyVersionsResponse(_message.Message):
     """A page of versions."""
 
@@ -426,37 +403,3 @@ class ListKeyVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListKeyVersionsResponse: _TypeAlias = ListKeyVersionsResponse  # noqa: Y015
-
-@_typing.final
-class RotateKeyRequest(_message.Message):
-    """Ask for a rotation."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    ETAG_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}/keys/{key}`."""
-    etag: _builtins.str
-    """Refuse unless it is the key's (AIP-154); empty matches all."""
-    request_id: _builtins.str
-    """A UUID: a request that repeats it gets the same operation (AIP-155)."""
-    validate_only: _builtins.bool
-    """Check everything, and change nothing. The operation is done and has no name then."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        etag: _builtins.str = ...,
-        request_id: _builtins.str = ...,
-        validate_only: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015

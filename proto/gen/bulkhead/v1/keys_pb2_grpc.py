@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from bulkhead.v1 import key_changes_pb2 as bulkhead_dot_v1_dot_key__changes__pb2
+from bulkhead.v1 import key_requests_pb2 as bulkhead_dot_v1_dot_key__requests__pb2
 from bulkhead.v1 import keys_pb2 as bulkhead_dot_v1_dot_keys__pb2
 from bulkhead.v1 import receipts_pb2 as bulkhead_dot_v1_dot_receipts__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
@@ -40,22 +41,27 @@ class KeyServiceStub:
         """
         self.ListKeys = channel.unary_unary(
                 '/bulkhead.v1.KeyService/ListKeys',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.ListKeysRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_key__requests__pb2.ListKeysRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListKeysResponse.FromString,
                 _registered_method=True)
         self.GetKey = channel.unary_unary(
                 '/bulkhead.v1.KeyService/GetKey',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.GetKeyRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_key__requests__pb2.GetKeyRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.Key.FromString,
+                _registered_method=True)
+        self.CreateKey = channel.unary_unary(
+                '/bulkhead.v1.KeyService/CreateKey',
+                request_serializer=bulkhead_dot_v1_dot_keys__pb2.CreateKeyRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_keys__pb2.Key.FromString,
                 _registered_method=True)
         self.ListKeyVersions = channel.unary_unary(
                 '/bulkhead.v1.KeyService/ListKeyVersions',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.ListKeyVersionsRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_key__requests__pb2.ListKeyVersionsRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListKeyVersionsResponse.FromString,
                 _registered_method=True)
         self.RotateKey = channel.unary_unary(
                 '/bulkhead.v1.KeyService/RotateKey',
-                request_serializer=bulkhead_dot_v1_dot_keys__pb2.RotateKeyRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_key__requests__pb2.RotateKeyRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
         self.RetireKeyVersion = channel.unary_unary(
@@ -67,6 +73,16 @@ class KeyServiceStub:
                 '/bulkhead.v1.KeyService/EnableKeyVersion',
                 request_serializer=bulkhead_dot_v1_dot_key__changes__pb2.EnableKeyVersionRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
+                _registered_method=True)
+        self.ScheduleKeyDestruction = channel.unary_unary(
+                '/bulkhead.v1.KeyService/ScheduleKeyDestruction',
+                request_serializer=bulkhead_dot_v1_dot_key__requests__pb2.ScheduleKeyDestructionRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.Key.FromString,
+                _registered_method=True)
+        self.RestoreKey = channel.unary_unary(
+                '/bulkhead.v1.KeyService/RestoreKey',
+                request_serializer=bulkhead_dot_v1_dot_key__requests__pb2.RestoreKeyRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_keys__pb2.Key.FromString,
                 _registered_method=True)
         self.GetDestructionReceipt = channel.unary_unary(
                 '/bulkhead.v1.KeyService/GetDestructionReceipt',
@@ -85,7 +101,7 @@ class KeyServiceServicer:
     """
 
     def ListKeys(self, request, context):
-        """List a tenant's keys, one for each purpose, a page at a time.
+        """List a tenant's keys, a page at a time: one for each built-in purpose, and those of its own making.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,6 +109,16 @@ class KeyServiceServicer:
 
     def GetKey(self, request, context):
         """Get one key of a tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateKey(self, request, context):
+        """Make a key of the tenant's own, with its first version. Only the tenant makes, and uses, such keys.
+
+        ENCRYPTION: EncryptionService seals with it. SIGNING: SigningService signs with it; whether the tenant's certificate policy
+        allows the algorithm is asked first (`KEY_POLICY`). A tenant may have 100 of them (`KEY_LIMIT_REACHED`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +148,9 @@ class KeyServiceServicer:
         `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
         it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
-        `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+        A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
+
+        `authority`, `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +166,22 @@ class KeyServiceServicer:
 
     def EnableKeyVersion(self, request, context):
         """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScheduleKeyDestruction(self, request, context):
+        """Have a key of the tenant's own destroyed after a while. From now on each use of it is refused (`KEY_DESTROY_SCHEDULED`)
+        and told in the tenant's audit log. When the time has come its material is deleted and the KEK rotated, so that no
+        backup opens it either; the receipt of that KEK lists it. What it sealed is lost then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreKey(self, request, context):
+        """Take back a destruction that is scheduled: the key is used again at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,22 +209,27 @@ def add_KeyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'ListKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeys,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListKeysRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_key__requests__pb2.ListKeysRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_keys__pb2.ListKeysResponse.SerializeToString,
             ),
             'GetKey': grpc.unary_unary_rpc_method_handler(
                     servicer.GetKey,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.GetKeyRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_key__requests__pb2.GetKeyRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.Key.SerializeToString,
+            ),
+            'CreateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateKey,
+                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.CreateKeyRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_keys__pb2.Key.SerializeToString,
             ),
             'ListKeyVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeyVersions,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.ListKeyVersionsRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_key__requests__pb2.ListKeyVersionsRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_keys__pb2.ListKeyVersionsResponse.SerializeToString,
             ),
             'RotateKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RotateKey,
-                    request_deserializer=bulkhead_dot_v1_dot_keys__pb2.RotateKeyRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_key__requests__pb2.RotateKeyRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
             'RetireKeyVersion': grpc.unary_unary_rpc_method_handler(
@@ -192,6 +241,16 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.EnableKeyVersion,
                     request_deserializer=bulkhead_dot_v1_dot_key__changes__pb2.EnableKeyVersionRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_keys__pb2.KeyVersion.SerializeToString,
+            ),
+            'ScheduleKeyDestruction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScheduleKeyDestruction,
+                    request_deserializer=bulkhead_dot_v1_dot_key__requests__pb2.ScheduleKeyDestructionRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.Key.SerializeToString,
+            ),
+            'RestoreKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreKey,
+                    request_deserializer=bulkhead_dot_v1_dot_key__requests__pb2.RestoreKeyRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_keys__pb2.Key.SerializeToString,
             ),
             'GetDestructionReceipt': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDestructionReceipt,
@@ -230,7 +289,7 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/ListKeys',
-            bulkhead_dot_v1_dot_keys__pb2.ListKeysRequest.SerializeToString,
+            bulkhead_dot_v1_dot_key__requests__pb2.ListKeysRequest.SerializeToString,
             bulkhead_dot_v1_dot_keys__pb2.ListKeysResponse.FromString,
             options,
             channel_credentials,
@@ -257,7 +316,34 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/GetKey',
-            bulkhead_dot_v1_dot_keys__pb2.GetKeyRequest.SerializeToString,
+            bulkhead_dot_v1_dot_key__requests__pb2.GetKeyRequest.SerializeToString,
+            bulkhead_dot_v1_dot_keys__pb2.Key.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.KeyService/CreateKey',
+            bulkhead_dot_v1_dot_keys__pb2.CreateKeyRequest.SerializeToString,
             bulkhead_dot_v1_dot_keys__pb2.Key.FromString,
             options,
             channel_credentials,
@@ -284,7 +370,7 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/ListKeyVersions',
-            bulkhead_dot_v1_dot_keys__pb2.ListKeyVersionsRequest.SerializeToString,
+            bulkhead_dot_v1_dot_key__requests__pb2.ListKeyVersionsRequest.SerializeToString,
             bulkhead_dot_v1_dot_keys__pb2.ListKeyVersionsResponse.FromString,
             options,
             channel_credentials,
@@ -311,7 +397,7 @@ class KeyService:
             request,
             target,
             '/bulkhead.v1.KeyService/RotateKey',
-            bulkhead_dot_v1_dot_keys__pb2.RotateKeyRequest.SerializeToString,
+            bulkhead_dot_v1_dot_key__requests__pb2.RotateKeyRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,
@@ -367,6 +453,60 @@ class KeyService:
             '/bulkhead.v1.KeyService/EnableKeyVersion',
             bulkhead_dot_v1_dot_key__changes__pb2.EnableKeyVersionRequest.SerializeToString,
             bulkhead_dot_v1_dot_keys__pb2.KeyVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScheduleKeyDestruction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.KeyService/ScheduleKeyDestruction',
+            bulkhead_dot_v1_dot_key__requests__pb2.ScheduleKeyDestructionRequest.SerializeToString,
+            bulkhead_dot_v1_dot_keys__pb2.Key.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.KeyService/RestoreKey',
+            bulkhead_dot_v1_dot_key__requests__pb2.RestoreKeyRequest.SerializeToString,
+            bulkhead_dot_v1_dot_keys__pb2.Key.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 A tenant's keys: which there are, what they rest on, and their rotation. No RPC gives out a key."""
 
 from bulkhead.v1 import key_changes_pb2 as _key_changes_pb2
+from bulkhead.v1 import key_requests_pb2 as _key_requests_pb2
 from bulkhead.v1 import keys_pb2 as _keys_pb2
 from bulkhead.v1 import receipts_pb2 as _receipts_pb2
 from collections import abc as _abc
@@ -36,13 +37,19 @@ class KeyServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> KeyServiceAsyncStub: ...
-    ListKeys: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ListKeysRequest, _keys_pb2.ListKeysResponse]
-    """List a tenant's keys, one for each purpose, a page at a time."""
-    GetKey: _grpc.UnaryUnaryMultiCallable[_keys_pb2.GetKeyRequest, _keys_pb2.Key]
+    ListKeys: _grpc.UnaryUnaryMultiCallable[_key_requests_pb2.ListKeysRequest, _keys_pb2.ListKeysResponse]
+    """List a tenant's keys, a page at a time: one for each built-in purpose, and those of its own making."""
+    GetKey: _grpc.UnaryUnaryMultiCallable[_key_requests_pb2.GetKeyRequest, _keys_pb2.Key]
     """Get one key of a tenant."""
-    ListKeyVersions: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ListKeyVersionsRequest, _keys_pb2.ListKeyVersionsResponse]
+    CreateKey: _grpc.UnaryUnaryMultiCallable[_keys_pb2.CreateKeyRequest, _keys_pb2.Key]
+    """Make a key of the tenant's own, with its first version. Only the tenant makes, and uses, such keys.
+
+    ENCRYPTION: EncryptionService seals with it. SIGNING: SigningService signs with it; whether the tenant's certificate policy
+    allows the algorithm is asked first (`KEY_POLICY`). A tenant may have 100 of them (`KEY_LIMIT_REACHED`).
+    """
+    ListKeyVersions: _grpc.UnaryUnaryMultiCallable[_key_requests_pb2.ListKeyVersionsRequest, _keys_pb2.ListKeyVersionsResponse]
     """List the versions of a key, the newest first, a page at a time."""
-    RotateKey: _grpc.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _operations_pb2.Operation]
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_key_requests_pb2.RotateKeyRequest, _operations_pb2.Operation]
     """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
     `storage`: what is new is sealed with the new version, at once in the process that answers and within a second in all
@@ -59,7 +66,9 @@ class KeyServiceStub:
     `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
     it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
-    `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+    A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
+
+    `authority`, `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
     """
     RetireKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]
     """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
@@ -67,6 +76,13 @@ class KeyServiceStub:
     """
     EnableKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]
     """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
+    ScheduleKeyDestruction: _grpc.UnaryUnaryMultiCallable[_key_requests_pb2.ScheduleKeyDestructionRequest, _keys_pb2.Key]
+    """Have a key of the tenant's own destroyed after a while. From now on each use of it is refused (`KEY_DESTROY_SCHEDULED`)
+    and told in the tenant's audit log. When the time has come its material is deleted and the KEK rotated, so that no
+    backup opens it either; the receipt of that KEK lists it. What it sealed is lost then.
+    """
+    RestoreKey: _grpc.UnaryUnaryMultiCallable[_key_requests_pb2.RestoreKeyRequest, _keys_pb2.Key]
+    """Take back a destruction that is scheduled: the key is used again at once."""
     GetDestructionReceipt: _grpc.UnaryUnaryMultiCallable[_receipts_pb2.GetDestructionReceiptRequest, _receipts_pb2.DestructionReceipt]
     """Get one receipt of a destruction."""
     ListDestructionReceipts: _grpc.UnaryUnaryMultiCallable[_receipts_pb2.ListDestructionReceiptsRequest, _receipts_pb2.ListDestructionReceiptsResponse]
@@ -81,13 +97,19 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Shows the keys of each tenant, and replaces them by new versions."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    ListKeys: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListKeysRequest, _keys_pb2.ListKeysResponse]  # type: ignore[assignment]
-    """List a tenant's keys, one for each purpose, a page at a time."""
-    GetKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.GetKeyRequest, _keys_pb2.Key]  # type: ignore[assignment]
+    ListKeys: _aio.UnaryUnaryMultiCallable[_key_requests_pb2.ListKeysRequest, _keys_pb2.ListKeysResponse]  # type: ignore[assignment]
+    """List a tenant's keys, a page at a time: one for each built-in purpose, and those of its own making."""
+    GetKey: _aio.UnaryUnaryMultiCallable[_key_requests_pb2.GetKeyRequest, _keys_pb2.Key]  # type: ignore[assignment]
     """Get one key of a tenant."""
-    ListKeyVersions: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListKeyVersionsRequest, _keys_pb2.ListKeyVersionsResponse]  # type: ignore[assignment]
+    CreateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.CreateKeyRequest, _keys_pb2.Key]  # type: ignore[assignment]
+    """Make a key of the tenant's own, with its first version. Only the tenant makes, and uses, such keys.
+
+    ENCRYPTION: EncryptionService seals with it. SIGNING: SigningService signs with it; whether the tenant's certificate policy
+    allows the algorithm is asked first (`KEY_POLICY`). A tenant may have 100 of them (`KEY_LIMIT_REACHED`).
+    """
+    ListKeyVersions: _aio.UnaryUnaryMultiCallable[_key_requests_pb2.ListKeyVersionsRequest, _keys_pb2.ListKeyVersionsResponse]  # type: ignore[assignment]
     """List the versions of a key, the newest first, a page at a time."""
-    RotateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    RotateKey: _aio.UnaryUnaryMultiCallable[_key_requests_pb2.RotateKeyRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
 
     `storage`: what is new is sealed with the new version, at once in the process that answers and within a second in all
@@ -104,7 +126,9 @@ class KeyServiceAsyncStub(KeyServiceStub):
     `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
     it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
-    `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+    A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
+
+    `authority`, `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
     """
     RetireKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
     """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
@@ -112,6 +136,13 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """
     EnableKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
     """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
+    ScheduleKeyDestruction: _aio.UnaryUnaryMultiCallable[_key_requests_pb2.ScheduleKeyDestructionRequest, _keys_pb2.Key]  # type: ignore[assignment]
+    """Have a key of the tenant's own destroyed after a while. From now on each use of it is refused (`KEY_DESTROY_SCHEDULED`)
+    and told in the tenant's audit log. When the time has come its material is deleted and the KEK rotated, so that no
+    backup opens it either; the receipt of that KEK lists it. What it sealed is lost then.
+    """
+    RestoreKey: _aio.UnaryUnaryMultiCallable[_key_requests_pb2.RestoreKeyRequest, _keys_pb2.Key]  # type: ignore[assignment]
+    """Take back a destruction that is scheduled: the key is used again at once."""
     GetDestructionReceipt: _aio.UnaryUnaryMultiCallable[_receipts_pb2.GetDestructionReceiptRequest, _receipts_pb2.DestructionReceipt]  # type: ignore[assignment]
     """Get one receipt of a destruction."""
     ListDestructionReceipts: _aio.UnaryUnaryMultiCallable[_receipts_pb2.ListDestructionReceiptsRequest, _receipts_pb2.ListDestructionReceiptsResponse]  # type: ignore[assignment]
@@ -127,23 +158,35 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListKeys(
         self,
-        request: _keys_pb2.ListKeysRequest,
+        request: _key_requests_pb2.ListKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.ListKeysResponse, _abc.Awaitable[_keys_pb2.ListKeysResponse]]:
-        """List a tenant's keys, one for each purpose, a page at a time."""
+        """List a tenant's keys, a page at a time: one for each built-in purpose, and those of its own making."""
 
     @_abc_1.abstractmethod
     def GetKey(
         self,
-        request: _keys_pb2.GetKeyRequest,
+        request: _key_requests_pb2.GetKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.Key, _abc.Awaitable[_keys_pb2.Key]]:
         """Get one key of a tenant."""
 
     @_abc_1.abstractmethod
+    def CreateKey(
+        self,
+        request: _keys_pb2.CreateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.Key, _abc.Awaitable[_keys_pb2.Key]]:
+        """Make a key of the tenant's own, with its first version. Only the tenant makes, and uses, such keys.
+
+        ENCRYPTION: EncryptionService seals with it. SIGNING: SigningService signs with it; whether the tenant's certificate policy
+        allows the algorithm is asked first (`KEY_POLICY`). A tenant may have 100 of them (`KEY_LIMIT_REACHED`).
+        """
+
+    @_abc_1.abstractmethod
     def ListKeyVersions(
         self,
-        request: _keys_pb2.ListKeyVersionsRequest,
+        request: _key_requests_pb2.ListKeyVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.ListKeyVersionsResponse, _abc.Awaitable[_keys_pb2.ListKeyVersionsResponse]]:
         """List the versions of a key, the newest first, a page at a time."""
@@ -151,7 +194,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def RotateKey(
         self,
-        request: _keys_pb2.RotateKeyRequest,
+        request: _key_requests_pb2.RotateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Replace a key by a new version of it, while the tenant is served. One key of a tenant at a time.
@@ -170,7 +213,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
         it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
-        `authority` and `enrolment` are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+        A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
+
+        `authority`, `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
         """
 
     @_abc_1.abstractmethod
@@ -190,6 +235,25 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.KeyVersion, _abc.Awaitable[_keys_pb2.KeyVersion]]:
         """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
+
+    @_abc_1.abstractmethod
+    def ScheduleKeyDestruction(
+        self,
+        request: _key_requests_pb2.ScheduleKeyDestructionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.Key, _abc.Awaitable[_keys_pb2.Key]]:
+        """Have a key of the tenant's own destroyed after a while. From now on each use of it is refused (`KEY_DESTROY_SCHEDULED`)
+        and told in the tenant's audit log. When the time has come its material is deleted and the KEK rotated, so that no
+        backup opens it either; the receipt of that KEK lists it. What it sealed is lost then.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreKey(
+        self,
+        request: _key_requests_pb2.RestoreKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.Key, _abc.Awaitable[_keys_pb2.Key]]:
+        """Take back a destruction that is scheduled: the key is used again at once."""
 
     @_abc_1.abstractmethod
     def GetDestructionReceipt(

@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ulkhead/v1/receipts.proto\x12\x0b\x62ulkhead.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x02\n\x12\x44\x65structionReceipt\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x19\n\x0bkey_version\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x36\n\x0c\x64\x65stroy_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cpayload_type\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07payload\x18\x05 \x01(\x0c\x42\x04\xe2\x41\x01\x03\x12\x17\n\tsignature\x18\x06 \x01(\x0c\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06key_id\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03:\x89\x01\xea\x41\x85\x01\n\x1e\x62ulkhead.v1/DestructionReceipt\x12:tenants/{tenant}/destructionReceipts/{destruction_receipt}*\x13\x64\x65structionReceipts2\x12\x64\x65structionReceipt\"U\n\x1cGetDestructionReceiptRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1e\x62ulkhead.v1/DestructionReceipt\"\x8c\x01\n\x1eListDestructionReceiptsRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \x12\x1e\x62ulkhead.v1/DestructionReceipt\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"y\n\x1fListDestructionReceiptsResponse\x12=\n\x14\x64\x65struction_receipts\x18\x01 \x03(\x0b\x32\x1f.bulkhead.v1.DestructionReceipt\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ulkhead/v1/receipts.proto\x12\x0b\x62ulkhead.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x03\n\x12\x44\x65structionReceipt\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x19\n\x0bkey_version\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x36\n\x0c\x64\x65stroy_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cpayload_type\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07payload\x18\x05 \x01(\x0c\x42\x04\xe2\x41\x01\x03\x12\x17\n\tsignature\x18\x06 \x01(\x0c\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06key_id\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12$\n\x16\x64\x65stroyed_key_versions\x18\x08 \x03(\tB\x04\xe2\x41\x01\x03:\x89\x01\xea\x41\x85\x01\n\x1e\x62ulkhead.v1/DestructionReceipt\x12:tenants/{tenant}/destructionReceipts/{destruction_receipt}*\x13\x64\x65structionReceipts2\x12\x64\x65structionReceipt\"U\n\x1cGetDestructionReceiptRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1e\x62ulkhead.v1/DestructionReceipt\"\x8c\x01\n\x1eListDestructionReceiptsRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \x12\x1e\x62ulkhead.v1/DestructionReceipt\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"y\n\x1fListDestructionReceiptsResponse\x12=\n\x14\x64\x65struction_receipts\x18\x01 \x03(\x0b\x32\x1f.bulkhead.v1.DestructionReceipt\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +48,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESTRUCTIONRECEIPT'].fields_by_name['signature']._serialized_options = b'\342A\001\003'
   _globals['_DESTRUCTIONRECEIPT'].fields_by_name['key_id']._loaded_options = None
   _globals['_DESTRUCTIONRECEIPT'].fields_by_name['key_id']._serialized_options = b'\342A\001\003'
+  _globals['_DESTRUCTIONRECEIPT'].fields_by_name['destroyed_key_versions']._loaded_options = None
+  _globals['_DESTRUCTIONRECEIPT'].fields_by_name['destroyed_key_versions']._serialized_options = b'\342A\001\003'
   _globals['_DESTRUCTIONRECEIPT']._loaded_options = None
   _globals['_DESTRUCTIONRECEIPT']._serialized_options = b'\352A\205\001\n\036bulkhead.v1/DestructionReceipt\022:tenants/{tenant}/destructionReceipts/{destruction_receipt}*\023destructionReceipts2\022destructionReceipt'
   _globals['_GETDESTRUCTIONRECEIPTREQUEST'].fields_by_name['name']._loaded_options = None
@@ -59,11 +61,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDESTRUCTIONRECEIPTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTDESTRUCTIONRECEIPTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_DESTRUCTIONRECEIPT']._serialized_start=137
-  _globals['_DESTRUCTIONRECEIPT']._serialized_end=498
-  _globals['_GETDESTRUCTIONRECEIPTREQUEST']._serialized_start=500
-  _globals['_GETDESTRUCTIONRECEIPTREQUEST']._serialized_end=585
-  _globals['_LISTDESTRUCTIONRECEIPTSREQUEST']._serialized_start=588
-  _globals['_LISTDESTRUCTIONRECEIPTSREQUEST']._serialized_end=728
-  _globals['_LISTDESTRUCTIONRECEIPTSRESPONSE']._serialized_start=730
-  _globals['_LISTDESTRUCTIONRECEIPTSRESPONSE']._serialized_end=851
+  _globals['_DESTRUCTIONRECEIPT']._serialized_end=536
+  _globals['_GETDESTRUCTIONRECEIPTREQUEST']._serialized_start=538
+  _globals['_GETDESTRUCTIONRECEIPTREQUEST']._serialized_end=623
+  _globals['_LISTDESTRUCTIONRECEIPTSREQUEST']._serialized_start=626
+  _globals['_LISTDESTRUCTIONRECEIPTSREQUEST']._serialized_end=766
+  _globals['_LISTDESTRUCTIONRECEIPTSRESPONSE']._serialized_start=768
+  _globals['_LISTDESTRUCTIONRECEIPTSRESPONSE']._serialized_end=889
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class DestructionReceipt(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
+    DESTROYED_KEY_VERSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/destructionReceipts/{receipt}`."""
     key_version: _builtins.str
@@ -50,6 +51,10 @@ class DestructionReceipt(_message.Message):
     def destroy_time(self) -> _timestamp_pb2.Timestamp:
         """When it was seen to be gone."""
 
+    @_builtins.property
+    def destroyed_key_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the KEK wrapped of keys that had been destroyed, and what no backup opens since: names like `key_version`."""
+
     def __init__(
         self,
         *,
@@ -60,10 +65,11 @@ class DestructionReceipt(_message.Message):
         payload: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
         key_id: _builtins.str = ...,
+        destroyed_key_versions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time", "key_id", b"key_id", "key_version", b"key_version", "name", b"name", "payload", b"payload", "payload_type", b"payload_type", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time", "destroyed_key_versions", b"destroyed_key_versions", "key_id", b"key_id", "key_version", b"key_version", "name", b"name", "payload", b"payload", "payload_type", b"payload_type", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

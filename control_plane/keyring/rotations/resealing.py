@@ -33,7 +33,7 @@ from control_plane.secrets.service import BEFORE_ALL, reseal_versions
 _PART: Final = timedelta(seconds=1)
 _TOO_LARGE: Final = "OBJECT_TOO_LARGE"
 
-_log: Final = structlog.get_logger("keyring.resealing")
+_log: Final = structlog.get_logger("keyring.rotations.resealing")
 
 
 class Resealer:

@@ -9,8 +9,8 @@ from typing_extensions import override
 from bulkhead.v1 import keys_pb2
 from control_plane.keyring import store
 from control_plane.keyring.model import Resealing
-from control_plane.keyring.plan import KeyRotation, Means
-from control_plane.keyring.resealing import Resealer
+from control_plane.keyring.rotations.plan import KeyRotation, Means
+from control_plane.keyring.rotations.resealing import Resealer
 from control_plane.keyring.servicer import resealing_to_proto
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import Purpose

@@ -15,11 +15,10 @@ from typing_extensions import override
 from control_plane.errors import ConflictError, UnavailableError
 from control_plane.keyring import store
 from control_plane.keyring.destruction import Destroyer
-from control_plane.keyring.model import KEK
-from control_plane.keyring.plan import KeyRotation, Means
-from control_plane.keyring.sealing import SealingRotation, StorageRotation
+from control_plane.keyring.rotations.plan import KeyRotation, Means
+from control_plane.keyring.rotations.sealing import SealingRotation, StorageRotation
 from control_plane.keys import store as keys_store
-from control_plane.keys.model import KekRef, Purpose
+from control_plane.keys.model import KEK, KekRef, Purpose
 from control_plane.operations.model import Operation
 from control_plane.operations.plan import StepRun
 from control_plane.postgres.database import SystemTransaction

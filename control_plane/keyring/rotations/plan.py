@@ -9,7 +9,7 @@ from bulkhead.v1 import keys_pb2
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.errors import NotFoundError, PreconditionError
 from control_plane.keyring import store
-from control_plane.keyring.model import STEPS
+from control_plane.keyring.model import NAMED_STEPS, STEPS
 from control_plane.keyring.service import KIND, get_key
 from control_plane.keyring.servicer import key_to_proto
 from control_plane.keys import store as keys_store
@@ -58,7 +58,7 @@ class KeyRotation:
     def __init__(self, means: Means, *, key_id: str) -> None:
         """Rotate the key of that id."""
         self.kind = f"{KIND}{key_id}"
-        self.steps: Sequence[Step] = [Step(name, self.runs[name]) for name in STEPS[key_id]]
+        self.steps: Sequence[Step] = [Step(name, self.runs[name]) for name in STEPS.get(key_id, NAMED_STEPS)]
         self._key_id = key_id
         self._touched = means.touched
         self._database = means.database
@@ -79,7 +79,7 @@ class KeyRotation:
         """Show the steps."""
         tenant = f"tenants/{operation.tenant_id}"
         message = keys_pb2.RotateKeyMetadata(
-            tenant=tenant, key=f"{tenant}/keys/{self._key_id}", steps=steps_to_proto(operation)
+            tenant=tenant, key=f"{tenant}/keys/{self._id(operation)}", steps=steps_to_proto(operation)
         )
         message.create_time.FromDatetime(operation.create_time)
         return message
@@ -89,11 +89,14 @@ class KeyRotation:
         placement = await self._find(operation)
         try:
             if placement is not None:
-                key = await self._database.system().run(lambda tx: get_key(tx, placement, self._key_id))
+                key = await self._database.system().run(lambda tx: get_key(tx, placement, self._id(operation)))
                 return key_to_proto(key, self._keys.root_of_trust(placement.uid))
         except NotFoundError:
             pass
-        return keys_pb2.Key(name=f"tenants/{operation.tenant_id}/keys/{self._key_id}")
+        return keys_pb2.Key(name=f"tenants/{operation.tenant_id}/keys/{self._id(operation)}")
+
+    def _id(self, operation: Operation) -> str:  # noqa: ARG002 most plans are for one key
+        return self._key_id
 
     async def _take_back(self, operation: Operation, version: int) -> None:
         raise NotImplementedError

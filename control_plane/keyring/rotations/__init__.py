@@ -1,0 +1,1 @@
+"""How each kind of key is rotated: the plans of `RotateKey`. Start reading at `rotation.py`."""
