@@ -82,9 +82,8 @@ async def create_key(system: SystemHandle, creation: Creation, *, making: Making
         PreconditionError: the tenant has ruled such keys out, or this machine cannot make them; nothing was made.
         QuotaExceededError: the tenant has as many keys as it may have.
     """
-    if (earlier := await _earlier(system, creation)) is not None:
+    if (earlier := await check_creation(system, creation)) is not None:
         return earlier
-    await check_creation(system, creation)
     material = await _material(creation, making.pool)
     key = _new_key(creation, now)
     for _ in range(ATTEMPTS - 1):
@@ -95,14 +94,19 @@ async def create_key(system: SystemHandle, creation: Creation, *, making: Making
     return await _keep(system, creation, key, material=material, making=making)
 
 
-async def check_creation(system: SystemHandle, creation: Creation) -> None:
-    """Raise what `create_key` would raise. Changes nothing."""
+async def check_creation(system: SystemHandle, creation: Creation) -> Key | None:
+    """Raise what `create_key` would raise, or return what the same request has made. Changes nothing."""
 
-    async def work(tx: SystemTransaction) -> None:
+    async def work(tx: SystemTransaction) -> Key | None:
         tx.unchanged()
-        await _check(tx, creation)
+        # Held first: the same request may be making the key at this moment.
+        await check_tenant(tx, creation.placement)
+        earlier = await _find_earlier(tx, creation)
+        if earlier is None:
+            await _check(tx, creation)
+        return earlier
 
-    await system.run(work)
+    return await system.run(work)
 
 
 async def schedule_destruction(
@@ -162,14 +166,6 @@ async def _changed(
         details = {"state": after.state.value, "destroy_time": when}
         tx.record(Effect(resource=change.name, placement=change.placement, details=details))
         return await get_key(tx, change.placement, change.key_id)
-
-    return await system.run(work)
-
-
-async def _earlier(system: SystemHandle, creation: Creation) -> Key | None:
-    async def work(tx: SystemTransaction) -> Key | None:
-        tx.unchanged()
-        return await _find_earlier(tx, creation)
 
     return await system.run(work)
 
