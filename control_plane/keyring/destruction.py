@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from control_plane.ids import TenantId, new_uuid
-from control_plane.keyring import store
+from control_plane.keyring import destructions
 from control_plane.keyring.model import RECEIPT_TYPE, Destruction, Receipt, Shredding
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, WrappedKey
@@ -52,7 +52,9 @@ class Destroyer:
             raise RuntimeError(message)
         now = datetime.now(UTC)
         # It is closed, and nothing is wrapped under it: what it had wrapped of destroyed keys is all known by now.
-        with_it = await self._system.run(lambda tx: store.destroyed_under(tx, kek.tenant_uid, version=kek.version))
+        with_it = await self._system.run(
+            lambda tx: destructions.destroyed_under(tx, kek.tenant_uid, version=kek.version)
+        )
         payload = destruction.payload(tenant_id, root=self._root(kek.tenant_uid), now=now, with_it=with_it)
         return _receipt(destruction.id, payload, signer=signer, kek_version=kek.version, now=now)
 
@@ -71,15 +73,15 @@ class Destroyer:
                 done.
         """
         uid = placement.uid
-        await self._system.run(lambda tx: store.check_sealed(tx, uid))
+        await self._system.run(lambda tx: destructions.check_sealed(tx, uid))
         signer = await self._platform_keys.attestation_signer()
         shredding = await self._begun_shredding(uid)
-        done = await self._system.run(lambda tx: store.find_receipt(tx, uid, shredding.id))
+        done = await self._system.run(lambda tx: destructions.find_receipt(tx, uid, shredding.id))
         if done is not None:
             return done
         for kek in await self._wrapping.keks_of(uid):
             await self._begun(kek)
-        destroyed = await self._system.run(lambda tx: store.unproven_destructions(tx, uid))
+        destroyed = await self._system.run(lambda tx: destructions.unproven_destructions(tx, uid))
         for each in destroyed:
             await self._wrapping.destroy_kek(KekRef(tenant_uid=uid, version=each.kek_version))
         await self._check_lost(uid, destroyed)
@@ -88,12 +90,12 @@ class Destroyer:
         receipt = _receipt(shredding.id, payload, signer=signer, kek_version=0, now=now)
 
         async def work(tx: SystemTransaction) -> None:
-            await store.sign_shredding(tx, receipt)
+            await destructions.sign_shredding(tx, receipt)
             for each in destroyed:
-                await store.note_destroyed_kek(tx, uid, version=each.kek_version, now=now)
+                await destructions.note_destroyed_kek(tx, uid, version=each.kek_version, now=now)
 
         await self._system.run(work)
-        return await self._system.run(lambda tx: store.find_receipt(tx, uid, shredding.id)) or receipt
+        return await self._system.run(lambda tx: destructions.find_receipt(tx, uid, shredding.id)) or receipt
 
     async def _check_lost(self, tenant_uid: UUID, destroyed: Sequence[Destruction]) -> None:
         stored = await self._system.run(lambda tx: keys_store.all_of(tx, tenant_uid))
@@ -114,8 +116,8 @@ class Destroyer:
         async def work(tx: SystemTransaction) -> Shredding | None:
             keys = await keys_store.all_of(tx, tenant_uid)
             made = Shredding(id=new_uuid(), tenant_uid=tenant_uid, keys=[_listed(key) for key in keys])
-            await store.begin_shredding(tx, made, now=datetime.now(UTC))
-            return await store.begun_shredding(tx, tenant_uid)
+            await destructions.begin_shredding(tx, made, now=datetime.now(UTC))
+            return await destructions.begun_shredding(tx, tenant_uid)
 
         begun = await self._system.run(work)
         if begun is None:
@@ -138,7 +140,7 @@ class Destroyer:
         if begun is None:
             sample = await self._wrapping.sample(kek)
             made = _destruction(new_uuid(), kek, sample)
-            await self._system.run(lambda tx: store.begin_destruction(tx, made, now=datetime.now(UTC)))
+            await self._system.run(lambda tx: destructions.begin_destruction(tx, made, now=datetime.now(UTC)))
             begun = await self._find(kek)
         if begun is None:
             message = f"the destruction of {kek.title} was begun and is not known"
@@ -146,7 +148,9 @@ class Destroyer:
         return begun
 
     async def _find(self, kek: KekRef) -> Destruction | None:
-        return await self._system.run(lambda tx: store.begun_destruction(tx, kek.tenant_uid, version=kek.version))
+        return await self._system.run(
+            lambda tx: destructions.begun_destruction(tx, kek.tenant_uid, version=kek.version)
+        )
 
 
 def _listed(key: StoredKey) -> dict[str, JsonValue]:

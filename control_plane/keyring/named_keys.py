@@ -24,7 +24,7 @@ from control_plane.keys.material import Material
 from control_plane.keys.named import store as named_store
 from control_plane.keys.named.material import new_material
 from control_plane.keys.named.model import MOST_KEYS, Kind, NamedKey, Origin, State, refuse_built_in
-from control_plane.keys.rsa_pool import RsaPool
+from control_plane.keys.named.rsa_pool import RsaPool
 from control_plane.keys.wrapping import Wrapping
 from control_plane.postgres.database import SystemHandle, SystemTransaction
 from control_plane.postgres.effects import Effect

@@ -12,10 +12,9 @@ from typing_extensions import override
 from bulkhead.v1 import key_changes_pb2, key_requests_pb2, keys_pb2, keys_pb2_grpc, receipts_pb2
 from control_plane.errors import NotFoundError, Violations
 from control_plane.ids import uuid_of
-from control_plane.keyring import named_keys, service, store
+from control_plane.keyring import destructions, named_keys, service
 from control_plane.keyring.model import RECEIPT_TYPE, Key, KeyVersion, Receipt, Resealing, VersionState, position
 from control_plane.keyring.named_keys import Making
-from control_plane.keys.algorithms import read_token_key
 from control_plane.keys.model import KEK, Purpose
 from control_plane.keys.named.model import NamedKey, check_key_id, check_kind, check_waiting
 from control_plane.keys.service import TenantKeys
@@ -27,6 +26,7 @@ from control_plane.serving.call import Call, current_call
 from control_plane.serving.fields import read_request_id
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
+from control_plane.token_keys import read_token_key
 
 # Of a waiting period; far more than is allowed.
 _LONGEST_READ_S: Final = 10**9
@@ -120,7 +120,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         call, placement = current_call(), current_call().require_placement()
         page = self._page_tokens.page(request, method=call.method, parent=call.tenant_name, now=datetime.now(UTC))
         found = await call.system().run(
-            lambda tx: store.receipts(tx, placement.uid, before=page.before, limit=page.limit)
+            lambda tx: destructions.receipts(tx, placement.uid, before=page.before, limit=page.limit)
         )
         shown, next_page_token = page.cut(found, lambda receipt: receipt.id)
         return receipts_pb2.ListDestructionReceiptsResponse(
@@ -136,7 +136,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         receipt_id = uuid_of(names.parse(names.DESTRUCTION_RECEIPT, request.name)["receipt"])
         if receipt_id is None:
             raise NotFoundError(request.name)
-        receipt = await call.system().run(lambda tx: store.find_receipt(tx, placement.uid, receipt_id))
+        receipt = await call.system().run(lambda tx: destructions.find_receipt(tx, placement.uid, receipt_id))
         if receipt is None:
             raise NotFoundError(request.name)
         return _receipt_to_proto(receipt, call.tenant_name)
@@ -221,7 +221,7 @@ def key_to_proto(key: Key, root: RootOfTrust) -> keys_pb2.Key:
         purpose=keys_pb2.KeyPurpose.Value(key.purpose.upper()),
         algorithm=key.primary.algorithm,
         primary_version=key.primary.version,
-        root_of_trust=keys_pb2.RootOfTrust(
+        root_of_trust=key_requests_pb2.RootOfTrust(
             hsm_backed=root.hsm_backed,
             label=root.label,
             firmware=root.firmware,

@@ -1,4 +1,4 @@
-"""The algorithms of certificates and tokens, and which of them a tenant wants. Pure, but for making keys.
+"""The algorithms that certificates are made with, and which of them a tenant wants. Pure, but for making keys.
 
 Post-quantum certificates are ML-DSA's (FIPS 204), in X.509 as in RFC 9881. A certificate has one signature: in
 transition a tenant has certificates of both kinds, not one that is both.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -23,10 +23,6 @@ SigningKey = (
     | mldsa.MLDSA65PrivateKey
     | mldsa.MLDSA87PrivateKey
 )
-
-
-TokenPrivateKey = Ed25519PrivateKey | ec.EllipticCurvePrivateKey | mldsa.MLDSA65PrivateKey
-TokenPublicKey = Ed25519PublicKey | ec.EllipticCurvePublicKey | mldsa.MLDSA65PublicKey
 
 
 class KeyAlgorithm(StrEnum):
@@ -46,17 +42,6 @@ class KeyAlgorithm(StrEnum):
     def is_post_quantum(self) -> bool:
         """Whether a quantum computer is no better at it, as far as is known."""
         return self in _POST_QUANTUM
-
-
-class TokenAlgorithm(StrEnum):
-    """What a tenant's tokens are signed with."""
-
-    EDDSA = "EDDSA"
-    """Ed25519."""
-    ES256 = "ES256"
-    """ECDSA over P-256, for readers of tokens that know nothing else."""
-    ML_DSA_65 = "ML_DSA_65"
-    """Post-quantum (FIPS 204). Its tokens have 4.5 KiB more."""
 
 
 class PostQuantum(StrEnum):
@@ -84,18 +69,6 @@ STORED_AS: Final[Mapping[KeyAlgorithm, str]] = {
     KeyAlgorithm.ML_DSA_65: "ML-DSA-65",
     KeyAlgorithm.ML_DSA_87: "ML-DSA-87",
 }
-# The same for keys for tokens.
-TOKENS_STORED_AS: Final[Mapping[TokenAlgorithm, str]] = {
-    TokenAlgorithm.EDDSA: "Ed25519",
-    TokenAlgorithm.ES256: "ECDSA-P256-SHA256",
-    TokenAlgorithm.ML_DSA_65: "ML-DSA-65",
-}
-_TOKEN_KEY_MAKERS: Final[Mapping[TokenAlgorithm, Callable[[], TokenPrivateKey]]] = {
-    TokenAlgorithm.EDDSA: Ed25519PrivateKey.generate,
-    TokenAlgorithm.ES256: lambda: ec.generate_private_key(ec.SECP256R1()),
-    TokenAlgorithm.ML_DSA_65: mldsa.MLDSA65PrivateKey.generate,
-}
-_ED25519_BYTES: Final = 32
 AUTHORITIES: Final = frozenset(STORED_AS)
 """What an authority's key may be: it lasts for ten years."""
 _MAKERS: Final[Mapping[KeyAlgorithm, Callable[[], SigningKey]]] = {
@@ -166,40 +139,6 @@ class CertificatePolicy:
 def new_key(algorithm: KeyAlgorithm) -> SigningKey:
     """Make a new, random key. RSA takes a quarter of a second for 4096 bits, sometimes much more; others, nothing."""
     return _MAKERS[algorithm]()
-
-
-def new_token_key(algorithm: TokenAlgorithm) -> TokenPrivateKey:
-    """Make a new, random key for tokens."""
-    return _TOKEN_KEY_MAKERS[algorithm]()
-
-
-def token_algorithm_of(key: object) -> TokenAlgorithm | None:
-    """Say which tokens a key signs, or verifies; None for one that is for no tokens."""
-    match key:
-        case Ed25519PrivateKey() | Ed25519PublicKey():
-            return TokenAlgorithm.EDDSA
-        case mldsa.MLDSA65PrivateKey() | mldsa.MLDSA65PublicKey():
-            return TokenAlgorithm.ML_DSA_65
-        case ec.EllipticCurvePrivateKey() | ec.EllipticCurvePublicKey() if key.curve.name == "secp256r1":
-            return TokenAlgorithm.ES256
-    return None
-
-
-def write_token_key(key: TokenPublicKey) -> bytes:
-    """Write the public half of a key for tokens: 32 bytes for Ed25519, SubjectPublicKeyInfo in DER for others."""
-    if isinstance(key, Ed25519PublicKey):
-        return key.public_bytes_raw()
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def read_token_key(written: bytes) -> TokenPublicKey:
-    """Read it; raise ValueError for anything else."""
-    if len(written) == _ED25519_BYTES:
-        return Ed25519PublicKey.from_public_bytes(written)
-    key = serialization.load_der_public_key(written)
-    if not isinstance(key, TokenPublicKey) or isinstance(key, Ed25519PublicKey) or token_algorithm_of(key) is None:
-        raise ValueError("a key for tokens is of Ed25519, P-256 or ML-DSA-65")
-    return key
 
 
 def algorithm_of(key: object) -> KeyAlgorithm | None:

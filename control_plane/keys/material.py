@@ -16,20 +16,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from control_plane.keys.algorithms import (
-    DEFAULT_AUTHORITY,
-    STORED_AS,
+from control_plane.keys.algorithms import DEFAULT_AUTHORITY, STORED_AS, KeyAlgorithm, SigningKey, new_key, signing_hash
+from control_plane.keys.model import KEY_BYTES, IntegrityError, Purpose
+from control_plane.token_keys import (
     TOKENS_STORED_AS,
-    KeyAlgorithm,
-    SigningKey,
     TokenAlgorithm,
     TokenPrivateKey,
-    new_key,
+    TokenPublicKey,
     new_token_key,
-    signing_hash,
     write_token_key,
 )
-from control_plane.keys.model import KEY_BYTES, IntegrityError, Purpose
 
 _SEED_BYTES: Final = 32
 _ALGORITHMS: Final[Mapping[Purpose, str]] = {
@@ -51,6 +47,31 @@ class Material:
     """32 random bytes, an Ed25519 seed, or another private key in PKCS #8 DER."""
     public: bytes | None
     """A public key for tokens (`write_token_key`), an X.509 certificate in DER, or nothing for a symmetric key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSigner:
+    """Signs a tenant's tokens."""
+
+    kid: UUID
+    private_key: TokenPrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenKey:
+    """Verifies a tenant's tokens: what the key signed speaks for `tenant_uid` and for nobody else."""
+
+    kid: UUID
+    tenant_uid: UUID
+    public_key: TokenPublicKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """A tenant's certificate authority."""
+
+    certificate: x509.Certificate
+    private_key: SigningKey = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

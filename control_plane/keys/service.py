@@ -4,30 +4,28 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncGenerator, AsyncIterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
 
 import structlog
-from cryptography import x509
 
 from control_plane.errors import DomainError, UnavailableError
-from control_plane.ids import new_uuid
 from control_plane.keys import store
-from control_plane.keys.algorithms import (
-    DEFAULT_AUTHORITY,
-    CertificatePolicy,
-    KeyAlgorithm,
-    SigningKey,
-    TokenAlgorithm,
-    TokenPrivateKey,
-    TokenPublicKey,
-    read_token_key,
-)
+from control_plane.keys.algorithms import DEFAULT_AUTHORITY, CertificatePolicy, KeyAlgorithm
 from control_plane.keys.cache import Answers, KeyCache
-from control_plane.keys.material import Holder, Material, authority_pair, new_material, token_key_pair
+from control_plane.keys.material import (
+    Authority,
+    Holder,
+    Material,
+    TokenKey,
+    TokenSigner,
+    authority_pair,
+    new_material,
+    token_key_pair,
+)
 from control_plane.keys.model import (
     BUILT_IN,
     FIRST_OBJECT_VERSION,
@@ -36,17 +34,17 @@ from control_plane.keys.model import (
     KekRef,
     MissingKeyError,
     Purpose,
-    WrappedKey,
 )
 from control_plane.keys.named import store as named_store
 from control_plane.keys.named.model import NamedKey
-from control_plane.keys.rsa_pool import RsaPool
+from control_plane.keys.named.rsa_pool import RsaPool
 from control_plane.keys.sealing.objects import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault, RootOfTrust
 from control_plane.keys.wrapping import Wrapping
 from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.placement import Placement
+from control_plane.token_keys import TokenAlgorithm, read_token_key
 
 _FIRST_VERSION: Final = 1
 # What a destroyed or rotated key may still be used for by a process that has not heard of it.
@@ -60,31 +58,6 @@ _TOKEN_KEYS: Final = 16_384
 _LOGIN_LABEL: Final = b"database login 1"
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSigner:
-    """Signs a tenant's tokens."""
-
-    kid: UUID
-    private_key: TokenPrivateKey = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenKey:
-    """Verifies a tenant's tokens: what the key signed speaks for `tenant_uid` and for nobody else."""
-
-    kid: UUID
-    tenant_uid: UUID
-    public_key: TokenPublicKey
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Authority:
-    """A tenant's certificate authority."""
-
-    certificate: x509.Certificate
-    private_key: SigningKey = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +134,7 @@ class TenantKeys:
         made = []
         for purpose in missing:
             material = await asyncio.to_thread(new_material, purpose, holder=holder, now=now, make=self.pool.take)
-            made.append(await self._wrapped(material, purpose=purpose, algorithm=holder.algorithm(purpose), kek=kek))
+            made.append(await self._wrapping.first_version(material, purpose, holder=holder, kek=kek))
         if made:
             await self._system.run(lambda tx: store.insert_missing(tx, made))
         for key in await self._stored(placement.uid):
@@ -403,20 +376,6 @@ class TenantKeys:
         if version is not None:
             await self._system.run(lambda tx: store.check_enabled(tx, tenant_uid, key_id=key_id, version=version))
         raise MissingKeyError(f"{key_id} key {version or ''} of tenant {tenant_uid}")
-
-    async def _wrapped(self, material: Material, *, purpose: Purpose, algorithm: str, kek: KekRef) -> StoredKey:
-        unwrapped = StoredKey(
-            id=new_uuid(),
-            tenant_uid=kek.tenant_uid,
-            purpose=purpose,
-            version=_FIRST_VERSION,
-            algorithm=algorithm,
-            kek_version=kek.version,
-            public=material.public,
-            wrapped=WrappedKey(b""),
-        )
-        wrapped = await self._vault.wrap(kek, material.private, aad=unwrapped.binding.aad())
-        return replace(unwrapped, wrapped=wrapped)
 
     async def _unwrapped(self, stored: StoredKey) -> _OpenKey:
         try:

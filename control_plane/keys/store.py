@@ -7,9 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from control_plane.errors import ConflictError, KeyRetiredError, TenantSealedError
-from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum, TokenAlgorithm
+from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
 from control_plane.keys.model import Binding, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.postgres.database import SystemTransaction
+from control_plane.token_keys import TokenAlgorithm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from typing import Final
 from uuid import UUID
 
 from control_plane.ids import new_uuid
-from control_plane.keys.algorithms import TokenAlgorithm
 from control_plane.keys.material import Holder, Material, new_material
 from control_plane.keys.model import KEY_BYTES, IntegrityError, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.keys.named.imports import Import
@@ -17,7 +16,9 @@ from control_plane.keys.named.model import NamedKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault
 from control_plane.postgres.placement import Placement
+from control_plane.token_keys import TokenAlgorithm
 
+_FIRST_VERSION: Final = 1
 _SAMPLE: Final = b"bulkhead/destruction sample/1"
 
 
@@ -51,17 +52,14 @@ class Wrapping:
             token_algorithm=token_algorithm,
         )
         material = new_material(purpose, holder=holder, now=now)
-        unwrapped = StoredKey(
-            id=new_uuid(),
-            tenant_uid=placement.uid,
-            purpose=purpose,
-            version=version,
-            algorithm=holder.algorithm(purpose),
-            kek_version=kek.version,
-            public=material.public,
-            wrapped=WrappedKey(b""),
+        return await self._wrapped(
+            _unwrapped(material, purpose, holder=holder, kek=kek, version=version), material.private
         )
-        return await self._wrapped(unwrapped, material.private)
+
+    async def first_version(self, material: Material, purpose: Purpose, *, holder: Holder, kek: KekRef) -> StoredKey:
+        """Wrap the first version of a new tenant's key, as `new_version` does."""
+        made = _unwrapped(material, purpose, holder=holder, kek=kek, version=_FIRST_VERSION)
+        return await self._wrapped(made, material.private)
 
     async def named_version(
         self, key: NamedKey, material: Material, *, version: int, beside: Sequence[StoredKey]
@@ -140,6 +138,19 @@ class Wrapping:
         if not hmac.compare_digest(opened, private):
             raise IntegrityError("a key that was wrapped anew")
         return replace(key, wrapped=wrapped)
+
+
+def _unwrapped(material: Material, purpose: Purpose, *, holder: Holder, kek: KekRef, version: int) -> StoredKey:
+    return StoredKey(
+        id=new_uuid(),
+        tenant_uid=holder.tenant_uid,
+        purpose=purpose,
+        version=version,
+        algorithm=holder.algorithm(purpose),
+        kek_version=kek.version,
+        public=material.public,
+        wrapped=WrappedKey(b""),
+    )
 
 
 def _newest_kek(beside: Sequence[StoredKey], *, title: str) -> KekRef:

@@ -13,10 +13,11 @@ from uuid import UUID
 
 from control_plane.errors import EtagMismatchError, PreconditionError, TenantSealedError, Violations
 from control_plane.ids import TenantId, tenant_id_violation
-from control_plane.keys.algorithms import CertificatePolicy, TokenAlgorithm
+from control_plane.keys.algorithms import CertificatePolicy
 from control_plane.postgres.placement import DEFAULT_CACHE_BYTES, DEFAULT_POOLING, ConnectionPooling
 from control_plane.serving.time_zones import DEFAULT_ZONE
 from control_plane.tenants.rates import RateLimit, check_rates
+from control_plane.token_keys import TokenAlgorithm
 
 
 class State(StrEnum):

@@ -15,7 +15,6 @@ from bulkhead.v1 import creations_pb2, tenants_pb2
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.cache.users import CacheUsers
 from control_plane.errors import PreconditionError, UnavailableError
-from control_plane.keys.algorithms import TokenAlgorithm
 from control_plane.keys.service import TenantKeys
 from control_plane.operations.model import Operation
 from control_plane.operations.plan import Step
@@ -28,6 +27,7 @@ from control_plane.postgres.schemas.tenancy import create_tenant_schema, drop_te
 from control_plane.tenants import service, store
 from control_plane.tenants.model import DEDICATED_HSM, Action, Tenant
 from control_plane.tenants.servicer import to_proto
+from control_plane.token_keys import TokenAlgorithm
 from control_plane.tokens.service import invite_administrator
 
 _CREATE_METHOD: Final = "/bulkhead.v1.TenantService/CreateTenant"

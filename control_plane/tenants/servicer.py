@@ -14,7 +14,6 @@ from typing_extensions import override
 from bulkhead.v1 import key_settings_pb2, seals_pb2, tenants_pb2, tenants_pb2_grpc
 from control_plane.errors import HsmTierUnavailableError, NotFoundError, Violations
 from control_plane.ids import TenantId
-from control_plane.keys.algorithms import TokenAlgorithm
 from control_plane.keys.service import TenantKeys
 from control_plane.operations.plan import DeferJob, Plans
 from control_plane.operations.servicer import to_proto as operation_to_proto
@@ -45,6 +44,7 @@ from control_plane.tenants.model import (
     reason_violation,
 )
 from control_plane.tenants.rates import RateLimit, Window
+from control_plane.token_keys import TokenAlgorithm
 
 
 class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):

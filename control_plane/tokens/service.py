@@ -9,7 +9,8 @@ from uuid import UUID
 
 from control_plane.errors import AlreadyExistsError, NotFoundError, PermissionDeniedError, PreconditionError
 from control_plane.ids import new_uuid
-from control_plane.keys.service import TenantKeys, TokenSigner
+from control_plane.keys.material import TokenSigner
+from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import TenantHandle, TenantTransaction
 from control_plane.postgres.effects import Effect, JsonValue
 from control_plane.postgres.placement import Placement

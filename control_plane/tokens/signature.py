@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from jwt.algorithms import Algorithm, ECAlgorithm
 from typing_extensions import override
 
-from control_plane.keys.algorithms import TokenAlgorithm, TokenPrivateKey, TokenPublicKey, token_algorithm_of
+from control_plane.token_keys import TokenAlgorithm, TokenPrivateKey, TokenPublicKey, token_algorithm_of
 from control_plane.tokens.claims import Claims, RefusedTokenError, write_claims
 
 _P256_BYTES: Final = 32

@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from control_plane.errors import TenantSealedError, UnauthenticatedError
 from control_plane.ids import TenantId, tenant_id_violation
-from control_plane.keys.algorithms import TokenPublicKey
-from control_plane.keys.service import TenantKeys, TokenKey
+from control_plane.keys.material import TokenKey
+from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import Database, Isolation
 from control_plane.postgres.directory import SEALED, Directory
 from control_plane.postgres.placement import Placement
 from control_plane.serving.principal import Principal, Role
+from control_plane.token_keys import TokenPublicKey
 from control_plane.tokens import store
 from control_plane.tokens.claims import (
     PLATFORM_AUDIENCE,

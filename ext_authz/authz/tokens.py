@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from control_plane.keys.algorithms import TokenPublicKey
 from control_plane.serving.principal import Role
+from control_plane.token_keys import TokenPublicKey
 from control_plane.tokens.claims import LEEWAY, TENANT_AUDIENCE, Claims, RefusedTokenError, read_claims, read_kid
 from control_plane.tokens.signature import verified_payload
 from ext_authz.policies.model import Index, TenantPolicy

@@ -12,8 +12,8 @@ from uuid import UUID
 import structlog
 
 from bulkhead.edge.v1 import policies_pb2
-from control_plane.keys.algorithms import read_token_key, write_token_key
 from control_plane.serving.time_zones import DEFAULT_ZONE, names
+from control_plane.token_keys import read_token_key, write_token_key
 from ext_authz.policies.model import Change, Period, RateLimit, State, TenantPolicy, TenantToken
 
 _TENANT_ID: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")

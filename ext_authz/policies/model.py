@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from control_plane.keys.algorithms import TokenPublicKey
 from control_plane.serving.time_zones import DEFAULT_ZONE
+from control_plane.token_keys import TokenPublicKey
 from ext_authz.policies.pieces import Draft, Pieces
 
 Key = TypeVar("Key")

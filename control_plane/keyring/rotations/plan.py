@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from bulkhead.v1 import keys_pb2
+from bulkhead.v1 import key_requests_pb2, keys_pb2
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.errors import NotFoundError, PreconditionError
 from control_plane.keyring import store
@@ -75,10 +75,10 @@ class KeyRotation:
         await self._take_back(operation, await self._version(operation))
         await self._database.system().run(lambda tx: store.end_rotation(tx, operation.id, now=datetime.now(UTC)))
 
-    def metadata(self, operation: Operation) -> keys_pb2.RotateKeyMetadata:
+    def metadata(self, operation: Operation) -> key_requests_pb2.RotateKeyMetadata:
         """Show the steps."""
         tenant = f"tenants/{operation.tenant_id}"
-        message = keys_pb2.RotateKeyMetadata(
+        message = key_requests_pb2.RotateKeyMetadata(
             tenant=tenant, key=f"{tenant}/keys/{self._id(operation)}", steps=steps_to_proto(operation)
         )
         message.create_time.FromDatetime(operation.create_time)

@@ -13,7 +13,7 @@ from typing import Final
 from typing_extensions import override
 
 from control_plane.errors import ConflictError, UnavailableError
-from control_plane.keyring import store
+from control_plane.keyring import destructions, store
 from control_plane.keyring.destruction import Destroyer
 from control_plane.keyring.rotations.plan import KeyRotation, Means
 from control_plane.keyring.rotations.sealing import SealingRotation, StorageRotation
@@ -107,7 +107,7 @@ class KekRotation(KeyRotation):
         await self._wrapping.destroy_kek(kek)
         now = datetime.now(UTC)
         await self._database.system().run(
-            lambda tx: store.note_destroyed_kek(tx, kek.tenant_uid, version=version, now=now)
+            lambda tx: destructions.note_destroyed_kek(tx, kek.tenant_uid, version=version, now=now)
         )
 
     async def _make(self, operation: Operation) -> None:
@@ -160,8 +160,8 @@ class KekRotation(KeyRotation):
         receipt = await self._destroyer.destroy(kek, placement.tenant_id)
 
         async def work(tx: SystemTransaction) -> None:
-            await store.sign_destruction(tx, receipt)
-            if await store.note_destroyed_kek(tx, placement.uid, version=version, now=receipt.destroy_time):
+            await destructions.sign_destruction(tx, receipt)
+            if await destructions.note_destroyed_kek(tx, placement.uid, version=version, now=receipt.destroy_time):
                 tx.record(self._effect(placement, version, state="DESTROYED", receipt=str(receipt.id)))
             else:
                 tx.unchanged()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from typing_extensions import override
 
-from bulkhead.v1 import keys_pb2
+from bulkhead.v1 import key_requests_pb2
 from control_plane.keyring import store
 from control_plane.keyring.model import Resealing
 from control_plane.keyring.rotations.plan import KeyRotation, Means
@@ -78,7 +78,7 @@ class StorageRotation(SealingRotation):
         }
 
     @override
-    def metadata(self, operation: Operation) -> keys_pb2.RotateKeyMetadata:
+    def metadata(self, operation: Operation) -> key_requests_pb2.RotateKeyMetadata:
         message = super().metadata(operation)
         message.resealing.CopyFrom(resealing_to_proto(Resealing.read(operation.progress)))
         return message

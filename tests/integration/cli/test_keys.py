@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.longrunning import operations_pb2
 
-from bulkhead.v1 import keys_pb2, receipts_pb2, steps_pb2, tenants_pb2
+from bulkhead.v1 import key_requests_pb2, keys_pb2, receipts_pb2, steps_pb2, tenants_pb2
 from control_plane.errors import PreconditionError, UnavailableError
 from control_plane.isolation.model import PAYLOAD_TYPE
 from control_plane.keyring.model import RECEIPT_TYPE
@@ -28,7 +28,7 @@ def key(name: str = "tokens", **more: Any) -> keys_pb2.Key:
         algorithm="Ed25519",
         primary_version=2,
         version_count=2,
-        root_of_trust=keys_pb2.RootOfTrust(label="software"),
+        root_of_trust=key_requests_pb2.RootOfTrust(label="software"),
         **more,
     )
 
@@ -45,7 +45,7 @@ def operation(*, done: bool) -> operations_pb2.Operation:
     made = operations_pb2.Operation(name="operations/0192", done=done)
     state = steps_pb2.OperationStep.DONE if done else steps_pb2.OperationStep.PENDING
     step = steps_pb2.OperationStep(name="publication", state=state, attempts=1)
-    made.metadata.Pack(keys_pb2.RotateKeyMetadata(tenant="tenants/org_1", key=KEY, steps=[step]))
+    made.metadata.Pack(key_requests_pb2.RotateKeyMetadata(tenant="tenants/org_1", key=KEY, steps=[step]))
     if done:
         made.response.Pack(key())
     return made

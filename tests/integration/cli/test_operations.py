@@ -10,7 +10,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
-from bulkhead.v1 import creations_pb2, steps_pb2, tenants_pb2
+from bulkhead.v1 import creations_pb2, key_settings_pb2, steps_pb2, tenants_pb2
 from control_plane import errors
 
 NAME = "operations/0192"
@@ -37,7 +37,10 @@ def operation(done: int, **ending: Any) -> operations_pb2.Operation:
 
 
 ACTIVE, POOLED = tenants_pb2.Tenant.ACTIVE, tenants_pb2.Tenant.POOLED
-TENANT = tenants_pb2.Tenant(name="tenants/org_1", state=ACTIVE, isolation_level=POOLED, uid="u")
+TENANT = tenants_pb2.Tenant(
+    name="tenants/org_1", state=ACTIVE, isolation_level=POOLED, uid="u",
+    hsm_tier=key_settings_pb2.SHARED, token_algorithm=key_settings_pb2.EDDSA,
+)  # fmt: skip
 MADE = operation(3, tenant=TENANT)
 
 
@@ -70,6 +73,8 @@ def test_create_waits_tells_each_step_once_and_prints_the_tenant(api: Any, cli: 
         ["edge_revision", "0"],
         ["cache_bytes", "0"],
         ["billing_day", "0"],
+        ["hsm_tier", "SHARED"],
+        ["token_algorithm", "EDDSA"],
     ]
     assert [line.split()[1] for line in done.err.splitlines()[:3]] == list(STEPS)
     assert "12 ms  begun 2 times" in done.err

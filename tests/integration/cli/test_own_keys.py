@@ -22,7 +22,7 @@ Lifecycle = key_requests_pb2.KeyLifecycle
 def key(**lifecycle: Any) -> keys_pb2.Key:
     made = keys_pb2.Key(
         name=NAME, purpose=keys_pb2.ENCRYPTION, algorithm="AES-256-GCM", primary_version=1, version_count=1,
-        root_of_trust=keys_pb2.RootOfTrust(label="software"), lifecycle=Lifecycle(**lifecycle),
+        root_of_trust=key_requests_pb2.RootOfTrust(label="software"), lifecycle=Lifecycle(**lifecycle),
     )  # fmt: skip
     if lifecycle.get("state") == Lifecycle.DESTROY_SCHEDULED:
         made.lifecycle.destroy_time.FromJsonString("2027-01-09T03:04:05Z")

@@ -22,7 +22,7 @@ from control_plane.keyring import named_keys
 from control_plane.keys import store as keys_store
 from control_plane.keys.algorithms import KeyAlgorithm
 from control_plane.keys.model import BUILT_IN_IDS, IntegrityError, MissingKeyError
-from control_plane.keys.rsa_pool import RsaPool
+from control_plane.keys.named.rsa_pool import RsaPool
 from control_plane.operations.model import OperationState
 from control_plane.postgres.placement import Placement
 from tests.fixtures.keyring import Ring

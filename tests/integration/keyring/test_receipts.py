@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidSignature
 
 from bulkhead.v1 import keys_pb2, receipts_pb2
 from control_plane.errors import NotFoundError, UnavailableError
-from control_plane.keyring import store
+from control_plane.keyring import destructions
 from control_plane.keys.model import KekRef, MissingKeyError, WrappedKey
 from control_plane.keys.platform import PlatformKeys
 from control_plane.operations.service import AttemptFailedError
@@ -47,7 +47,7 @@ async def test_a_destroyed_kek_has_a_receipt_that_the_platform_signed_and_a_samp
     (receipt,) = (await _list(ring, tenant)).destruction_receipts
     (key,) = await PlatformKeys(ring.vault, ring.cell.database).attestation_keys()
     said = json.loads(receipt.payload)
-    begun = await ring.cell.database.system().run(lambda tx: store.begun_destruction(tx, tenant.uid, version=1))
+    begun = await ring.cell.database.system().run(lambda tx: destructions.begun_destruction(tx, tenant.uid, version=1))
     assert begun is not None
 
     assert receipt.key_id == str(key.key_id)
@@ -146,10 +146,10 @@ async def test_a_receipt_is_never_changed(ring: Ring) -> None:
     await ring.rotated(tenant, "kek")
     (before,) = (await _list(ring, tenant)).destruction_receipts
     system, receipt_id = ring.cell.database.system(), UUID(before.name.rsplit("/", 1)[1])
-    found = await system.run(lambda tx: store.find_receipt(tx, tenant.uid, receipt_id))
+    found = await system.run(lambda tx: destructions.find_receipt(tx, tenant.uid, receipt_id))
     assert found is not None
     other = replace(found, payload=b"{}", signature=bytes(64))
-    await system.run(lambda tx: store.sign_destruction(tx, other))
+    await system.run(lambda tx: destructions.sign_destruction(tx, other))
     plan = ring.plans["keys.rotate.kek"]
     (operation_id,) = ring.deferred
     await plan.runs["destruction"](await ring.operation(operation_id))

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from bulkhead.v1 import receipts_pb2
 from control_plane.cli.isolation import envelope
 from control_plane.errors import PreconditionError, UnavailableError
-from control_plane.keyring import store
+from control_plane.keyring import destructions
 from control_plane.keyring.destruction import Destroyer
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, MissingKeyError, WrappedKey
@@ -95,7 +95,7 @@ async def test_the_sample_that_was_kept_is_what_the_receipt_speaks_of_and_does_n
     tenant = await ring.cell.tenant()
     await _seal(superuser, tenant)
     receipt = await _destroyer(ring).shred(tenant)
-    begun = await ring.cell.database.system().run(lambda tx: store.begun_destruction(tx, tenant.uid, version=1))
+    begun = await ring.cell.database.system().run(lambda tx: destructions.begun_destruction(tx, tenant.uid, version=1))
     assert begun is not None
     (probe,) = json.loads(receipt.payload)["probes"]
 
@@ -165,7 +165,7 @@ async def test_who_is_killed_in_between_is_followed_by_one_who_completes_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(ring.vault, "destroy_kek", dying)
-        patch.setattr(store, "sign_shredding", unsigned)
+        patch.setattr(destructions, "sign_shredding", unsigned)
         with pytest.raises(KilledError):
             await _destroyer(ring).shred(tenant)
     assert await _shown(ring, tenant) == []

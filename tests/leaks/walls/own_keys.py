@@ -9,7 +9,7 @@ MATERIAL: Final = "control_plane/keys/named/material.py"
 IMPORTS: Final = "control_plane/keys/named/imports.py"
 STORE: Final = "control_plane/keys/named/store.py"
 KEYS_STORE: Final = "control_plane/keys/store.py"
-POOL: Final = "control_plane/keys/rsa_pool.py"
+POOL: Final = "control_plane/keys/named/rsa_pool.py"
 USES: Final = "control_plane/encryption/uses.py"
 SEALING: Final = "control_plane/encryption/service.py"
 SEALING_MODEL: Final = "control_plane/encryption/model.py"
@@ -233,7 +233,7 @@ WALLS: Final = (
     ),
     Mutation(
         name="a receipt says that what went with another KEK went with its own",
-        file=KEYRING_STORE,
+        file="control_plane/keyring/destructions.py",
         before="if each.kek_version == version]",
         after="if each.kek_version]",
         noticed_by=(f"{ENDS}::test_each_receipt_lists_what_went_with_its_own_kek",),

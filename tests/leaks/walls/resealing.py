@@ -151,14 +151,14 @@ WALLS: Final = (
     Mutation(
         name="the keys of a tenant in use are destroyed",
         file=DESTRUCTION,
-        before="        await self._system.run(lambda tx: store.check_sealed(tx, uid))\n",
+        before="        await self._system.run(lambda tx: destructions.check_sealed(tx, uid))\n",
         after="",
         noticed_by=(f"{SHREDDING}::test_a_tenant_that_is_not_sealed_keeps_its_keys",),
     ),
     Mutation(
         name="a receipt is given for a tenant whose keys open",
         file=DESTRUCTION,
-        before='        opened += [f"its {key.purpose} key {key.version}" for key in stored if '
+        before='        opened += [f"its {key.key_id} key {key.version}" for key in stored if '
         "not await self._wrapping.is_lost(key)]\n",
         after="",
         noticed_by=(f"{SHREDDING}::test_there_is_no_receipt_while_a_key_opens_though_no_sample_does",),

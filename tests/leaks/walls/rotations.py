@@ -10,6 +10,7 @@ DESTRUCTION: Final = "control_plane/keyring/destruction.py"
 SERVICE: Final = "control_plane/keyring/service.py"
 MODEL: Final = "control_plane/keyring/model.py"
 STORE: Final = "control_plane/keyring/store.py"
+DESTRUCTIONS: Final = "control_plane/keyring/destructions.py"
 WRAPPING: Final = "control_plane/keys/wrapping.py"
 KEYS: Final = "control_plane/keys/service.py"
 KEYS_STORE: Final = "control_plane/keys/store.py"
@@ -122,14 +123,14 @@ WALLS: Final = (
     ),
     Mutation(
         name="a tenant is shown another's receipts",
-        file=STORE,
+        file=DESTRUCTIONS,
         before="WHERE tenant_uid = %(tenant_uid)s AND id < %(before)s AND payload",
         after="WHERE id < %(before)s AND payload",
         noticed_by=(f"{RECEIPT_TESTS}::test_a_receipt_is_its_own_tenants",),
     ),
     Mutation(
         name="a tenant is given another's receipt by its id",
-        file=STORE,
+        file=DESTRUCTIONS,
         before="WHERE tenant_uid = %(tenant_uid)s AND id = %(id)s AND payload",
         after="WHERE id = %(id)s AND payload",
         noticed_by=(f"{RECEIPT_TESTS}::test_a_receipt_is_its_own_tenants",),
@@ -143,7 +144,7 @@ WALLS: Final = (
     ),
     Mutation(
         name="a receipt is written over",
-        file=STORE,
+        file=DESTRUCTIONS,
         before="WHERE id = %(id)s AND payload IS NULL",
         after="WHERE id = %(id)s",
         noticed_by=(f"{RECEIPT_TESTS}::test_a_receipt_is_never_changed",),

@@ -12,14 +12,10 @@ from control_plane.keys.algorithms import (
     CertificatePolicy,
     KeyAlgorithm,
     PostQuantum,
-    TokenAlgorithm,
     algorithm_of,
     new_key,
-    new_token_key,
-    read_token_key,
-    token_algorithm_of,
-    write_token_key,
 )
+from control_plane.token_keys import TokenAlgorithm, new_token_key, read_token_key, token_algorithm_of, write_token_key
 
 POLICIES = st.builds(
     CertificatePolicy,

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from control_plane.keys.algorithms import KeyAlgorithm
-from control_plane.keys.rsa_pool import RsaPool
+from control_plane.keys.named.rsa_pool import RsaPool
 
 RSA = KeyAlgorithm.RSA_3072
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from control_plane.keys.algorithms import TokenAlgorithm, TokenPrivateKey, new_token_key
+from control_plane.token_keys import TokenAlgorithm, TokenPrivateKey, new_token_key
 from control_plane.tokens.claims import LONGEST_TOKEN, TENANT_AUDIENCE, Claims, RefusedTokenError, read_claims, read_kid
 from control_plane.tokens.model import SCOPES
 from control_plane.tokens.signature import sign, verified_payload

@@ -22,13 +22,15 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from bulkhead.v1 import key_changes_pb2 as bulkhead_dot_v1_dot_key__changes__pb2
+from bulkhead.v1 import steps_pb2 as bulkhead_dot_v1_dot_steps__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62ulkhead/v1/key_requests.proto\x12\x0b\x62ulkhead.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x02\n\x0cKeyLifecycle\x12\x36\n\x06origin\x18\x01 \x01(\x0e\x32 .bulkhead.v1.KeyLifecycle.OriginB\x04\xe2\x41\x01\x03\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32\x1f.bulkhead.v1.KeyLifecycle.StateB\x04\xe2\x41\x01\x03\x12\x36\n\x0c\x64\x65stroy_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"=\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\r\n\tGENERATED\x10\x01\x12\x0c\n\x08IMPORTED\x10\x02\"Q\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NABLED\x10\x01\x12\x15\n\x11\x44\x45STROY_SCHEDULED\x10\x02\x12\r\n\tDESTROYED\x10\x03\"n\n\x0fListKeysRequest\x12(\n\x06parent\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\x12\x0f\x62ulkhead.v1/Key\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"7\n\rGetKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\"|\n\x16ListKeyVersionsRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62ulkhead.v1/KeyVersion\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\xb1\x01\n\x1dScheduleKeyDestructionRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x37\n\x0ewaiting_period\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"O\n\x11RestoreKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\x85\x01\n\x10RotateKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62ulkhead/v1/key_requests.proto\x12\x0b\x62ulkhead.v1\x1a\x1d\x62ulkhead/v1/key_changes.proto\x1a\x17\x62ulkhead/v1/steps.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x02\n\x0cKeyLifecycle\x12\x36\n\x06origin\x18\x01 \x01(\x0e\x32 .bulkhead.v1.KeyLifecycle.OriginB\x04\xe2\x41\x01\x03\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32\x1f.bulkhead.v1.KeyLifecycle.StateB\x04\xe2\x41\x01\x03\x12\x36\n\x0c\x64\x65stroy_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"=\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\r\n\tGENERATED\x10\x01\x12\x0c\n\x08IMPORTED\x10\x02\"Q\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NABLED\x10\x01\x12\x15\n\x11\x44\x45STROY_SCHEDULED\x10\x02\x12\r\n\tDESTROYED\x10\x03\"n\n\x0fListKeysRequest\x12(\n\x06parent\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\x12\x0f\x62ulkhead.v1/Key\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"7\n\rGetKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\"|\n\x16ListKeyVersionsRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62ulkhead.v1/KeyVersion\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\xb1\x01\n\x1dScheduleKeyDestructionRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x37\n\x0ewaiting_period\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"O\n\x11RestoreKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\x85\x01\n\x10RotateKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"d\n\x0bRootOfTrust\x12\x12\n\nhsm_backed\x18\x01 \x01(\x08\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x66irmware\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\t\x12\x11\n\town_token\x18\x05 \x01(\x08\"\xb7\x01\n\x11RotateKeyMetadata\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05steps\x18\x04 \x03(\x0b\x32\x1a.bulkhead.v1.OperationStep\x12)\n\tresealing\x18\x05 \x01(\x0b\x32\x16.bulkhead.v1.Resealingb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -75,22 +77,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATEKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_ROTATEKEYREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_ROTATEKEYREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
-  _globals['_KEYLIFECYCLE']._serialized_start=173
-  _globals['_KEYLIFECYCLE']._serialized_end=499
-  _globals['_KEYLIFECYCLE_ORIGIN']._serialized_start=355
-  _globals['_KEYLIFECYCLE_ORIGIN']._serialized_end=416
-  _globals['_KEYLIFECYCLE_STATE']._serialized_start=418
-  _globals['_KEYLIFECYCLE_STATE']._serialized_end=499
-  _globals['_LISTKEYSREQUEST']._serialized_start=501
-  _globals['_LISTKEYSREQUEST']._serialized_end=611
-  _globals['_GETKEYREQUEST']._serialized_start=613
-  _globals['_GETKEYREQUEST']._serialized_end=668
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=670
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=794
-  _globals['_SCHEDULEKEYDESTRUCTIONREQUEST']._serialized_start=797
-  _globals['_SCHEDULEKEYDESTRUCTIONREQUEST']._serialized_end=974
-  _globals['_RESTOREKEYREQUEST']._serialized_start=976
-  _globals['_RESTOREKEYREQUEST']._serialized_end=1055
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1058
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1191
+  _globals['_KEYLIFECYCLE']._serialized_start=229
+  _globals['_KEYLIFECYCLE']._serialized_end=555
+  _globals['_KEYLIFECYCLE_ORIGIN']._serialized_start=411
+  _globals['_KEYLIFECYCLE_ORIGIN']._serialized_end=472
+  _globals['_KEYLIFECYCLE_STATE']._serialized_start=474
+  _globals['_KEYLIFECYCLE_STATE']._serialized_end=555
+  _globals['_LISTKEYSREQUEST']._serialized_start=557
+  _globals['_LISTKEYSREQUEST']._serialized_end=667
+  _globals['_GETKEYREQUEST']._serialized_start=669
+  _globals['_GETKEYREQUEST']._serialized_end=724
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=726
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=850
+  _globals['_SCHEDULEKEYDESTRUCTIONREQUEST']._serialized_start=853
+  _globals['_SCHEDULEKEYDESTRUCTIONREQUEST']._serialized_end=1030
+  _globals['_RESTOREKEYREQUEST']._serialized_start=1032
+  _globals['_RESTOREKEYREQUEST']._serialized_end=1111
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1114
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1247
+  _globals['_ROOTOFTRUST']._serialized_start=1249
+  _globals['_ROOTOFTRUST']._serialized_end=1349
+  _globals['_ROTATEKEYMETADATA']._serialized_start=1352
+  _globals['_ROTATEKEYMETADATA']._serialized_end=1535
 # @@protoc_insertion_point(module_scope)

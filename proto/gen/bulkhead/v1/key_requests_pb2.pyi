@@ -3,10 +3,14 @@
 isort:skip_file
 What KeyService is asked, and the life of a key that a tenant has made."""
 
+from bulkhead.v1 import key_changes_pb2 as _key_changes_pb2
+from bulkhead.v1 import steps_pb2 as _steps_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -278,3 +282,85 @@ class RotateKeyRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class RootOfTrust(_message.Message):
+    """What a key finally rests on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HSM_BACKED_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    OWN_TOKEN_FIELD_NUMBER: _builtins.int
+    hsm_backed: _builtins.bool
+    """Whether a device that does not give them out holds the tenant's KEKs."""
+    label: _builtins.str
+    """`software`, or the model of the device."""
+    firmware: _builtins.str
+    """The version of what runs in the device; empty where there is none."""
+    token: _builtins.str
+    """The label of the device's token that has the tenant's KEKs; empty where there is none."""
+    own_token: _builtins.bool
+    """Whether that token has no other tenant's."""
+    def __init__(
+        self,
+        *,
+        hsm_backed: _builtins.bool = ...,
+        label: _builtins.str = ...,
+        firmware: _builtins.str = ...,
+        token: _builtins.str = ...,
+        own_token: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["firmware", b"firmware", "hsm_backed", b"hsm_backed", "label", b"label", "own_token", b"own_token", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RootOfTrust: _TypeAlias = RootOfTrust  # noqa: Y015
+
+@_typing.final
+class RotateKeyMetadata(_message.Message):
+    """How far a rotation is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    RESEALING_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """`tenants/{tenant}`."""
+    key: _builtins.str
+    """`tenants/{tenant}/keys/{key}`."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_steps_pb2.OperationStep]:
+        """In order."""
+
+    @_builtins.property
+    def resealing(self) -> _key_changes_pb2.Resealing:
+        """How far it is that all is sealed anew; for `storage` only."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        steps: _abc.Iterable[_steps_pb2.OperationStep] | None = ...,
+        resealing: _key_changes_pb2.Resealing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resealing", b"resealing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "key", b"key", "resealing", b"resealing", "steps", b"steps", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyMetadata: _TypeAlias = RotateKeyMetadata  # noqa: Y015

@@ -3,9 +3,7 @@
 isort:skip_file
 A tenant's keys: which there are, what they rest on, and their rotation. No RPC gives out a key."""
 
-from bulkhead.v1 import key_changes_pb2 as _key_changes_pb2
 from bulkhead.v1 import key_requests_pb2 as _key_requests_pb2
-from bulkhead.v1 import steps_pb2 as _steps_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -72,44 +70,6 @@ SIGNING: KeyPurpose.ValueType  # 8
 Global___KeyPurpose: _TypeAlias = KeyPurpose  # noqa: Y015
 
 @_typing.final
-class RootOfTrust(_message.Message):
-    """What a key finally rests on."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HSM_BACKED_FIELD_NUMBER: _builtins.int
-    LABEL_FIELD_NUMBER: _builtins.int
-    FIRMWARE_FIELD_NUMBER: _builtins.int
-    TOKEN_FIELD_NUMBER: _builtins.int
-    OWN_TOKEN_FIELD_NUMBER: _builtins.int
-    hsm_backed: _builtins.bool
-    """Whether a device that does not give them out holds the tenant's KEKs."""
-    label: _builtins.str
-    """`software`, or the model of the device."""
-    firmware: _builtins.str
-    """The version of what runs in the device; empty where there is none."""
-    token: _builtins.str
-    """The label of the device's token that has the tenant's KEKs; empty where there is none."""
-    own_token: _builtins.bool
-    """Whether that token has no other tenant's."""
-    def __init__(
-        self,
-        *,
-        hsm_backed: _builtins.bool = ...,
-        label: _builtins.str = ...,
-        firmware: _builtins.str = ...,
-        token: _builtins.str = ...,
-        own_token: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["firmware", b"firmware", "hsm_backed", b"hsm_backed", "label", b"label", "own_token", b"own_token", "token", b"token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RootOfTrust: _TypeAlias = RootOfTrust  # noqa: Y015
-
-@_typing.final
 class Key(_message.Message):
     """A key of a tenant: all its versions."""
 
@@ -148,7 +108,7 @@ class Key(_message.Message):
         """When the primary version was made."""
 
     @_builtins.property
-    def root_of_trust(self) -> Global___RootOfTrust:
+    def root_of_trust(self) -> _key_requests_pb2.RootOfTrust:
         """What it rests on."""
 
     @_builtins.property
@@ -163,7 +123,7 @@ class Key(_message.Message):
         algorithm: _builtins.str = ...,
         primary_version: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
-        root_of_trust: Global___RootOfTrust | None = ...,
+        root_of_trust: _key_requests_pb2.RootOfTrust | None = ...,
         version_count: _builtins.int = ...,
         rotation: _builtins.str = ...,
         etag: _builtins.str = ...,
@@ -261,50 +221,6 @@ class KeyVersion(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KeyVersion: _TypeAlias = KeyVersion  # noqa: Y015
-
-@_typing.final
-class RotateKeyMetadata(_message.Message):
-    """How far a rotation is."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TENANT_FIELD_NUMBER: _builtins.int
-    KEY_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    STEPS_FIELD_NUMBER: _builtins.int
-    RESEALING_FIELD_NUMBER: _builtins.int
-    tenant: _builtins.str
-    """`tenants/{tenant}`."""
-    key: _builtins.str
-    """`tenants/{tenant}/keys/{key}`."""
-    @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was asked for."""
-
-    @_builtins.property
-    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_steps_pb2.OperationStep]:
-        """In order."""
-
-    @_builtins.property
-    def resealing(self) -> _key_changes_pb2.Resealing:
-        """How far it is that all is sealed anew; for `storage` only."""
-
-    def __init__(
-        self,
-        *,
-        tenant: _builtins.str = ...,
-        key: _builtins.str = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-        steps: _abc.Iterable[_steps_pb2.OperationStep] | None = ...,
-        resealing: _key_changes_pb2.Resealing | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resealing", b"resealing"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "key", b"key", "resealing", b"resealing", "steps", b"steps", "tenant", b"tenant"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RotateKeyMetadata: _TypeAlias = RotateKeyMetadata  # noqa: Y015
 
 @_typing.final
 class CreateKeyRequest(_message.Message):
