@@ -18,6 +18,7 @@ from bulkhead.v1 import (
     edges_pb2_grpc,
     encryption_pb2_grpc,
     isolation_pb2_grpc,
+    key_policies_pb2_grpc,
     keys_pb2_grpc,
     secrets_pb2_grpc,
     tenants_pb2_grpc,
@@ -45,6 +46,8 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
+from control_plane.key_policies.gate import KeyGate
+from control_plane.key_policies.servicer import KeyPolicyServicer
 from control_plane.keyring.rotation import Means, rotations
 from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.platform import PlatformKeys
@@ -83,6 +86,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.EncryptionService",
     "bulkhead.v1.SecretService",
     "bulkhead.v1.KeyService",
+    "bulkhead.v1.KeyPolicyService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -172,8 +176,11 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     keys = KeyServicer(process.keys, process.page_tokens, plans, defer=defer)
     keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
-    encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(process.keys), server)
-    secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(process.keys, process.page_tokens), server)
+    gate = KeyGate()
+    encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(process.keys, gate), server)
+    secrets = SecretServicer(process.keys, gate, process.page_tokens)
+    secrets_pb2_grpc.add_SecretServiceServicer_to_server(secrets, server)
+    key_policies_pb2_grpc.add_KeyPolicyServiceServicer_to_server(KeyPolicyServicer(process.page_tokens), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs

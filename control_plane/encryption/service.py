@@ -1,10 +1,15 @@
-"""Seals and opens, each use with its entry in the tenant's audit log: nothing goes out without."""
+"""Seals and opens, each use with its entry in the tenant's audit log: nothing goes out without.
+
+Each use passes the tenant's key policy twice: before the key is opened, and in the transaction of its entry.
+"""
 
 import secrets
 from dataclasses import dataclass, field
 
 from control_plane.encryption.model import Purpose
 from control_plane.errors import FieldViolation, InvalidArgumentError, PreconditionError
+from control_plane.key_policies.gate import KeyGate, Permit
+from control_plane.key_policies.model import KeyUse
 from control_plane.keys.model import NONCE_BYTES, IntegrityError, MissingKeyError, seal, sealed_version, unseal
 from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import TenantHandle, TenantTransaction
@@ -30,35 +35,40 @@ class Opened:
 class Encryption:
     """The key for services of every tenant; whose, the handle says.
 
-    Every method raises UnavailableError when the key cannot be had, and then nothing was done.
+    Every method raises UnavailableError when the key cannot be had, and then nothing was done; and what `KeyGate`
+    raises for a use that the tenant's key policy does not let pass.
     """
 
-    def __init__(self, keys: TenantKeys) -> None:
-        """Use the tenants' `keys`."""
+    def __init__(self, keys: TenantKeys, gate: KeyGate) -> None:
+        """Use the tenants' `keys`, where `gate` lets pass."""
         self._keys = keys
+        self._gate = gate
 
-    async def seal(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle) -> Sealed:
+    async def seal(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Sealed:
         """Seal it under the newest version."""
+        await self._gate.check(handle, use)
         sealed = await self._sealed(plaintext, purpose, handle)
-        await self._record(handle, purpose, sealed.version)
+        await self._record(handle, purpose, sealed.version, use=use)
         return sealed
 
-    async def open(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle) -> Opened:
+    async def open(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Opened:
         """Open it.
 
         Raises:
             InvalidArgumentError: it was not sealed here, for this tenant and this context, or was altered since.
             PreconditionError: the version that sealed it is not used any more.
         """
+        await self._gate.check(handle, use)
         opened = await self._opened(ciphertext, purpose, handle)
-        await self._record(handle, purpose, opened.version)
+        await self._record(handle, purpose, opened.version, use=use)
         return opened
 
-    async def rewrap(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle) -> Sealed:
+    async def rewrap(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Sealed:
         """Open it and seal it under the newest version. Raises like `open`."""
+        await self._gate.check(handle, use)
         opened = await self._opened(ciphertext, purpose, handle)
         sealed = await self._sealed(opened.plaintext, purpose, handle)
-        await self._record(handle, purpose, sealed.version, before=opened.version)
+        await self._record(handle, purpose, sealed.version, use=use, before=opened.version)
         return sealed
 
     async def _sealed(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle) -> Sealed:
@@ -85,17 +95,18 @@ class Encryption:
             raise PreconditionError(name, text, reason="KEY_VERSION_UNUSABLE") from error
         return Opened(plaintext=plaintext, version=version)
 
-    async def _record(self, handle: TenantHandle, purpose: Purpose, version: int, *, before: int | None = None) -> None:
+    async def _record(
+        self, handle: TenantHandle, purpose: Purpose, version: int, *, use: KeyUse, before: int | None = None
+    ) -> None:
         context: dict[str, JsonValue] = dict(purpose.context)
-        details: dict[str, JsonValue] = {"reason": purpose.reason, "encryption_context": context}
+        details: dict[str, JsonValue] = {"reason": use.reason, "encryption_context": context}
         if before is not None:
             details["sealed_before_by"] = before
-        effect = Effect(resource=key_version_name(handle, version), details=details)
 
-        async def work(tx: TenantTransaction) -> None:
-            tx.record(effect)
+        async def work(tx: TenantTransaction, permit: Permit) -> None:
+            tx.record(Effect(resource=key_version_name(handle, version), details={**details, **permit.details}))
 
-        await handle.run(work)
+        await self._gate.run(handle, use, work)
 
 
 def key_version_name(handle: TenantHandle, version: int) -> str:

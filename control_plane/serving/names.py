@@ -15,6 +15,7 @@ KEY: Final = "tenants/{tenant}/keys/{key}"
 DESTRUCTION_RECEIPT: Final = "tenants/{tenant}/destructionReceipts/{receipt}"
 SECRET: Final = "tenants/{tenant}/secrets/{secret}"  # noqa: S105 a pattern of names, not a secret
 SECRET_VERSION: Final = "tenants/{tenant}/secrets/{secret}/versions/{version}"  # noqa: S105 likewise
+KEY_USE_APPROVAL: Final = "tenants/{tenant}/keyUseApprovals/{approval}"
 CELL: Final = "cells/{cell}"
 OPERATION: Final = "operations/{operation}"
 

@@ -3,6 +3,7 @@
 isort:skip_file
 Data that internal services keep for a tenant, sealed under the tenant's own key."""
 
+from bulkhead.v1 import key_uses_pb2 as _key_uses_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -48,12 +49,15 @@ class GenerateDataKeyRequest(_message.Message):
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     KEY_BYTES_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
     reason: _builtins.str
     """Why, for the audit log; at most 500 characters."""
     key_bytes: _builtins.int
     """How many bytes: 16 to 64; 32 when zero."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the key is bound to: at most 16 entries, keys of 1 to 64 characters of `[a-z0-9_.-]`, values of at most 256. Not
@@ -67,10 +71,11 @@ class GenerateDataKeyRequest(_message.Message):
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         reason: _builtins.str = ...,
         key_bytes: _builtins.int = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "key_bytes", b"key_bytes", "parent", b"parent", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "key_bytes", b"key_bytes", "parent", b"parent", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,12 +141,15 @@ class EncryptRequest(_message.Message):
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PLAINTEXT_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
     reason: _builtins.str
     """Why, for the audit log; at most 500 characters."""
     plaintext: _builtins.bytes
     """What is to be sealed: at most 65,536 bytes."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the ciphertext is bound to: see GenerateDataKeyRequest."""
@@ -153,10 +161,11 @@ class EncryptRequest(_message.Message):
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         reason: _builtins.str = ...,
         plaintext: _builtins.bytes = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "parent", b"parent", "plaintext", b"plaintext", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "parent", b"parent", "plaintext", b"plaintext", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,12 +227,15 @@ class DecryptRequest(_message.Message):
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
     reason: _builtins.str
     """Why, for the audit log; at most 500 characters."""
     ciphertext: _builtins.bytes
     """What Encrypt, GenerateDataKey or Rewrap returned."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The same that it was sealed with."""
@@ -235,10 +247,11 @@ class DecryptRequest(_message.Message):
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         reason: _builtins.str = ...,
         ciphertext: _builtins.bytes = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "parent", b"parent", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "parent", b"parent", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,12 +313,15 @@ class RewrapRequest(_message.Message):
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
     reason: _builtins.str
     """Why, for the audit log; at most 500 characters."""
     ciphertext: _builtins.bytes
     """What Encrypt, GenerateDataKey or Rewrap returned."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The same that it was sealed with, and is sealed with again."""
@@ -317,10 +333,11 @@ class RewrapRequest(_message.Message):
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         reason: _builtins.str = ...,
         ciphertext: _builtins.bytes = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "parent", b"parent", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "parent", b"parent", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
