@@ -43,7 +43,7 @@ def read_use(request: Asked, key: str, operation: Operation, *, principal: str, 
 
 
 def read_terms(
-    message: key_policies_pb2.KeyPolicy, mask: Sequence[str], before: Terms, violations: Violations
+    message: key_policies_pb2.KeyPolicy, mask: Sequence[str], before: Terms, *, violations: Violations
 ) -> Terms:
     """Return the terms of before, with the fields of the mask from the message; note what is wrong with those."""
     rules = tuple(_read_rule(rule, f"key_policy.rules[{n}]", violations) for n, rule in enumerate(message.rules))

@@ -130,12 +130,12 @@ def _change(request: _ChangeRequest, call: Call) -> service.Change:
     asked, violations = request.key_policy, Violations()
     mask = tuple(request.update_mask.paths)
     check_mask(request.update_mask, UPDATABLE, violations)
-    read_terms(asked, mask, UNSET, violations)
+    read_terms(asked, mask, UNSET, violations=violations)
     violations.check()
 
     def terms(before: Policy) -> Terms:
         before.check_etag(asked.name, asked.etag)
-        return read_terms(asked, mask, before.terms, Violations())
+        return read_terms(asked, mask, before.terms, violations=Violations())
 
     return service.Change(
         terms=terms, principal=_principal(call), now=datetime.now(UTC), validate_only=request.validate_only

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,8 +13,14 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from bulkhead.v1 import (
     certificates_pb2,
     certificates_pb2_grpc,
+    encryption_pb2,
+    encryption_pb2_grpc,
     isolation_pb2,
     isolation_pb2_grpc,
+    key_policies_pb2,
+    key_policies_pb2_grpc,
+    key_use_approvals_pb2,
+    key_uses_pb2,
     keys_pb2,
     keys_pb2_grpc,
     rules_pb2,
@@ -46,6 +53,8 @@ class Founder:
         self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
         self._isolation = isolation_pb2_grpc.IsolationServiceStub(channel)
         self._keys = keys_pb2_grpc.KeyServiceStub(channel)
+        self._policies = key_policies_pb2_grpc.KeyPolicyServiceStub(channel)
+        self._encryption = encryption_pb2_grpc.EncryptionServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
         self._operations = operations(channel)
         self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
@@ -80,6 +89,7 @@ class Founder:
             "certificates": certificate.name,
             "attestations": attestation.name,
             "secrets": self._secret(parent),
+            "keyUseApprovals": self._approval(parent),
         }
         return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
 
@@ -98,6 +108,28 @@ class Founder:
             added = secret_versions_pb2.AddSecretVersionRequest(parent=name, payload=b"second")
             self._secrets.AddSecretVersion(added, metadata=admin)
         return name
+
+    def _approval(self, parent: str) -> str:
+        """Have two uses of a key wait for consent, and the policy that wants it enforced no more; return one's name."""
+        admin, use = self._admin(parent), key_uses_pb2.KeyUse
+        codes = (use.BACKUP, use.MIGRATION)
+        rule = key_policies_pb2.KeyPolicy.Rule(
+            keys=["*"], operations=[use.ENCRYPT], principals=["tenant-admin"], reason_codes=codes, dual_control=True
+        )
+        policy = key_policies_pb2.KeyPolicy(name=f"{parent}/keyPolicy", enforced=True, rules=[rule])
+        asked = key_policies_pb2.UpdateKeyPolicyRequest(key_policy=policy)
+        asked.update_mask.paths[:] = ["enforced", "rules"]
+        self._policies.UpdateKeyPolicy(asked, metadata=admin)
+        for code in codes:
+            with suppress(grpc.RpcError):
+                wanted = encryption_pb2.EncryptRequest(parent=parent, plaintext=b"founder", reason_code=code)
+                self._encryption.Encrypt(wanted, metadata=admin)
+        asked.key_policy.enforced = False
+        self._policies.UpdateKeyPolicy(asked, metadata=admin)
+        listed = key_use_approvals_pb2.ListKeyUseApprovalsRequest(parent=parent)
+        waiting = self._policies.ListKeyUseApprovals(listed, metadata=admin).key_use_approvals
+        assert len(waiting) == len(codes)
+        return waiting[0].name
 
     def _admin(self, parent: str) -> Metadata:
         wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)

@@ -170,6 +170,11 @@ def _ciphertext(message: Any) -> None:
     message.ciphertext = b"none"
 
 
+def _key_policy(message: Any) -> None:
+    message.update_mask.paths.append("enforced")
+    message.validate_only = True
+
+
 ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "CreateTenant": _new_tenant,
     "UpdateTenant": _update,
@@ -188,6 +193,10 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "EnableSecretVersion": _stale_etag,
     "DestroySecretVersion": _stale_etag,
     "RotateKey": _validate,
+    "UpdateKeyPolicy": _key_policy,
+    "ProposeKeyPolicyChange": _key_policy,
+    "ApproveKeyUse": _stale_etag,
+    "DenyKeyUse": _stale_etag,
     "VerifyCell": _cell,
     "Encrypt": _plaintext,
     "Decrypt": _ciphertext,

@@ -38,6 +38,7 @@ from tests.leaks.walls import (
     contexts,
     decisions,
     devices,
+    key_policies,
     keys,
     leases,
     markers,
@@ -60,6 +61,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *tables.WALLS,
     # What is sealed.
     *keys.WALLS,
+    *key_policies.WALLS,
     *rotations.WALLS,
     *devices.WALLS,
     *objects.WALLS,

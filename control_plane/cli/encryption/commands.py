@@ -37,12 +37,14 @@ class Use:
         ),
     ] = field(default_factory=list)
     reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = ""
+    reason_code: arguments.ReasonCode = ""
     out: arguments.OutFile = None
 
     def request(self, tenant: str) -> Message:
         """Say it in a request."""
         context = arguments.labels(self.bound_to)
-        return {"parent": tenant, "encryption_context": context, "reason": self.reason}
+        said = {"reason": self.reason, "reason_code": self.reason_code}
+        return {"parent": tenant, "encryption_context": context, **said}
 
 
 Plaintext = Annotated[

@@ -132,12 +132,14 @@ async def test_a_proposal_is_rejected_and_ends_with_a_change(
     first = (await desk.propose(admin, enforced=False)).proposal.id
     second = await refused(desk.propose(other_admin, enforced=False))
     rejected = await desk.policies.RejectKeyPolicyChange(REJECT(name=NAME, change=first), metadata=other_admin)
+    checked = desk.change(key_policies_pb2.ProposeKeyPolicyChangeRequest(validate_only=True), enforced=False)
+    unchanged = await desk.policies.ProposeKeyPolicyChange(checked, metadata=admin)
     third = (await desk.propose(admin, enforced=False)).proposal.id
     await desk.update(admin, rules=[])
     gone = await refused(desk.policies.ApproveKeyPolicyChange(APPROVE(name=NAME, change=third), metadata=other_admin))
 
     assert second == "KEY_POLICY_PROPOSAL_WAITS"
-    assert not rejected.HasField("proposal")
+    assert (rejected.HasField("proposal"), unchanged.HasField("proposal")) == (False, False)
     assert gone == "KEY_POLICY_PROPOSAL_GONE"
     assert (await read(desk, admin)).enforced
 

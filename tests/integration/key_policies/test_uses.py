@@ -151,7 +151,7 @@ async def test_no_key_is_opened_for_a_use_that_is_denied(
     opened: list[object] = []
     key = TenantKeys.services_key
 
-    async def watched(self: TenantKeys, placement: Placement, **more: Any) -> Any:
+    async def watched(self: TenantKeys, placement: Any, **more: Any) -> Any:
         opened.append(placement)
         return await key(self, placement, **more)
 
@@ -262,7 +262,8 @@ async def test_of_many_uses_at_once_none_succeeds_that_began_after_the_acknowled
 ) -> None:
     await desk.update(admin, enforced=True, rules=[ALLOWS])
     is_denied = asyncio.Event()
-    late, passed = [], []
+    late: list[int] = []
+    passed: list[int] = []
     refusals: set[str] = set()
 
     async def use() -> None:

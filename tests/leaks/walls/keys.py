@@ -278,14 +278,14 @@ WALLS: Final = (
     Mutation(
         name="a key is used and nobody is told",
         file=ENCRYPTION,
-        before="            tx.record(effect)\n",
-        after="            tx.unchanged()\n",
+        before="            tx.record(Effect(resource=",
+        after="            tx.unchanged() or repr(Effect(resource=",
         noticed_by=(f"{ENCRYPTION_TESTS}::test_what_was_sealed_opens_and_each_use_is_told",),
     ),
     Mutation(
         name="what is opened goes out before it is told",
         file=ENCRYPTION,
-        before="        await self._record(handle, purpose, opened.version)\n",
+        before="        await self._record(handle, purpose, opened.version, use=use)\n",
         after="",
         noticed_by=(f"{ENCRYPTION_TESTS}::test_without_its_entry_nothing_goes_out",),
     ),
