@@ -83,7 +83,7 @@ class EncryptionServicer(encryption_pb2_grpc.EncryptionServiceServicer):
 
 def _asked(request: _Asked, operation: Operation, violations: Violations) -> tuple[Purpose, KeyUse]:
     """Read what the key is to be used for; raise InvalidArgumentError listing all that was found wrong by now."""
-    use = read_use(request, KeyPurpose.SERVICES.value, operation, principal=current_call().actor, violations=violations)
+    use = read_use(request, KeyPurpose.SERVICES.value, operation, call=current_call(), violations=violations)
     purpose = Purpose(context=dict(request.encryption_context), reason=request.reason)
     purpose.check(violations)
     violations.check()

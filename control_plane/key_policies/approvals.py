@@ -5,6 +5,7 @@ denies it. For one principal, key, operation and reason code there is one at a t
 """
 
 import hashlib
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -14,6 +15,7 @@ from uuid import UUID
 from control_plane.errors import EtagMismatchError, PolicyDeniedError, PreconditionError, Violations
 from control_plane.key_policies.model import KeyUse, Operation, ReasonCode, person_of
 from control_plane.key_policies.policy import Administrator
+from control_plane.tokens.model import ANYBODY, THE_PLATFORM
 
 REQUEST_LIFETIME: Final = timedelta(hours=24)
 DENIAL_LIFETIME: Final = timedelta(hours=1)
@@ -50,6 +52,8 @@ class Approval:
     uses_left: int
     create_time: datetime
     expire_time: datetime
+    behind: frozenset[str]
+    """All who could have made the principal's credential, as far as that is known."""
     decider: str = ""
     decide_time: datetime | None = None
 
@@ -67,17 +71,19 @@ class Approval:
         if etag and etag != self.etag:
             raise EtagMismatchError(f"{name} was changed since it was read", etag=self.etag)
 
-    def approved(self, wish: "Wish", by: Administrator, *, name: str) -> "Approval":
-        """Return it approved.
+    def approved(self, wish: "Wish", by: Administrator, *, name: str, is_locked: bool) -> "Approval":
+        """Return it approved. That the platform could have made both credentials matters where the policy is locked.
 
         Raises:
-            PolicyDeniedError: who approves has asked, or shows a credential that the one who asked has issued.
+            PolicyDeniedError: one person could have asked and approved.
             PreconditionError: it was decided, or nobody waits for it any more.
         """
         if self.state is not State.PENDING or not self.is_live(wish.now):
             raise _over(name)
-        if not by.behind or person_of(self.principal) in by.behind:
-            text = "it takes another administrator than the one who asked, with a token that this one has not issued"
+        asker = self.behind | {person_of(self.principal)}
+        passed_over = frozenset() if is_locked else frozenset({THE_PLATFORM})
+        if not by.behind or ANYBODY in asker or (asker & by.behind) - passed_over:
+            text = "it takes another person: who has asked, or has issued a token for it, does not consent"
             raise PolicyDeniedError(name, text, reason="SECOND_PERSON_NEEDED")
         return replace(
             self,
@@ -117,8 +123,8 @@ class Wish:
     now: datetime
 
 
-def asked(use: KeyUse, *, approval_id: UUID, now: datetime) -> Approval:
-    """Make the request that a use needs."""
+def asked(use: KeyUse, *, approval_id: UUID, behind: AbstractSet[str], now: datetime) -> Approval:
+    """Make the request that a use needs; `behind` is all who could have made the credential."""
     return Approval(
         id=approval_id,
         principal=use.principal,
@@ -130,6 +136,7 @@ def asked(use: KeyUse, *, approval_id: UUID, now: datetime) -> Approval:
         uses_left=0,
         create_time=now,
         expire_time=now + REQUEST_LIFETIME,
+        behind=frozenset(behind),
     )
 
 

@@ -23,6 +23,9 @@ from control_plane.keys.cache import KeyCache
 from control_plane.postgres.database import TenantHandle, TenantTransaction
 from control_plane.postgres.effects import Effect, JsonValue
 from control_plane.postgres.placement import Placement
+from control_plane.serving.principal import Role
+from control_plane.tokens import store as tokens_store
+from control_plane.tokens.model import ANYBODY
 
 _REMEMBERED: Final = timedelta(seconds=1)
 _MOST_REMEMBERED: Final = 4096
@@ -124,10 +127,18 @@ async def _request(tx: TenantTransaction, use: KeyUse, now: datetime) -> PolicyD
     await store.drop_over(tx, now)
     if await store.count_waiting(tx) >= MOST_WAITING:
         raise QuotaExceededError(f"tenants/{tx.placement.tenant_id}", f"{MOST_WAITING} uses of keys wait for approval")
-    approval = asked(use, approval_id=new_uuid(), now=now)
+    approval = asked(use, approval_id=new_uuid(), behind=await _behind(tx, use), now=now)
     await store.insert_approval(tx, approval)
     tx.record(Effect(resource=approval_name(tx.placement, approval.id), details=approval_details(approval)))
     return _undecided(tx.placement, use, approval)
+
+
+async def _behind(tx: TenantTransaction, use: KeyUse) -> frozenset[str]:
+    """Say who stands behind the credential: of the tenant nobody behind a service's own, and behind a lost one anybody."""
+    issuers = await tokens_store.find_issuers(tx, use.token_id) if use.token_id else None
+    if issuers is not None:
+        return issuers
+    return frozenset() if use.role == Role.SERVICE else frozenset({ANYBODY})
 
 
 def _undecided(placement: Placement, use: KeyUse, approval: Approval) -> PolicyDeniedError:

@@ -6,11 +6,13 @@ from typing import Final, Protocol
 
 from bulkhead.v1 import key_policies_pb2, key_use_approvals_pb2, key_uses_pb2
 from control_plane.errors import Violations
+from control_plane.ids import uuid_of
 from control_plane.key_policies.approvals import Approval
 from control_plane.key_policies.compare import loosenings
 from control_plane.key_policies.model import Day, KeyUse, Operation, ReasonCode, Rule, Terms, Window
 from control_plane.key_policies.policy import Policy, Proposal
 from control_plane.key_policies.written import write_rules
+from control_plane.serving.call import Call
 
 # Each change has all of it in its audit entry.
 _MOST_BYTES: Final = 32_768
@@ -34,12 +36,19 @@ class Asked(Protocol):
         """Why, as a code."""
 
 
-def read_use(request: Asked, key: str, operation: Operation, *, principal: str, violations: Violations) -> KeyUse:
+def read_use(request: Asked, key: str, operation: Operation, *, call: Call, violations: Violations) -> KeyUse:
     """Read for what a request wants to use a key, and note a reason code that there is not."""
     if request.reason_code not in _Use.ReasonCode.values():
         violations.add("reason_code", "is no reason code", reason="REASON_CODE")
     code = _REASON_CODES.get(request.reason_code)
-    return KeyUse(key=key, operation=operation, principal=principal, reason_code=code, reason=request.reason)
+    return KeyUse(
+        key=key,
+        operation=operation,
+        principal=call.actor,
+        reason_code=code,
+        reason=request.reason,
+        token_id=uuid_of(call.principal.token_id or "") if call.principal else None,
+    )
 
 
 def read_terms(

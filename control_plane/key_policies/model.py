@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
+from uuid import UUID
 
 from control_plane.errors import Violations
 from control_plane.serving.time_zones import UnknownTimeZoneError, time_zone
@@ -114,6 +115,8 @@ class KeyUse:
     reason_code: ReasonCode | None = None
     reason: str = ""
     """In words; nothing is decided by it."""
+    token_id: UUID | None = None
+    """Of the token that the principal shows; nothing is decided by it but who may consent."""
 
     @property
     def role(self) -> str:

@@ -1,7 +1,7 @@
 """What can be done with key policies and approvals. One function, one transaction that has an effect."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -137,13 +137,15 @@ async def approve_use(
     Raises:
         NotFoundError: there is no such request.
         EtagMismatchError: when the caller has seen another state.
-        PolicyDeniedError: who asked could have done it.
+        PolicyDeniedError: one person could have asked and consented.
         PreconditionError: it was decided, or nobody waits for it any more.
     """
 
-    def decided(before: Approval, name: str, by: Administrator) -> Approval:
+    async def decided(tx: TenantTransaction, before: Approval, by: Administrator) -> Approval:
+        name = approval_name(tx.placement, approval_id)
         before.check_etag(name, etag)
-        return before.approved(wish, by, name=name)
+        is_locked = (await store.find_policy(tx)).terms.locked
+        return before.approved(wish, by, name=name, is_locked=is_locked)
 
     return await _decide_use(tenant, approval_id, principal=principal, decided=decided)
 
@@ -159,7 +161,8 @@ async def deny_use(
         PreconditionError: nobody waits for it any more.
     """
 
-    def decided(before: Approval, name: str, by: Administrator) -> Approval:
+    async def decided(tx: TenantTransaction, before: Approval, by: Administrator) -> Approval:
+        name = approval_name(tx.placement, approval_id)
         before.check_etag(name, etag)
         return before.denied(by.name, name=name, now=now)
 
@@ -184,14 +187,14 @@ async def _decide_use(
     approval_id: UUID,
     *,
     principal: Principal,
-    decided: Callable[[Approval, str, Administrator], Approval],
+    decided: Callable[[TenantTransaction, Approval, Administrator], Awaitable[Approval]],
 ) -> Approval:
     async def work(tx: TenantTransaction) -> Approval:
         name = approval_name(tx.placement, approval_id)
         before = await store.find_approval_for_update(tx, approval_id)
         if before is None:
             raise NotFoundError(name)
-        after = decided(before, name, await _administrator(tx, principal))
+        after = await decided(tx, before, await _administrator(tx, principal))
         if after == before:
             tx.unchanged()
             return after

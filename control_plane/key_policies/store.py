@@ -110,9 +110,9 @@ async def insert_approval(tx: TenantTransaction, approval: Approval) -> None:
     await tx.execute(
         """
         INSERT INTO key_use_approvals (id, principal, key_id, operation, reason_code, reason, state, uses_left,
-                                       create_time, expire_time)
+                                       create_time, expire_time, behind)
         VALUES (%(id)s, %(principal)s, %(key)s, %(operation)s, %(reason_code)s, %(reason)s, %(state)s, %(uses_left)s,
-                %(create_time)s, %(expire_time)s)
+                %(create_time)s, %(expire_time)s, %(behind)s::text[])
         """,
         {
             "id": approval.id,
@@ -125,6 +125,7 @@ async def insert_approval(tx: TenantTransaction, approval: Approval) -> None:
             "uses_left": approval.uses_left,
             "create_time": approval.create_time,
             "expire_time": approval.expire_time,
+            "behind": sorted(approval.behind),
         },
     )
 
@@ -199,6 +200,7 @@ def _approval(row: Mapping[str, Any]) -> Approval:
         uses_left=row["uses_left"],
         create_time=row["create_time"],
         expire_time=row["expire_time"],
+        behind=frozenset(row["behind"]),
         decider=row["decider"],
         decide_time=row["decide_time"],
     )

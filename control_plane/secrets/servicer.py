@@ -167,7 +167,7 @@ class SecretServicer(secrets_pb2_grpc.SecretServiceServicer):
         violations.add("reason", reason_violation(request.reason))
         # What seals secrets: see docs/secrets.md.
         key = KeyPurpose.STORAGE.value
-        use = read_use(request, key, Operation.READ_SECRET, principal=call.actor, violations=violations)
+        use = read_use(request, key, Operation.READ_SECRET, call=call, violations=violations)
         violations.check()
         opened = await service.access_version(call.tenant(), secret, number, use=use, gate=self._gate, keys=self._keys)
         return secret_versions_pb2.AccessSecretVersionResponse(

@@ -119,6 +119,31 @@ async def test_who_asked_does_not_consent_by_any_credential(
 
 
 @pytest.mark.behaviour("S2.11")
+async def test_an_administrator_does_not_consent_by_way_of_a_member_of_its_making(
+    cell: Cell, desk: Desk, tenant: Placement, admin: Metadata, other_admin: Metadata
+) -> None:
+    made_up = bearer(await cell.token(tenant, Role.TENANT_MEMBER, subject="zoe", scopes=("keys.use",), issuer="ann"))
+    name = await asked(desk, made_up)
+    own = await refused(desk.policies.ApproveKeyUse(Approve(name=name), metadata=admin))
+    await desk.update(admin, locked=True)
+
+    assert own == "SECOND_PERSON_NEEDED"
+    assert (await desk.policies.ApproveKeyUse(Approve(name=name), metadata=other_admin)).state == State.APPROVED
+
+
+@pytest.mark.behaviour("S2.11")
+async def test_of_a_locked_policy_the_platform_does_not_make_up_both(
+    desk: Desk, admin: Metadata, other_admin: Metadata, member: Metadata
+) -> None:
+    await desk.update(admin, locked=True)
+    name = await asked(desk, member)
+    platforms = await refused(desk.policies.ApproveKeyUse(Approve(name=name), metadata=other_admin))
+
+    assert platforms == "SECOND_PERSON_NEEDED"
+    assert (await desk.policies.ApproveKeyUse(Approve(name=name), metadata=admin)).state == State.APPROVED
+
+
+@pytest.mark.behaviour("S2.11")
 async def test_of_many_uses_at_once_as_many_pass_as_were_consented_to(
     desk: Desk, admin: Metadata, member: Metadata
 ) -> None:
@@ -184,9 +209,10 @@ async def test_so_many_requests_wait_and_no_more(
     desk: Desk, admin: Metadata, member: Metadata, superuser: Superuser
 ) -> None:
     await superuser.execute(
-        "INSERT INTO tenant_org_1.key_use_approvals (tenant_id, id, principal, key_id, operation, state, expire_time)"
-        " SELECT uid, gen_random_uuid(), 'tenant-member:' || n, 'services', 'ENCRYPT', 'PENDING',"
-        " now() + interval '1 hour' FROM csm_system.tenants, generate_series(1, 100) AS n WHERE tenants.id = 'org_1'"
+        "INSERT INTO tenant_org_1.key_use_approvals (tenant_id, id, principal, key_id, operation, state, expire_time,"
+        " behind) SELECT uid, gen_random_uuid(), 'tenant-member:' || n, 'services', 'ENCRYPT', 'PENDING',"
+        " now() + interval '1 hour', '{}'::text[] FROM csm_system.tenants, generate_series(1, 100) AS n"
+        " WHERE tenants.id = 'org_1'"
     )
     full = await refused(desk.encrypt(member))
     await superuser.execute("UPDATE tenant_org_1.key_use_approvals SET expire_time = now()")

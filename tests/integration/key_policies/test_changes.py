@@ -152,10 +152,10 @@ async def test_nobody_makes_up_the_second_administrator(
     await lock(desk, admin)
     asked = APPROVE(name=NAME, change=(await desk.propose(admin, locked=False)).proposal.id)
     made_up = await _issued(cell, admin, subject="zoe")
-    childs = await _issued(cell, made_up, subject="yan")
+    grandchild = await _issued(cell, made_up, subject="yan")
     again = bearer(await cell.token(tenant, subject="ann"))
     refusals = [
-        await refused(desk.policies.ApproveKeyPolicyChange(asked, metadata=who)) for who in (made_up, childs, again)
+        await refused(desk.policies.ApproveKeyPolicyChange(asked, metadata=who)) for who in (made_up, grandchild, again)
     ]
     await desk.policies.RejectKeyPolicyChange(REJECT(name=NAME, change=asked.change), metadata=admin)
     platform = bearer(cell.admin_token())

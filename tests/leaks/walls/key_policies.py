@@ -191,8 +191,8 @@ _CHANGES: Final = (
     Mutation(
         name="a proposal outlives what it was to change",
         file=POLICY,
-        before="        return replace(self, terms=terms, revision=self.revision + 1, update_time=now, proposal=None)\n",
-        after="        return replace(self, terms=terms, revision=self.revision + 1, update_time=now)\n",
+        before="revision=self.revision + 1, update_time=now, proposal=None)\n",
+        after="revision=self.revision + 1, update_time=now)\n",
         noticed_by=(f"{POLICY_TESTS}::test_a_proposal_is_over_after_a_day_and_with_any_change",),
     ),
     Mutation(
@@ -249,16 +249,30 @@ _CONSENTS: Final = (
     Mutation(
         name="whoever uses a key consents to it",
         file=APPROVALS,
-        before="        if not by.behind or person_of(self.principal) in by.behind:\n",
-        after="        if not by.behind or self.principal in by.behind:\n",
+        before="        asker = self.behind | {person_of(self.principal)}\n",
+        after="        asker = self.behind | {self.principal}\n",
         noticed_by=(f"{APPROVAL_TESTS}::test_nobody_consents_to_a_use_of_their_own_whatever_the_credential",),
     ),
     Mutation(
         name="a credential of which nobody knows who issued it consents to a use",
         file=APPROVALS,
-        before="        if not by.behind or person_of",
-        after="        if person_of",
+        before="        if not by.behind or ANYBODY in asker or",
+        after="        if ANYBODY in asker or",
         noticed_by=(f"{APPROVAL_TESTS}::test_nobody_consents_to_a_use_of_their_own_whatever_the_credential",),
+    ),
+    Mutation(
+        name="whoever has issued a token consents to uses by it",
+        file=APPROVALS,
+        before="        asker = self.behind | {",
+        after="        asker = self.behind & {",
+        noticed_by=(f"{APPROVAL_TESTS}::test_nobody_consents_to_a_use_by_a_credential_of_their_making",),
+    ),
+    Mutation(
+        name="the platform makes up both who use a key that is locked",
+        file=APPROVALS,
+        before="        passed_over = frozenset() if is_locked else frozenset({THE_PLATFORM})\n",
+        after="        passed_over = frozenset({THE_PLATFORM, f'{is_locked}'})\n",
+        noticed_by=(f"{APPROVAL_TESTS}::test_the_platform_makes_both_only_where_the_policy_is_not_locked",),
     ),
     Mutation(
         name="consent that is used up or has expired is good",

@@ -1,6 +1,7 @@
 """What a policy may say, and all that is wrong with one at once."""
 
 import json
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -139,7 +140,8 @@ def test_a_reason_code_that_there_is_not_is_a_violation_and_no_reason() -> None:
     request, violations = encryption_pb2.DecryptRequest(), Violations()
     # As it comes from somebody with newer protos.
     request.MergeFromString(b"\x28\x63")
-    use = read_use(request, "services", Operation.DECRYPT, principal="tenant-member:alice", violations=violations)
+    call: Any = SimpleNamespace(actor="tenant-member:alice", principal=None)
+    use = read_use(request, "services", Operation.DECRYPT, call=call, violations=violations)
 
     assert [violation.field for violation in violations.found] == ["reason_code"]
     assert use.reason_code is None

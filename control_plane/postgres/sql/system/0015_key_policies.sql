@@ -1,6 +1,6 @@
 -- How many of a tenant's transactions that began before `begun` have not ended: what they have read of its key policy may
 -- have been replaced since. A transaction of the tenant's is known by the lock that `csm_session.admit` has taken, and
--- one that has not taken it yet by what it is just doing. See docs/adr/0032-who-may-use-a-key-is-the-tenants-to-say.md.
+-- one that has not taken it yet by what it is just doing. See `control_plane/key_policies`.
 CREATE FUNCTION csm_system.open_transactions(tenant bigint, begun timestamptz) RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT count(*)

@@ -26,6 +26,7 @@ CREATE TABLE key_use_approvals (
   uses_left bigint NOT NULL DEFAULT 0 CONSTRAINT key_use_approvals_uses_left_check CHECK (uses_left >= 0),
   create_time timestamptz NOT NULL DEFAULT now(),
   expire_time timestamptz NOT NULL,
+  behind text[] NOT NULL,
   decider text NOT NULL DEFAULT '',
   decide_time timestamptz,
   PRIMARY KEY (tenant_id, id),

@@ -147,8 +147,8 @@ class KeyPolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ApproveKeyUse(self, request, context):
-        """Consent to uses that wait for it: for a time, and so many of them. Not for whoever has asked, nor with a token that this
-        one has issued (`SECOND_PERSON_NEEDED`).
+        """Consent to uses that wait for it: for a time, and so many of them. Not for whoever has asked, nor where one person has
+        issued both tokens, or either the other's (`SECOND_PERSON_NEEDED`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -63,8 +63,8 @@ class KeyPolicyServiceStub:
     log alone.
     """
     ApproveKeyUse: _grpc.UnaryUnaryMultiCallable[_key_use_approvals_pb2.ApproveKeyUseRequest, _key_use_approvals_pb2.KeyUseApproval]
-    """Consent to uses that wait for it: for a time, and so many of them. Not for whoever has asked, nor with a token that this
-    one has issued (`SECOND_PERSON_NEEDED`).
+    """Consent to uses that wait for it: for a time, and so many of them. Not for whoever has asked, nor where one person has
+    issued both tokens, or either the other's (`SECOND_PERSON_NEEDED`).
     """
     DenyKeyUse: _grpc.UnaryUnaryMultiCallable[_key_use_approvals_pb2.DenyKeyUseRequest, _key_use_approvals_pb2.KeyUseApproval]
     """Deny uses that wait for consent, or take it back. Nobody is asked again within an hour."""
@@ -103,8 +103,8 @@ class KeyPolicyServiceAsyncStub(KeyPolicyServiceStub):
     log alone.
     """
     ApproveKeyUse: _aio.UnaryUnaryMultiCallable[_key_use_approvals_pb2.ApproveKeyUseRequest, _key_use_approvals_pb2.KeyUseApproval]  # type: ignore[assignment]
-    """Consent to uses that wait for it: for a time, and so many of them. Not for whoever has asked, nor with a token that this
-    one has issued (`SECOND_PERSON_NEEDED`).
+    """Consent to uses that wait for it: for a time, and so many of them. Not for whoever has asked, nor where one person has
+    issued both tokens, or either the other's (`SECOND_PERSON_NEEDED`).
     """
     DenyKeyUse: _aio.UnaryUnaryMultiCallable[_key_use_approvals_pb2.DenyKeyUseRequest, _key_use_approvals_pb2.KeyUseApproval]  # type: ignore[assignment]
     """Deny uses that wait for consent, or take it back. Nobody is asked again within an hour."""
@@ -188,8 +188,8 @@ class KeyPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_use_approvals_pb2.ApproveKeyUseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_use_approvals_pb2.KeyUseApproval, _abc.Awaitable[_key_use_approvals_pb2.KeyUseApproval]]:
-        """Consent to uses that wait for it: for a time, and so many of them. Not for whoever has asked, nor with a token that this
-        one has issued (`SECOND_PERSON_NEEDED`).
+        """Consent to uses that wait for it: for a time, and so many of them. Not for whoever has asked, nor where one person has
+        issued both tokens, or either the other's (`SECOND_PERSON_NEEDED`).
         """
 
     @_abc_1.abstractmethod
