@@ -27,6 +27,8 @@ DEFAULT_USES: Final = 1
 MOST_USES: Final = 1000
 MOST_WAITING: Final = 100
 """Requests of one tenant that nobody has decided."""
+MOST_OF_ONE_WAITING: Final = 20
+"""Of one principal, so that nobody takes the others' room."""
 
 
 class State(StrEnum):

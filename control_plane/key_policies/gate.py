@@ -16,7 +16,7 @@ import structlog
 from control_plane.errors import PolicyDeniedError, QuotaExceededError, UnavailableError
 from control_plane.ids import new_uuid
 from control_plane.key_policies import store
-from control_plane.key_policies.approvals import MOST_WAITING, Approval, State, asked
+from control_plane.key_policies.approvals import MOST_OF_ONE_WAITING, MOST_WAITING, Approval, State, asked
 from control_plane.key_policies.decide import Decision, Unmatched, Verdict, decide
 from control_plane.key_policies.model import KeyUse, Terms
 from control_plane.keys.cache import KeyCache
@@ -125,8 +125,10 @@ def _unreadable(error: Exception) -> UnavailableError:
 async def _request(tx: TenantTransaction, use: KeyUse, now: datetime) -> PolicyDeniedError:
     """Make the request for approval that a use needs. It is committed, and the use refused all the same."""
     await store.drop_over(tx, now)
-    if await store.count_waiting(tx) >= MOST_WAITING:
-        raise QuotaExceededError(f"tenants/{tx.placement.tenant_id}", f"{MOST_WAITING} uses of keys wait for approval")
+    of_all, of_one = await store.count_waiting(tx, use.principal)
+    if of_all >= MOST_WAITING or of_one >= MOST_OF_ONE_WAITING:
+        text = f"{of_all} uses of keys wait for approval, and {of_one} of them are {use.principal}'s"
+        raise QuotaExceededError(f"tenants/{tx.placement.tenant_id}", text)
     approval = asked(use, approval_id=new_uuid(), behind=await _behind(tx, use), now=now)
     await store.insert_approval(tx, approval)
     tx.record(Effect(resource=approval_name(tx.placement, approval.id), details=approval_details(approval)))
@@ -134,7 +136,7 @@ async def _request(tx: TenantTransaction, use: KeyUse, now: datetime) -> PolicyD
 
 
 async def _behind(tx: TenantTransaction, use: KeyUse) -> frozenset[str]:
-    """Say who stands behind the credential: of the tenant nobody behind a service's own, and behind a lost one anybody."""
+    """Say who stands behind the credential: nobody of the tenant's behind a service's, anybody behind a lost one."""
     issuers = await tokens_store.find_issuers(tx, use.token_id) if use.token_id else None
     if issuers is not None:
         return issuers

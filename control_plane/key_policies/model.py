@@ -10,6 +10,7 @@ from uuid import UUID
 
 from control_plane.errors import Violations
 from control_plane.serving.time_zones import UnknownTimeZoneError, time_zone
+from control_plane.tokens.model import subject_violation
 
 ANY_KEY: Final = "*"
 MOST_RULES: Final = 50
@@ -20,7 +21,6 @@ _KEY: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
 _END_OF_DAY: Final = "24:00"
 _MINUTES: Final = 24 * 60
-_LONGEST_PRINCIPAL: Final = 300
 # Who can use a key at all; nobody else's call gets so far.
 ROLES: Final = frozenset({"tenant-admin", "tenant-member", "service"})
 
@@ -196,9 +196,14 @@ def principal_violation(text: str) -> str | None:
     role, colon, subject = text.partition(":")
     if role not in ROLES:
         return f"must be a role, or ROLE:SUBJECT, where the role is {', '.join(sorted(ROLES))}"
-    if colon and not (subject and len(text) <= _LONGEST_PRINCIPAL and subject.isprintable()):
-        return f"must have a subject after the colon, and at most {_LONGEST_PRINCIPAL} characters that print"
-    return None
+    if not colon:
+        return None
+    name, slash, of_service = subject.partition("/")
+    if role == "service" and not (name and slash):
+        return "must be like service:NAME/SUBJECT"
+    # What nobody can be called would forbid nobody, unseen.
+    violation = subject_violation(of_service if role == "service" else subject)
+    return None if violation is None else f"has a subject that {violation}"
 
 
 def _key_violation(text: str) -> str | None:

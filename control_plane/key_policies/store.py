@@ -91,10 +91,17 @@ async def list_approvals(tx: TenantTransaction, *, before: UUID, limit: int) -> 
     return [_approval(row) for row in rows]
 
 
-async def count_waiting(tx: TenantTransaction) -> int:
-    """Count the requests that nobody has decided; `drop_over` has removed those that nobody waits for."""
-    row = await tx.fetch_one("SELECT count(*) AS n FROM key_use_approvals WHERE state = 'PENDING'")
-    return int(row["n"]) if row else 0
+async def count_waiting(tx: TenantTransaction, principal: str) -> tuple[int, int]:
+    """Count the requests that nobody has decided, of all and of one; `drop_over` has removed those that are over."""
+    row = await tx.fetch_one(
+        """
+        SELECT count(*) AS of_all, count(*) FILTER (WHERE principal = %(principal)s) AS of_one
+          FROM key_use_approvals
+         WHERE state = 'PENDING'
+        """,
+        {"principal": principal},
+    )
+    return (int(row["of_all"]), int(row["of_one"])) if row else (0, 0)
 
 
 async def drop_over(tx: TenantTransaction, now: datetime) -> None:

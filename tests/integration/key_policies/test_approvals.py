@@ -221,6 +221,20 @@ async def test_so_many_requests_wait_and_no_more(
     assert await asked(desk, member)
 
 
+async def test_nobody_takes_the_others_room(
+    desk: Desk, member: Metadata, admin: Metadata, superuser: Superuser
+) -> None:
+    await superuser.execute(
+        "INSERT INTO tenant_org_1.key_use_approvals (tenant_id, id, principal, key_id, operation, state, expire_time,"
+        " behind) SELECT uid, gen_random_uuid(), 'tenant-member:mia', 'key-' || n, 'ENCRYPT', 'PENDING',"
+        " now() + interval '1 hour', '{}'::text[] FROM csm_system.tenants, generate_series(1, 20) AS n"
+        " WHERE tenants.id = 'org_1'"
+    )
+
+    assert await refused(desk.encrypt(member)) == "QUOTA_EXCEEDED"
+    assert await asked(desk, admin)
+
+
 async def test_consent_has_its_bounds(desk: Desk, admin: Metadata, member: Metadata) -> None:
     name = await asked(desk, member)
     with pytest.raises(grpc.aio.AioRpcError) as error:

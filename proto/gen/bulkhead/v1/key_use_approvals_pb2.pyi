@@ -25,7 +25,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class KeyUseApproval(_message.Message):
     """A kind of use that needs consent, and what was said of it. Whoever tries to use a key under dual control makes one, and
-    is refused (`KEY_USE_NEEDS_APPROVAL`) until it is approved. At most 100 of a tenant wait.
+    is refused (`KEY_USE_NEEDS_APPROVAL`) until it is approved. At most 100 of a tenant wait, 20 of
+    one principal.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
