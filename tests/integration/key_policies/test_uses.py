@@ -155,11 +155,24 @@ async def test_no_key_is_opened_for_a_use_that_is_denied(
         opened.append(placement)
         return await key(self, placement, **more)
 
-    monkeypatch.setattr(TenantKeys, "services_key", watched)
+    ciphertext = await desk.encrypt(member)
     await desk.update(admin, enforced=True)
+    # What was known a moment ago lets the key be opened, and nothing be given out; from now on it is known better.
     with pytest.raises(grpc.aio.AioRpcError):
         await desk.encrypt(member)
-    assert opened == []
+    monkeypatch.setattr(TenantKeys, "services_key", watched)
+    for call in (
+        desk.encrypt(member),
+        desk.encryption.Decrypt(
+            encryption_pb2.DecryptRequest(parent="tenants/org_1", ciphertext=ciphertext), metadata=member
+        ),
+        desk.encryption.Rewrap(
+            encryption_pb2.RewrapRequest(parent="tenants/org_1", ciphertext=ciphertext), metadata=member
+        ),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+        assert opened == []
     await desk.update(admin, enforced=False)
     await desk.encrypt(member)
 

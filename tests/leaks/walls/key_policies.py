@@ -138,6 +138,28 @@ _GATE: Final = (
         noticed_by=(f"{USES}::test_no_key_is_opened_for_a_use_that_is_denied",),
     ),
     Mutation(
+        name="opening for services asks no key policy",
+        file=ENCRYPTION,
+        before=(
+            "        await self._gate.check(handle, use)\n"
+            "        opened = await self._opened(ciphertext, purpose, handle)\n"
+            "        await self._record("
+        ),
+        after="        opened = await self._opened(ciphertext, purpose, handle)\n        await self._record(",
+        noticed_by=(f"{USES}::test_no_key_is_opened_for_a_use_that_is_denied",),
+    ),
+    Mutation(
+        name="sealing anew for services asks no key policy",
+        file=ENCRYPTION,
+        before=(
+            "        await self._gate.check(handle, use)\n"
+            "        opened = await self._opened(ciphertext, purpose, handle)\n"
+            "        sealed = "
+        ),
+        after="        opened = await self._opened(ciphertext, purpose, handle)\n        sealed = ",
+        noticed_by=(f"{USES}::test_no_key_is_opened_for_a_use_that_is_denied",),
+    ),
+    Mutation(
         name="a use of a key is entered without its policy",
         file=ENCRYPTION,
         before="        await self._gate.run(handle, use, work)\n",
