@@ -6,6 +6,7 @@
     ├── InvalidArgumentError      the request can never work: lists every violation
     ├── UnauthenticatedError      who are you?
     ├── PermissionDeniedError     not you
+    │   └── PolicyDeniedError     not for this, says a policy of the caller's own tenant
     ├── NotFoundError             absent, or you may not know that it exists
     ├── AlreadyExistsError        the name or the request id is taken
     ├── EtagMismatchError         somebody changed it in between (AIP-154)
@@ -86,6 +87,20 @@ class PermissionDeniedError(DomainError):
     """The caller may not do this, whether or not the thing exists (AIP-211)."""
 
     reason = "PERMISSION_DENIED"
+
+
+class PolicyDeniedError(PermissionDeniedError):
+    """The caller's own tenant has said that this may not be. Unlike a stranger, the caller reads what stood in its way.
+
+    Never about anything of another tenant.
+    """
+
+    reason = "POLICY_DENIED"
+
+    def __init__(self, resource: str, message: str, *, reason: str, **metadata: str) -> None:
+        """Name the resource that may not be used so."""
+        super().__init__(message, reason=reason, **metadata)
+        self.resource = resource
 
 
 class NotFoundError(DomainError):

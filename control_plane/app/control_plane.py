@@ -1,13 +1,10 @@
 """What each process is made of. One straight function each: settings in, a running server out."""
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from functools import partial
 from random import SystemRandom
 from typing import Final
-from uuid import UUID
 
 import grpc
 from google.longrunning import operations_pb2_grpc
@@ -16,15 +13,11 @@ from bulkhead.edge.v1 import policies_pb2_grpc
 from bulkhead.v1 import (
     audit_pb2_grpc,
     edges_pb2_grpc,
-    encryption_pb2_grpc,
     isolation_pb2_grpc,
-    key_imports_pb2_grpc,
-    keys_pb2_grpc,
-    secrets_pb2_grpc,
-    signing_pb2_grpc,
     tenants_pb2_grpc,
     tokens_pb2_grpc,
 )
+from control_plane.app.keys import Keys
 from control_plane.app.process import (
     Process,
     context_key,
@@ -41,24 +34,15 @@ from control_plane.app.vaults import open_vault
 from control_plane.audit.servicer import AuditServicer
 from control_plane.cache.probing import Prober
 from control_plane.cache.reconciler import Reconciler
-from control_plane.encryption.servicer import EncryptionServicer
 from control_plane.isolation.probes.api import CertificatesApi
 from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
-from control_plane.keyring.disposal import Disposal
-from control_plane.keyring.imports_servicer import KeyImportServicer
-from control_plane.keyring.named_keys import Making
-from control_plane.keyring.rotations.named import all_rotations
-from control_plane.keyring.rotations.plan import Means
-from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
-from control_plane.keys.vault import KeyVault
-from control_plane.keys.wrapping import Wrapping
 from control_plane.operations.jobs import JobQueue
-from control_plane.operations.plan import Plans
+from control_plane.operations.plan import DeferJob, Plans
 from control_plane.operations.service import OperationRunner
 from control_plane.operations.servicer import OperationsServicer
 from control_plane.policies import store as policies_store
@@ -66,23 +50,19 @@ from control_plane.policies.feed import Publisher
 from control_plane.policies.reports import Reports
 from control_plane.policies.service import Edges
 from control_plane.policies.servicer import EdgeServicer, PolicyServicer
-from control_plane.postgres.database import Database, PostgresSettings, SystemTransaction
+from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
 from control_plane.postgres.notifications import notified
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import CHANNEL as UPGRADE_CHANNEL
 from control_plane.postgres.schemas.upgrades import SchemaUpgrades
-from control_plane.secrets.servicer import SecretServicer
 from control_plane.settings import Settings
-from control_plane.signing.servicer import SigningServicer
 from control_plane.telemetry import configure_logging
 from control_plane.tenants.provisioning import TenantCreation
 from control_plane.tenants.servicer import TenantServicer
 from control_plane.tokens.platform import PlatformIssuer, keep_admin_token
 from control_plane.tokens.servicer import TokenServicer
 
-# As long as a step of an operation may take without the others waiting; it is taken again.
-_EDGES_WITHIN: Final = timedelta(seconds=2)
 _REFLECTED: Final = (
     "bulkhead.v1.TenantService",
     "bulkhead.v1.TokenService",
@@ -94,6 +74,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.KeyService",
     "bulkhead.v1.KeyImportService",
     "bulkhead.v1.SigningService",
+    "bulkhead.v1.KeyPolicyService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -120,15 +101,15 @@ async def run_control_plane(settings: Settings) -> None:
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
         platform_keys = PlatformKeys(vault, database)
-        means = _means(process, vault, platform_keys, edges=edges)
-        plans: Plans = {creation.kind: creation, **all_rotations(means)}
+        own = Keys(process=process, vault=vault, platform_keys=platform_keys, queue=queue, edges=edges)
+        plans: Plans = {creation.kind: creation, **own.plans()}
         reports = Reports(process.database, process.denials)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
 
         def add(server: grpc.aio.Server) -> None:
-            _add_control_plane(server, process=process, plans=plans, queue=queue)
-            _add_keys(server, process, means, plans=plans, queue=queue)
+            _add_control_plane(server, process=process, plans=plans, defer=own.defer)
+            own.add(server, plans)
             _add_edges(server, publisher=publisher, edges=edges, reports=reports)
             _add_isolation(server, process, verifier, keys=platform_keys)
 
@@ -144,8 +125,7 @@ async def run_control_plane(settings: Settings) -> None:
                 upgrades.run(),
                 schedule.run(),
                 cache.run(),
-                keys.pool.run(),
-                Disposal(means, defer=partial(_defer, queue)).run(),
+                *own.running(),
             ],
             draining=publisher.close,
         )
@@ -179,51 +159,13 @@ def _add_isolation(server: grpc.aio.Server, process: Process, verifier: Verifier
     isolation_pb2_grpc.add_IsolationServiceServicer_to_server(isolation, server)
 
 
-def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plans, queue: JobQueue) -> None:
-    tenants = TenantServicer(
-        process.directory,
-        process.page_tokens,
-        plans,
-        defer=partial(_defer, queue),
-        keys=process.keys,
-    )
+def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plans, defer: DeferJob) -> None:
+    tenants = TenantServicer(process.directory, process.page_tokens, plans, defer=defer, keys=process.keys)
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
-    encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(process.keys), server)
-    secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(process.keys, process.page_tokens), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
-
-
-def _add_keys(server: grpc.aio.Server, process: Process, means: Means, *, plans: Plans, queue: JobQueue) -> None:
-    making = Making(wrapping=Wrapping(means.vault), pool=process.keys.pool)
-    keys = KeyServicer(process.keys, process.page_tokens, plans, defer=partial(_defer, queue), making=making)
-    keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
-    key_imports_pb2_grpc.add_KeyImportServiceServicer_to_server(KeyImportServicer(process.keys, making), server)
-    signing_pb2_grpc.add_SigningServiceServicer_to_server(SigningServicer(process.keys), server)
-
-
-async def _defer(queue: JobQueue, operation_id: UUID, tx: SystemTransaction) -> None:
-    await queue.defer(operation_id, within=tx)
-
-
-def _means(process: Process, vault: KeyVault, platform_keys: PlatformKeys, *, edges: Edges) -> Means:
-    return Means(
-        database=process.database,
-        directory=process.directory,
-        keys=process.keys,
-        objects=process.objects,
-        vault=vault,
-        platform_keys=platform_keys,
-        lagging_edges=partial(_lagging, edges),
-        touched=process.sealer.touch,
-    )
-
-
-async def _lagging(edges: Edges, revision: int) -> Sequence[str]:
-    """Name the edges that have not applied the revision after a while."""
-    return (await edges.wait_applied(revision, within=_EDGES_WITHIN)).lagging
 
 
 def _add_edges(server: grpc.aio.Server, *, publisher: Publisher, edges: Edges, reports: Reports) -> None:

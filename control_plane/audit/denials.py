@@ -19,7 +19,7 @@ import structlog
 from control_plane.audit import store
 from control_plane.audit.model import Entry, Outcome, neutral
 from control_plane.audit.recorder import Touched
-from control_plane.errors import ConflictError, DomainError, UnavailableError
+from control_plane.errors import ConflictError, DomainError, PolicyDeniedError, UnavailableError
 from control_plane.ids import TenantId, new_uuid
 from control_plane.postgres.database import Database, Isolation, SystemTransaction, TenantTransaction
 from control_plane.postgres.directory import SEALED, Directory
@@ -129,7 +129,7 @@ def _kinds(call: Call, error: DomainError) -> Iterator[Kind]:
         tenant=tenant,
         actor=neutral(call.actor),
         method=call.method,
-        resource=call.tenant_name,
+        resource=error.resource if isinstance(error, PolicyDeniedError) else call.tenant_name,
         reason=error.metadata.get("cause", error.code),
         peer=_address(call.peer),
     )

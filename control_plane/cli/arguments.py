@@ -64,6 +64,17 @@ def labels(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def reason_code(text: str) -> str:
+    """Read why a key is used, in any case and with dashes; none passes, since typer reads defaults too."""
+    from bulkhead.v1 import key_uses_pb2  # noqa: PLC0415 `--help` need not wait for protobuf
+
+    name = text.upper().replace("-", "_")
+    names = key_uses_pb2.KeyUse.ReasonCode.keys()[1:]
+    if text and name not in names:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(names).lower().replace('_', '-')}")
+    return name
+
+
 def rate_limits(pairs: list[str]) -> list[dict[str, str]]:
     """Read limits, each given as `window=units`, into their JSON form."""
     limits = []
@@ -84,6 +95,12 @@ Operation = Annotated[
 Certificate = Annotated[str, typer.Argument(metavar="NAME", help="tenants/TENANT/certificates/CERTIFICATE")]
 Token = Annotated[
     str, typer.Argument(metavar="NAME", parser=token_name, help="tenants/TENANT/tokens/TOKEN, or the token itself.")
+]
+ReasonCode = Annotated[
+    str,
+    typer.Option(
+        metavar="CODE", parser=reason_code, help="Why, for the tenant's key policy, such as customer-initiated."
+    ),
 ]
 RequestId = Annotated[
     str, typer.Option(metavar="UUID", help="Repeat a call with the same id, and it is carried out once.")

@@ -1,24 +1,21 @@
-"""Seals and opens, each use with its entry in the tenant's audit log: nothing goes out without."""
+"""Seals and opens, each use with its entry in the tenant's audit log: nothing goes out without.
+
+Each use passes the tenant's key policy twice: before the key is opened, and in the transaction of its entry.
+"""
 
 import secrets
 from dataclasses import dataclass, field
 
 from control_plane.encryption.model import SERVICES, Purpose
-from control_plane.encryption.uses import KeyUse, KeyUses, Operation
+from control_plane.encryption.uses import KeyUses
 from control_plane.errors import FieldViolation, InvalidArgumentError, PreconditionError
+from control_plane.key_policies.gate import KeyGate
+from control_plane.key_policies.model import KeyUse
 from control_plane.keys.model import NONCE_BYTES, IntegrityError, MissingKeyError, seal, sealed_version, unseal
 from control_plane.keys.sealing.objects import StorageKey
 from control_plane.keys.service import TenantKeys
-from control_plane.postgres.database import TenantHandle, TenantTransaction
-from control_plane.postgres.effects import Effect, JsonValue
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Use:
-    """What is done with a key, and by whom."""
-
-    operation: Operation
-    principal: str
+from control_plane.postgres.database import TenantHandle
+from control_plane.postgres.effects import JsonValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,41 +41,37 @@ class Encryption:
     was done.
     """
 
-    def __init__(self, keys: TenantKeys) -> None:
-        """Use the tenants' `keys`."""
+    def __init__(self, keys: TenantKeys, gate: KeyGate) -> None:
+        """Use the tenants' `keys`, where `gate` lets pass."""
         self._keys = keys
-        self._uses = KeyUses(keys)
+        self._uses = KeyUses(keys, gate)
 
-    async def seal(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle, *, by: Use) -> Sealed:
+    async def seal(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Sealed:
         """Seal it under the newest version."""
-        await self._authorise(purpose, by, handle)
+        await self._uses.authorise(use, handle)
         sealed = await self._sealed(plaintext, purpose, handle)
-        await self._record(handle, purpose, sealed.version)
+        await self._record(handle, purpose, sealed.version, use=use)
         return sealed
 
-    async def open(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, by: Use) -> Opened:
+    async def open(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Opened:
         """Open it.
 
         Raises:
             InvalidArgumentError: it was not sealed here, for this tenant and this context, or was altered since.
             PreconditionError: the version that sealed it is not used any more.
         """
-        await self._authorise(purpose, by, handle)
+        await self._uses.authorise(use, handle)
         opened = await self._opened(ciphertext, purpose, handle)
-        await self._record(handle, purpose, opened.version)
+        await self._record(handle, purpose, opened.version, use=use)
         return opened
 
-    async def rewrap(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, by: Use) -> Sealed:
+    async def rewrap(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Sealed:
         """Open it and seal it under the newest version of the same key. Raises like `open`."""
-        await self._authorise(purpose, by, handle)
+        await self._uses.authorise(use, handle)
         opened = await self._opened(ciphertext, purpose, handle)
         sealed = await self._sealed(opened.plaintext, purpose, handle)
-        await self._record(handle, purpose, sealed.version, before=opened.version)
+        await self._record(handle, purpose, sealed.version, use=use, before=opened.version)
         return sealed
-
-    async def _authorise(self, purpose: Purpose, by: Use, handle: TenantHandle) -> None:
-        use = KeyUse(key_id=purpose.key_id, operation=by.operation, reason=purpose.reason, principal=by.principal)
-        await self._uses.authorise(use, handle)
 
     async def _key(self, purpose: Purpose, handle: TenantHandle, *, version: int | None = None) -> StorageKey:
         if purpose.key_id == SERVICES:
@@ -109,17 +102,15 @@ class Encryption:
             raise PreconditionError(name, text, reason="KEY_VERSION_UNUSABLE") from error
         return Opened(plaintext=plaintext, version=version)
 
-    async def _record(self, handle: TenantHandle, purpose: Purpose, version: int, *, before: int | None = None) -> None:
+    async def _record(
+        self, handle: TenantHandle, purpose: Purpose, version: int, *, use: KeyUse, before: int | None = None
+    ) -> None:
         context: dict[str, JsonValue] = dict(purpose.context)
-        details: dict[str, JsonValue] = {"reason": purpose.reason, "encryption_context": context}
+        details: dict[str, JsonValue] = {"encryption_context": context}
         if before is not None:
             details["sealed_before_by"] = before
-        effect = Effect(resource=key_version_name(handle, purpose, version), details=details)
-
-        async def work(tx: TenantTransaction) -> None:
-            tx.record(effect)
-
-        await handle.run(work)
+        resource = key_version_name(handle, purpose, version)
+        await self._uses.recorded(use, handle, resource=resource, details=details)
 
 
 def key_version_name(handle: TenantHandle, purpose: Purpose, version: int) -> str:

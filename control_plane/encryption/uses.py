@@ -1,76 +1,78 @@
 """The one place that each use of a tenant's key passes, before the key is opened."""
 
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
 from control_plane.errors import NotFoundError, PreconditionError
+from control_plane.key_policies.gate import KeyGate, Permit
+from control_plane.key_policies.model import KeyUse, Operation
 from control_plane.keys.model import BUILT_IN_IDS, Purpose
 from control_plane.keys.named.model import NamedKey, State
 from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import TenantHandle, TenantTransaction
-from control_plane.postgres.effects import Effect
+from control_plane.postgres.effects import Effect, JsonValue
 
 _log: Final = structlog.get_logger("encryption.uses")
 
 
-class Operation(StrEnum):
-    """What a key is used for."""
-
-    GENERATE_DATA_KEY = "GENERATE_DATA_KEY"
-    ENCRYPT = "ENCRYPT"
-    DECRYPT = "DECRYPT"
-    REWRAP = "REWRAP"
-    SIGN = "SIGN"
-    VERIFY = "VERIFY"
-
-    @property
-    def purpose(self) -> Purpose:
-        """What a key has to be for."""
-        return Purpose.SIGNING if self in {Operation.SIGN, Operation.VERIFY} else Purpose.ENCRYPTION
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyUse:
-    """One use of a key: which, for what, why, and by whom."""
-
-    key_id: str
-    operation: Operation
-    reason: str
-    principal: str
-
-
 class KeyUses:
-    """Decides whether a key may be used, at the moment of each use: what was so a moment ago does not count."""
+    """Decides whether a key may be used, at the moment of each use: what was so a moment ago does not count.
 
-    def __init__(self, keys: TenantKeys) -> None:
-        """Ask `keys` how a key is."""
+    First whether there is such a key, for that; then whether the tenant's policy lets this use of it pass.
+    """
+
+    def __init__(self, keys: TenantKeys, gate: KeyGate) -> None:
+        """Ask `keys` how a key is, and `gate` what the policy says."""
         self._keys = keys
+        self._gate = gate
 
     async def authorise(self, use: KeyUse, handle: TenantHandle) -> NamedKey | None:
         """Return the key that may be used; None for the one for services. A query, but for that.
+
+        Before it is opened; and what was done with it goes out only after `recorded`.
 
         Raises:
             NotFoundError: the tenant has no such key.
             PreconditionError: the key is for something else, is gone, or will be; the last of these is told in the
                 tenant's log, and in ours.
+            PolicyDeniedError, QuotaExceededError, UnavailableError: as `KeyGate.check` has it.
         """
-        name = f"tenants/{handle.placement.tenant_id}/keys/{use.key_id}"
-        if use.key_id == Purpose.SERVICES and use.operation.purpose is Purpose.ENCRYPTION:
+        named = await self._usable(use, handle)
+        await self._gate.check(handle, use)
+        return named
+
+    async def recorded(
+        self, use: KeyUse, handle: TenantHandle, *, resource: str, details: Mapping[str, JsonValue]
+    ) -> None:
+        """Write the entry of a use, if the policy lets it pass at that moment. Raises what `KeyGate.run` raises."""
+
+        async def work(tx: TenantTransaction, permit: Permit) -> None:
+            tx.record(Effect(resource=resource, details={"reason": use.reason, **details, **permit.details}))
+
+        await self._gate.run(handle, use, work)
+
+    async def _usable(self, use: KeyUse, handle: TenantHandle) -> NamedKey | None:
+        name = f"tenants/{handle.placement.tenant_id}/keys/{use.key}"
+        if use.key == Purpose.SERVICES and _purpose(use.operation) is Purpose.ENCRYPTION:
             return None
-        if use.key_id in BUILT_IN_IDS:
+        if use.key in BUILT_IN_IDS:
             raise _other_purpose(name, use)
-        named = await self._keys.named(handle.placement, use.key_id)
+        named = await self._keys.named(handle.placement, use.key)
         if named is None:
             raise NotFoundError(name)
-        if named.kind.purpose is not use.operation.purpose:
+        if named.kind.purpose is not _purpose(use.operation):
             raise _other_purpose(name, use)
         if named.state is State.DESTROY_SCHEDULED:
             await _raise_alert(use, named, handle=handle)
         named.check_enabled(name)
         return named
+
+
+def _purpose(operation: Operation) -> Purpose:
+    """Say what a key has to be for."""
+    return Purpose.SIGNING if operation in {Operation.SIGN, Operation.VERIFY} else Purpose.ENCRYPTION
 
 
 async def _raise_alert(use: KeyUse, named: NamedKey, *, handle: TenantHandle) -> None:
@@ -98,5 +100,5 @@ async def _raise_alert(use: KeyUse, named: NamedKey, *, handle: TenantHandle) ->
 
 
 def _other_purpose(name: str, use: KeyUse) -> PreconditionError:
-    wanted = use.operation.purpose.upper()
+    wanted = _purpose(use.operation).upper()
     return PreconditionError(name, f"{name} is not for {wanted}", reason="KEY_PURPOSE", purpose=wanted)

@@ -39,6 +39,7 @@ _WON_BY_ANOTHER: Final = frozenset({
     "secrets_request_id_key",
     "secrets_secret_id_key",
     "secret_versions_request_id_key",
+    "key_use_approvals_use_key",
 })  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from uuid import UUID
 
 from control_plane.errors import AlreadyExistsError, KeyRetiredError, NotFoundError, QuotaExceededError
 from control_plane.ids import new_uuid
+from control_plane.key_policies.gate import KeyGate, Permit
+from control_plane.key_policies.model import KeyUse
 from control_plane.keys.model import IntegrityError
 from control_plane.keys.sealing.objects import storage_version
 from control_plane.keys.service import TenantKeys
@@ -205,18 +207,22 @@ async def add_version(
     return added
 
 
-async def access_version(tenant: TenantHandle, secret_id: str, number: int | None, *, keys: TenantKeys) -> Opened:
+async def access_version(
+    tenant: TenantHandle, secret_id: str, number: int | None, *, use: KeyUse, gate: KeyGate, keys: TenantKeys
+) -> Opened:
     """Read a version's value; None is the latest, whatever its state. That somebody read it goes into the audit log.
 
-    It is opened when its entry is committed, so that no value leaves without one.
+    It is opened when its entry is committed, so that no value leaves without one; and the entry is written where the
+    tenant's key policy lets the use pass.
 
     Raises:
+        PolicyDeniedError: that does not.
         NotFoundError: when there is no such version.
         PreconditionError: when it is disabled, or destroyed.
         IntegrityError: what is stored was not sealed for this tenant, secret and version.
     """
 
-    async def work(tx: TenantTransaction) -> tuple[Version, bytes]:
+    async def work(tx: TenantTransaction, permit: Permit) -> tuple[Version, bytes]:
         found = await store.find_sealed(tx, secret_id, number) if is_secret_id(secret_id) else None
         if found is None:
             raise NotFoundError(version_name(tx.placement, secret_id, number))
@@ -224,10 +230,11 @@ async def access_version(tenant: TenantHandle, secret_id: str, number: int | Non
         name = version_name(tx.placement, secret_id, version.number)
         version.check_readable(name=name)
         asked: dict[str, JsonValue] = {"asked": LATEST} if number is None else {}
-        tx.record(Effect(resource=name, details=asked))
+        said: dict[str, JsonValue] = {"reason": use.reason} if use.reason else {}
+        tx.record(Effect(resource=name, details={**asked, **said, **permit.details}))
         return found
 
-    version, sealed = await tenant.run(work)
+    version, sealed = await gate.run(tenant, use, work)
     payload = await keys.decrypt(
         tenant.placement, sealed, object_name=object_name(version.secret_uid), object_version=version.number
     )

@@ -7,6 +7,10 @@ from typing_extensions import override
 
 from bulkhead.v1 import secret_versions_pb2, secrets_pb2, secrets_pb2_grpc
 from control_plane.errors import NotFoundError, Violations
+from control_plane.key_policies.gate import KeyGate
+from control_plane.key_policies.messages import read_use
+from control_plane.key_policies.model import Operation
+from control_plane.keys.model import Purpose as KeyPurpose
 from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import TenantTransaction
 from control_plane.secrets import service, store
@@ -29,6 +33,7 @@ from control_plane.serving.call import current_call
 from control_plane.serving.fields import check_mask, read_request_id
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
+from control_plane.tenants.model import reason_violation
 
 _ChangeRequest = (
     secret_versions_pb2.DisableSecretVersionRequest
@@ -40,9 +45,10 @@ _ChangeRequest = (
 class SecretServicer(secrets_pb2_grpc.SecretServiceServicer):
     """See secrets.proto."""
 
-    def __init__(self, keys: TenantKeys, page_tokens: PageTokens) -> None:
-        """Seal with the tenants' `keys`."""
+    def __init__(self, keys: TenantKeys, gate: KeyGate, page_tokens: PageTokens) -> None:
+        """Seal with the tenants' `keys`, and read where `gate` lets pass."""
         self._keys = keys
+        self._gate = gate
         self._page_tokens = page_tokens
 
     @override
@@ -157,7 +163,13 @@ class SecretServicer(secrets_pb2_grpc.SecretServiceServicer):
     ) -> secret_versions_pb2.AccessSecretVersionResponse:
         call = current_call()
         secret, number = _version(request.name)
-        opened = await service.access_version(call.tenant(), secret, number, keys=self._keys)
+        violations = Violations()
+        violations.add("reason", reason_violation(request.reason))
+        # What seals secrets: see docs/secrets.md.
+        key = KeyPurpose.STORAGE.value
+        use = read_use(request, key, Operation.READ_SECRET, call=call, violations=violations)
+        violations.check()
+        opened = await service.access_version(call.tenant(), secret, number, use=use, gate=self._gate, keys=self._keys)
         return secret_versions_pb2.AccessSecretVersionResponse(
             name=f"{call.tenant_name}/secrets/{secret}/versions/{opened.number}",
             payload=opened.payload,

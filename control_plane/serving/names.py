@@ -17,6 +17,7 @@ IMPORT_JOB: Final = "tenants/{tenant}/importJobs/{job}"
 DESTRUCTION_RECEIPT: Final = "tenants/{tenant}/destructionReceipts/{receipt}"
 SECRET: Final = "tenants/{tenant}/secrets/{secret}"  # noqa: S105 a pattern of names, not a secret
 SECRET_VERSION: Final = "tenants/{tenant}/secrets/{secret}/versions/{version}"  # noqa: S105 likewise
+KEY_USE_APPROVAL: Final = "tenants/{tenant}/keyUseApprovals/{approval}"
 CELL: Final = "cells/{cell}"
 OPERATION: Final = "operations/{operation}"
 

@@ -18,6 +18,7 @@ from bulkhead.v1 import (
     encryption_pb2,
     isolation_pb2,
     key_imports_pb2,
+    key_policies_pb2,
     keys_pb2,
     rules_pb2,
     secrets_pb2,
@@ -39,6 +40,7 @@ PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (
     keys_pb2.DESCRIPTOR,
     key_imports_pb2.DESCRIPTOR,
     signing_pb2.DESCRIPTOR,
+    key_policies_pb2.DESCRIPTOR,
     policies_pb2.DESCRIPTOR,
 )
 

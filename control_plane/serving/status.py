@@ -18,6 +18,7 @@ from control_plane.errors import (
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
+    PolicyDeniedError,
     PreconditionError,
     QuotaExceededError,
     UnauthenticatedError,
@@ -62,7 +63,7 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     if code is None or not isinstance(error, DomainError):
         _log.error("call_failed", request_id=request_id, exc_info=error)
         return _status(grpc.StatusCode.INTERNAL, "internal error", request_id)
-    if code in _TO_STRANGERS:
+    if code in _TO_STRANGERS and not isinstance(error, PolicyDeniedError):
         info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
         return _status(code, _TO_STRANGERS[code], request_id, info)
     metadata = {key: value[:_LONGEST_TEXT] for key, value in error.metadata.items()}

@@ -5,15 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from control_plane.encryption.model import Purpose
-from control_plane.encryption.uses import KeyUse, KeyUses, Operation
+from control_plane.encryption.uses import KeyUses
 from control_plane.errors import NotFoundError
+from control_plane.key_policies.gate import KeyGate
+from control_plane.key_policies.model import KeyUse
 from control_plane.keys.algorithms import KeyAlgorithm
 from control_plane.keys.model import MissingKeyError
 from control_plane.keys.named.model import NamedKey
 from control_plane.keys.named.signatures import Content, read_private, read_public, sign, verify
 from control_plane.keys.service import TenantKeys
-from control_plane.postgres.database import TenantHandle, TenantTransaction
-from control_plane.postgres.effects import Effect, JsonValue
+from control_plane.postgres.database import TenantHandle
+from control_plane.postgres.effects import JsonValue
 from control_plane.postgres.placement import Placement
 from control_plane.signing.model import check_digest, tried
 
@@ -27,7 +29,7 @@ class Asked:
     digest_algorithm: str
     """What the digest is said to be made by; nothing where there is none."""
     purpose: Purpose
-    principal: str
+    use: KeyUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,31 +55,31 @@ class Signing:
     the key cannot be had, and what `KeyUses.authorise` raises; then nothing was done.
     """
 
-    def __init__(self, keys: TenantKeys) -> None:
-        """Use the tenants' `keys`."""
+    def __init__(self, keys: TenantKeys, gate: KeyGate) -> None:
+        """Use the tenants' `keys`, where `gate` lets pass."""
         self._keys = keys
-        self._uses = KeyUses(keys)
+        self._uses = KeyUses(keys, gate)
 
     async def sign(self, asked: Asked, handle: TenantHandle) -> Signed:
         """Sign by the newest version."""
-        algorithm = await self._authorised(asked, Operation.SIGN, handle)
+        algorithm = await self._authorised(asked, handle)
         try:
             key = await self._keys.named_key(handle.placement, asked.key_id)
         except MissingKeyError:
             raise NotFoundError(key_name(handle.placement, asked.key_id)) from None
         signature = await asyncio.to_thread(_signed, key.private, asked.content, algorithm=algorithm)
-        await _record(handle, asked, key.version, details={})
+        await self._record(handle, asked, key.version, details={})
         return Signed(signature=signature, version=key.version)
 
     async def verify(self, asked: Asked, signature: bytes, handle: TenantHandle, *, version: int) -> int | None:
         """Return the version that has signed this: that one, or where it is 0 a newest one; None where none has."""
-        algorithm = await self._authorised(asked, Operation.VERIFY, handle)
+        algorithm = await self._authorised(asked, handle)
         halves = await self._keys.public_halves(handle.placement, asked.key_id)
         chosen = {each: halves[each] for each in tried([*halves], version)}
         if not chosen:
             raise NotFoundError(f"{key_name(handle.placement, asked.key_id)}/versions/{version}")
         found = await asyncio.to_thread(_signer, chosen, asked.content, algorithm=algorithm, signature=signature)
-        await _record(handle, asked, found, details={"verified": found is not None})
+        await self._record(handle, asked, found, details={"verified": found is not None})
         return found
 
     async def public_half(self, placement: Placement, key_id: str, version: int) -> PublicHalf:
@@ -88,12 +90,22 @@ class Signing:
             raise NotFoundError(f"{key_name(placement, key_id)}/versions/{version}")
         return PublicHalf(algorithm=named.kind.algorithm, der=halves[version])
 
-    async def _authorised(self, asked: Asked, operation: Operation, handle: TenantHandle) -> KeyAlgorithm:
-        use = KeyUse(key_id=asked.key_id, operation=operation, reason=asked.purpose.reason, principal=asked.principal)
-        named = await self._uses.authorise(use, handle)
-        algorithm = _algorithm(named)
+    async def _authorised(self, asked: Asked, handle: TenantHandle) -> KeyAlgorithm:
+        algorithm = _algorithm(await self._uses.authorise(asked.use, handle))
         check_digest(asked.content, asked.digest_algorithm, algorithm=algorithm)
         return algorithm
+
+    async def _record(
+        self, handle: TenantHandle, asked: Asked, version: int | None, *, details: Mapping[str, JsonValue]
+    ) -> None:
+        name = key_name(handle.placement, asked.key_id)
+        context: dict[str, JsonValue] = dict(asked.purpose.context)
+        await self._uses.recorded(
+            asked.use,
+            handle,
+            resource=name if version is None else f"{name}/versions/{version}",
+            details={"context": context, **details},
+        )
 
 
 def key_name(placement: Placement, key_id: str) -> str:
@@ -117,17 +129,3 @@ def _signer(halves: Mapping[int, bytes], content: Content, *, algorithm: KeyAlgo
         if verify(read_public(der, algorithm), content, algorithm=algorithm, signature=signature):
             return version
     return None
-
-
-async def _record(handle: TenantHandle, asked: Asked, version: int | None, *, details: Mapping[str, JsonValue]) -> None:
-    name = key_name(handle.placement, asked.key_id)
-    context: dict[str, JsonValue] = dict(asked.purpose.context)
-    effect = Effect(
-        resource=name if version is None else f"{name}/versions/{version}",
-        details={"reason": asked.purpose.reason, "context": context, **details},
-    )
-
-    async def work(tx: TenantTransaction) -> None:
-        tx.record(effect)
-
-    await handle.run(work)

@@ -6,6 +6,9 @@ from typing_extensions import override
 from bulkhead.v1 import signing_pb2, signing_pb2_grpc
 from control_plane.encryption.model import Purpose
 from control_plane.errors import NotFoundError, Violations
+from control_plane.key_policies.gate import KeyGate
+from control_plane.key_policies.messages import read_use
+from control_plane.key_policies.model import Operation
 from control_plane.keys.named.signatures import Content
 from control_plane.keys.service import TenantKeys
 from control_plane.serving import names
@@ -21,14 +24,14 @@ _DIGITS = 9
 class SigningServicer(signing_pb2_grpc.SigningServiceServicer):
     """See signing.proto."""
 
-    def __init__(self, keys: TenantKeys) -> None:
-        """Use the tenants' `keys`."""
-        self._signing = Signing(keys)
+    def __init__(self, keys: TenantKeys, gate: KeyGate) -> None:
+        """Use the tenants' `keys`, where `gate` lets pass."""
+        self._signing = Signing(keys, gate)
 
     @override
     async def Sign(self, request: signing_pb2.SignRequest, context: Context) -> signing_pb2.SignResponse:
         handle = current_call().tenant()
-        asked = _asked(request, Violations())
+        asked = _asked(request, Operation.SIGN, Violations())
         signed = await self._signing.sign(asked, handle)
         name = key_name(handle.placement, asked.key_id)
         return signing_pb2.SignResponse(signature=signed.signature, key_version=f"{name}/versions/{signed.version}")
@@ -39,7 +42,7 @@ class SigningServicer(signing_pb2_grpc.SigningServiceServicer):
         check_signature(request.signature, violations)
         if request.version < 0:
             violations.add("version", "counts from 1", reason="VERSION")
-        asked = _asked(request, violations)
+        asked = _asked(request, Operation.VERIFY, violations)
         found = await self._signing.verify(asked, request.signature, handle, version=request.version)
         if found is None:
             return signing_pb2.VerifyResponse()
@@ -57,8 +60,12 @@ class SigningServicer(signing_pb2_grpc.SigningServiceServicer):
         return signing_pb2.PublicKey(name=request.name, algorithm=half.algorithm, pem=pem.decode())
 
 
-def _asked(request: signing_pb2.SignRequest | signing_pb2.VerifyRequest, violations: Violations) -> Asked:
+def _asked(
+    request: signing_pb2.SignRequest | signing_pb2.VerifyRequest, operation: Operation, violations: Violations
+) -> Asked:
     """Read what is to be signed, or was; raise InvalidArgumentError listing all that was found wrong by now."""
+    key_id = names.parse(names.KEY, request.name)["key"]
+    use = read_use(request, key_id, operation, call=current_call(), violations=violations)
     purpose = Purpose(context=dict(request.context), reason=request.reason)
     purpose.check(violations, field="context")
     is_digest = request.WhichOneof("content") == "digest"
@@ -68,9 +75,9 @@ def _asked(request: signing_pb2.SignRequest | signing_pb2.VerifyRequest, violati
     known = signing_pb2.Digest.Algorithm.values()
     said = request.digest.algorithm if request.digest.algorithm in known else signing_pb2.Digest.ALGORITHM_UNSPECIFIED
     return Asked(
-        key_id=names.parse(names.KEY, request.name)["key"],
+        key_id=key_id,
         content=Content(data=request.digest.value if is_digest else request.data, is_digest=is_digest),
         digest_algorithm=signing_pb2.Digest.Algorithm.Name(said) if is_digest else "",
         purpose=purpose,
-        principal=current_call().actor,
+        use=use,
     )

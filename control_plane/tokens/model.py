@@ -27,6 +27,12 @@ LONGEST_LIFETIME: Final = timedelta(hours=24)
 MOST_SCOPES: Final = 32
 LONGEST_SUBJECT: Final = 200
 
+THE_PLATFORM: Final = " platform"
+"""Stands for all of the platform's people among a token's issuers. No subject begins with a space."""
+ANYBODY: Final = " anybody"
+"""Stands among them for more people than are kept."""
+_MOST_ISSUERS: Final = 64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
@@ -91,6 +97,12 @@ def new_token(grant: Grant, *, token_id: UUID, kid: UUID, now: datetime) -> Toke
 def of_request(token: Token, *, request_id: UUID, request_hash: bytes) -> Token:
     """Bind a token to the request that asked for it."""
     return replace(token, request_id=request_id, request_hash=request_hash)
+
+
+def issuers_of(issuer: str, behind: AbstractSet[str]) -> tuple[str, ...]:
+    """Say who stands behind a token that `issuer` issues, whose own credential has `behind` behind it."""
+    found = tuple(sorted(behind | {issuer}))
+    return found if len(found) <= _MOST_ISSUERS else (ANYBODY,)
 
 
 def subject_violation(subject: str) -> str | None:

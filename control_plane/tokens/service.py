@@ -16,7 +16,17 @@ from control_plane.postgres.effects import Effect, JsonValue
 from control_plane.postgres.placement import Placement
 from control_plane.tokens import store
 from control_plane.tokens.claims import tenant_claims
-from control_plane.tokens.model import LONGEST_LIFETIME, Enrolment, Grant, Token, new_token, of_request
+from control_plane.tokens.model import (
+    ANYBODY,
+    LONGEST_LIFETIME,
+    THE_PLATFORM,
+    Enrolment,
+    Grant,
+    Token,
+    issuers_of,
+    new_token,
+    of_request,
+)
 from control_plane.tokens.signature import sign
 
 ENROLMENT_PREFIX: Final = "bulkhead_enrol_"
@@ -33,6 +43,10 @@ class Request:
     grant: Grant
     actor: str
     request_id: UUID | None
+    issuer: str = THE_PLATFORM
+    """The subject of a tenant's own administrator."""
+    shown: UUID | None = None
+    """Which token that one has shown."""
 
     @property
     def digest(self) -> bytes:
@@ -74,7 +88,7 @@ async def issue_token(tenant: TenantHandle, request: Request, *, keys: TenantKey
         if earlier is not None:
             tx.unchanged()
             return earlier
-        await _insert(tx, token)
+        await _insert(tx, token, issuers=await _issuers(tx, request))
         return token
 
     return _issued(await tenant.run(work), tenant.placement, signer=signer)
@@ -165,7 +179,7 @@ async def redeem_enrolment(tenant: TenantHandle, enrolment_token: str, *, keys: 
         # There is no other door for an administrator yet, and a day is what an invitation was good for, too.
         grant = Grant(subject=subject, role=role, scopes=(), lifetime=LONGEST_LIFETIME)
         token = new_token(grant, token_id=new_uuid(), kid=signer.kid, now=now)
-        await _insert(tx, token, actor=f"{role}:{subject}")
+        await _insert(tx, token, issuers=(), actor=f"{role}:{subject}")
         return token
 
     return _issued(await tenant.run(work), tenant.placement, signer=signer)
@@ -184,8 +198,15 @@ async def _answered_before(tx: TenantTransaction, request: Request) -> Token | N
     return earlier
 
 
-async def _insert(tx: TenantTransaction, token: Token, *, actor: str | None = None) -> None:
-    await store.insert(tx, token)
+async def _issuers(tx: TenantTransaction, request: Request) -> tuple[str, ...]:
+    if request.shown is None:
+        return issuers_of(request.issuer, frozenset())
+    behind = await store.find_issuers(tx, request.shown)
+    return issuers_of(request.issuer, frozenset({ANYBODY}) if behind is None else behind)
+
+
+async def _insert(tx: TenantTransaction, token: Token, *, issuers: tuple[str, ...], actor: str | None = None) -> None:
+    await store.insert(tx, token, issuers=issuers)
     details: dict[str, JsonValue] = {
         "subject": token.subject,
         "role": token.role,

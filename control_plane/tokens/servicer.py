@@ -1,6 +1,7 @@
 """TokenService over gRPC."""
 
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -49,7 +50,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         self, request: tokens_pb2.IssueTokenRequest, context: Context
     ) -> tokens_pb2.IssueTokenResponse:
         call, now = current_call(), datetime.now(UTC)
-        wanted = _wanted(request, actor=call.actor, grantable=_grantable(call.principal))
+        wanted = _vouched(_wanted(request, actor=call.actor, grantable=_grantable(call.principal)), call.principal)
         if request.validate_only:
             token = await service.check_request(call.tenant(), wanted, now=now)
             return tokens_pb2.IssueTokenResponse(metadata=to_proto(token, call.tenant_name))
@@ -109,6 +110,14 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
 
 def _grantable(principal: Principal | None) -> AbstractSet[str]:
     return SCOPES if principal and principal.role in TENANT_BOUND else PLATFORM_GRANTS
+
+
+def _vouched(wanted: service.Request, principal: Principal | None) -> service.Request:
+    """Say who issues the token: one of the tenant's own, by the token that it has shown, or the platform."""
+    if principal is None or principal.role not in TENANT_BOUND:
+        return wanted
+    shown = uuid_of(principal.token_id or "") or UUID(int=0)
+    return replace(wanted, issuer=principal.subject, shown=shown)
 
 
 def _wanted(

@@ -1,6 +1,6 @@
 """SQL of tokens, users and enrolments. Every function runs in a transaction that sees one tenant's rows only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -36,16 +36,25 @@ async def find_by_request(tx: TenantTransaction, request_id: UUID) -> Token | No
     return None if row is None else _token(row)
 
 
-async def insert(tx: TenantTransaction, token: Token) -> None:
-    """Remember an issued token. Where another transaction used its request id first, `run` repeats the work."""
+async def insert(tx: TenantTransaction, token: Token, *, issuers: Sequence[str] | None = None) -> None:
+    """Remember an issued token, and who stands behind it, where that is known.
+
+    Where another transaction used its request id first, `run` repeats the work.
+    """
     await tx.execute(
         """
-        INSERT INTO tokens (id, subject, role, scopes, kid, create_time, expire_time, request_id, request_hash)
+        INSERT INTO tokens (id, subject, role, scopes, kid, create_time, expire_time, request_id, request_hash, issuers)
         VALUES (%(id)s, %(subject)s, %(role)s, %(scopes)s::text[], %(kid)s, %(create_time)s, %(expire_time)s,
-                %(request_id)s, %(request_hash)s)
+                %(request_id)s, %(request_hash)s, %(issuers)s::text[])
         """,
-        {**asdict(token), "scopes": list(token.scopes)},
+        {**asdict(token), "scopes": list(token.scopes), "issuers": None if issuers is None else list(issuers)},
     )
+
+
+async def find_issuers(tx: TenantTransaction, token_id: UUID) -> frozenset[str] | None:
+    """Find who stands behind a token; None where that is not known."""
+    row = await tx.fetch_one("SELECT issuers FROM tokens WHERE id = %(id)s", {"id": token_id})
+    return None if row is None or row["issuers"] is None else frozenset(row["issuers"])
 
 
 async def revoke(tx: TenantTransaction, token_id: UUID, *, now: datetime) -> tuple[Token, int] | None:

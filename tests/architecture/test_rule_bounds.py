@@ -42,6 +42,14 @@ OWN_KEYS: Final = {
     )
 }
 READS_VALUES: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_SERVICE}
+# The consent of a second person of the tenant's: the platform gives none, nor does a member or a service.
+CONSENTS: Final = {
+    f"bulkhead.v1.KeyPolicyService.{name}"
+    for name in (
+        *("ProposeKeyPolicyChange", "ApproveKeyPolicyChange", "RejectKeyPolicyChange"),
+        *("ApproveKeyUse", "DenyKeyUse"),
+    )
+}
 OF_A_TENANT: Final = {role_number(role) for role in TENANT_BOUND}
 # Of a sealed tenant nothing is opened: there is its entry in the registry, its audit log, and the way out.
 SERVE_SEALED: Final = {
@@ -77,9 +85,7 @@ def excesses(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
         yield "serves who works for a suspended tenant"
     if name.startswith(SECRETS) and not roles <= OF_A_TENANT:
         yield "shows the platform's people what a tenant keeps secret"
-    yield from excesses_of_own_keys(name, rule)
-    if name in GIVES_OUT_VALUES:
-        yield from excesses_of_values(rule)
+    yield from excesses_by_name(name, rule)
     if rule.serves_sealed:
         yield from excesses_of_the_sealed(name, rule)
 
@@ -94,6 +100,16 @@ def excesses_of_own_keys(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
         yield "uses a tenant's own keys without an entry in the audit log"
     if rule.lease_class:
         yield "uses a tenant's own keys by a decision of a moment ago"
+
+
+def excesses_by_name(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
+    """Say whom or what the rule of an RPC lets in that this one may not."""
+    yield from excesses_of_own_keys(name, rule)
+    roles, changes = set(rule.roles), rule.audit == rules_pb2.AUDIT_EFFECTS
+    if name in GIVES_OUT_VALUES:
+        yield from excesses_of_values(rule)
+    if name in CONSENTS and (roles != {rules_pb2.ROLE_TENANT_ADMIN} or not changes):
+        yield "lets others than the tenant's administrators consent, or without an entry"
 
 
 def excesses_of_values(rule: rules_pb2.Rule) -> Iterator[str]:
@@ -190,6 +206,21 @@ def test_the_build_notices_a_rule_that_gives_a_tenants_own_keys_to_too_many(
     assert excess in " ".join(excesses(name, rule))
 
 
-def test_what_gives_out_values_or_uses_own_keys_is_known_by_its_name() -> None:
+@pytest.mark.behaviour("S2.11", "H26")
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules_pb2.Rule(roles=[rules_pb2.ROLE_TENANT_ADMIN], audit=rules_pb2.AUDIT_DENIALS),
+        rules_pb2.Rule(
+            roles=[rules_pb2.ROLE_TENANT_ADMIN, rules_pb2.ROLE_PLATFORM_ADMIN], audit=rules_pb2.AUDIT_EFFECTS
+        ),
+        rules_pb2.Rule(roles=[rules_pb2.ROLE_PROVIDER_OPERATOR], audit=rules_pb2.AUDIT_EFFECTS),
+    ],
+)
+def test_the_build_notices_a_rule_that_lets_others_consent(rule: rules_pb2.Rule) -> None:
+    assert "consent" in " ".join(excesses("bulkhead.v1.KeyPolicyService.ApproveKeyUse", rule))
+
+
+def test_what_gives_out_values_consents_or_uses_own_keys_is_known_by_its_name() -> None:
     """Renamed, it would pass unseen."""
-    assert {method.full_name for method in METHODS} >= GIVES_OUT_VALUES | OWN_KEYS
+    assert {method.full_name for method in METHODS} >= GIVES_OUT_VALUES | CONSENTS | OWN_KEYS

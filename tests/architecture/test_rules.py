@@ -87,7 +87,7 @@ def test_an_rpc_has_a_servicer_method(method: MethodDescriptor) -> None:
 
 def _import_servicers() -> None:
     # What an agent relays to its workers is the same service once more, and has tests of its own.
-    for path in (ROOT / "control_plane").rglob("servicer.py"):
+    for path in (ROOT / "control_plane").rglob("*servicer.py"):
         importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,11 +13,17 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from bulkhead.v1 import (
     certificates_pb2,
     certificates_pb2_grpc,
+    encryption_pb2,
+    encryption_pb2_grpc,
     isolation_pb2,
     isolation_pb2_grpc,
     key_imports_pb2,
     key_imports_pb2_grpc,
+    key_policies_pb2,
+    key_policies_pb2_grpc,
     key_requests_pb2,
+    key_use_approvals_pb2,
+    key_uses_pb2,
     keys_pb2,
     keys_pb2_grpc,
     receipts_pb2,
@@ -51,6 +58,8 @@ class Founder:
         self._isolation = isolation_pb2_grpc.IsolationServiceStub(channel)
         self._keys = keys_pb2_grpc.KeyServiceStub(channel)
         self._imports = key_imports_pb2_grpc.KeyImportServiceStub(channel)
+        self._policies = key_policies_pb2_grpc.KeyPolicyServiceStub(channel)
+        self._encryption = encryption_pb2_grpc.EncryptionServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
         self._operations = operations(channel)
         self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
@@ -90,6 +99,7 @@ class Founder:
             "attestations": attestation.name,
             "secrets": self._secret(parent),
             "importJobs": self._own_key(parent),
+            "keyUseApprovals": self._approval(parent),
         }
         return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
 
@@ -117,6 +127,28 @@ class Founder:
         job = key_imports_pb2.ImportJob(key=f"{parent}/keys/brought", purpose=keys_pb2.ENCRYPTION)
         asked = key_imports_pb2.CreateImportJobRequest(parent=parent, import_job=job)
         return self._imports.CreateImportJob(asked, metadata=admin).name
+
+    def _approval(self, parent: str) -> str:
+        """Have two uses of a key wait for consent, and the policy that wants it enforced no more; return one's name."""
+        admin, use = self._admin(parent), key_uses_pb2.KeyUse
+        codes = (use.BACKUP, use.MIGRATION)
+        rule = key_policies_pb2.KeyPolicy.Rule(
+            keys=["*"], operations=[use.ENCRYPT], principals=["tenant-admin"], reason_codes=codes, dual_control=True
+        )
+        policy = key_policies_pb2.KeyPolicy(name=f"{parent}/keyPolicy", enforced=True, rules=[rule])
+        asked = key_policies_pb2.UpdateKeyPolicyRequest(key_policy=policy)
+        asked.update_mask.paths[:] = ["enforced", "rules"]
+        self._policies.UpdateKeyPolicy(asked, metadata=admin)
+        for code in codes:
+            with suppress(grpc.RpcError):
+                wanted = encryption_pb2.EncryptRequest(parent=parent, plaintext=b"founder", reason_code=code)
+                self._encryption.Encrypt(wanted, metadata=admin)
+        asked.key_policy.enforced = False
+        self._policies.UpdateKeyPolicy(asked, metadata=admin)
+        listed = key_use_approvals_pb2.ListKeyUseApprovalsRequest(parent=parent)
+        waiting = self._policies.ListKeyUseApprovals(listed, metadata=admin).key_use_approvals
+        assert len(waiting) == len(codes)
+        return waiting[0].name
 
     def _admin(self, parent: str) -> Metadata:
         wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)

@@ -200,6 +200,11 @@ def _signature(message: Any) -> None:
     message.signature = b"none"
 
 
+def _key_policy(message: Any) -> None:
+    message.update_mask.paths.append("enforced")
+    message.validate_only = True
+
+
 ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "CreateTenant": _new_tenant,
     "UpdateTenant": _update,
@@ -227,6 +232,10 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "ImportKey": _wrapped_key,
     "Sign": _data,
     "Verify": _signature,
+    "UpdateKeyPolicy": _key_policy,
+    "ProposeKeyPolicyChange": _key_policy,
+    "ApproveKeyUse": _stale_etag,
+    "DenyKeyUse": _stale_etag,
     "VerifyCell": _cell,
     "Encrypt": _plaintext,
     "Decrypt": _ciphertext,

@@ -131,8 +131,9 @@ async def test_an_older_tenant_gets_its_marker_with_the_table(
     both: tuple[Placement, Placement], database: Database, superuser: RawConnection
 ) -> None:
     ours, _ = both
-    later = sql.SQL("DROP TABLE {0}.canaries, {0}.secret_versions, {0}.secrets").format(sql.Identifier(ours.schema))
-    await superuser.execute(later)
+    later = "DROP TABLE {0}.canaries, {0}.secret_versions, {0}.secrets, {0}.key_policies, {0}.key_use_approvals"
+    for statement in (later, "ALTER TABLE {0}.tokens DROP COLUMN issuers"):
+        await superuser.execute(sql.SQL(statement).format(sql.Identifier(ours.schema)))
     await superuser.execute("UPDATE csm_system.tenant_schemas SET version = 1 WHERE tenant_uid = %s", (ours.uid,))
     await create_tenant_schema(database, ours)
 

@@ -19,22 +19,30 @@ EACH_METHOD: Final = pytest.mark.parametrize("method", METHODS, ids=path)
 # Roles of the platform's own people: they know which tenants there are.
 PLATFORM: Final = {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_PROVIDER_OPERATOR}
 SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2.ROLE_SERVICE}
-COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets", "destructionReceipts", "importJobs")
+COLLECTIONS: Final = (
+    "tokens", "certificates", "attestations", "secrets", "destructionReceipts", "importJobs", "keyUseApprovals",
+)  # fmt: skip
 # What is sent is valid but for an etag of yesterday, so that the tenants and their secrets stay as they are.
 STALE: Final = {
     "SuspendTenant", "ReactivateTenant", "SealTenant", "UnsealTenant", "DeleteSecret", "DisableSecretVersion",
     "EnableSecretVersion", "DestroySecretVersion", "RetireKeyVersion", "EnableKeyVersion", "ScheduleKeyDestruction",
-    "RestoreKey",
+    "RestoreKey", "ApproveKeyUse", "DenyKeyUse",
 }  # fmt: skip
 # What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for; or it is no
-# ciphertext and no wrapped key, which each tenant would need one of its own of.
-IMPOSSIBLE: Final = {"AcknowledgePolicies", "Decrypt", "Rewrap", "ImportKey"}
+# ciphertext and no wrapped key, which each tenant would need one of its own of; or it names no change, of which there
+# is none.
+IMPOSSIBLE: Final = {
+    "AcknowledgePolicies", "Decrypt", "Rewrap", "ImportKey", "ApproveKeyPolicyChange", "RejectKeyPolicyChange",
+}  # fmt: skip
 
 
 def _served(method: MethodDescriptor) -> tuple[str, str]:
     """Return what a caller reads that the rule lets through."""
     if method.name in STALE:
         return "ABORTED", "ETAG_MISMATCH"
+    if method.name == "ProposeKeyPolicyChange":
+        # The tenants' policies are not locked, or nothing else could be asked of their keys.
+        return "FAILED_PRECONDITION", "KEY_POLICY_NOT_LOCKED"
     return ("INVALID_ARGUMENT", "INVALID_ARGUMENT") if method.name in IMPOSSIBLE else ("OK", "")
 
 

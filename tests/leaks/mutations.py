@@ -38,6 +38,7 @@ from tests.leaks.walls import (
     contexts,
     decisions,
     devices,
+    key_policies,
     keys,
     leases,
     markers,
@@ -62,6 +63,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *tables.WALLS,
     # What is sealed.
     *keys.WALLS,
+    *key_policies.WALLS,
     *rotations.WALLS,
     *resealing.WALLS,
     *own_keys.WALLS,

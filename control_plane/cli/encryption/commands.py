@@ -40,12 +40,14 @@ class Use:
     key: Annotated[
         str, typer.Option(metavar="NAME", help="tenants/TENANT/keys/KEY; the key for services if none is named.")
     ] = ""
+    reason_code: arguments.ReasonCode = ""
     out: arguments.OutFile = None
 
     def request(self, tenant: str) -> Message:
         """Say it in a request."""
         context = arguments.labels(self.bound_to)
-        return {"parent": tenant, "encryption_context": context, "reason": self.reason, "key": self.key}
+        said = {"reason": self.reason, "reason_code": self.reason_code, "key": self.key}
+        return {"parent": tenant, "encryption_context": context, **said}
 
 
 Plaintext = Annotated[

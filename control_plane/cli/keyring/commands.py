@@ -11,11 +11,12 @@ from control_plane.cli import arguments, operations, output
 from control_plane.cli.calls.failures import failed, partially
 from control_plane.cli.calls.message import Message
 from control_plane.cli.command import command
-from control_plane.cli.keyring import tree
+from control_plane.cli.keyring import policy, tree
 from control_plane.cli.keyring.campaign import Progress, run
 from control_plane.cli.session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys: what they rest on, and their rotation.")
+app.add_typer(policy.app, name="policy")
 
 _SERVICE: Final = "bulkhead.v1.KeyService"
 _RECEIPTS: Final = ("name", "key_version", "destroy_time", "key_id")

@@ -153,12 +153,20 @@ def list_versions(session: Session, name: Name, *, paging: arguments.Paging) -> 
 
 
 @command(app, "access")
-def access_version(session: Session, name: Read, *, out: arguments.OutFile = None) -> None:
+def access_version(
+    session: Session,
+    name: Read,
+    *,
+    out: arguments.OutFile = None,
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+    reason_code: arguments.ReasonCode = "",
+) -> None:
     """Read a value, the latest if no version is named. It needs a token with the scope secrets.access.
 
     With --out it goes, byte for byte, into a file that only you can read. Each reading is in the tenant's audit log.
     """
-    answer = session.call(f"{_SERVICE}/AccessSecretVersion", {"name": name})
+    asked = {"name": name, "reason": reason, "reason_code": reason_code}
+    answer = session.call(f"{_SERVICE}/AccessSecretVersion", asked)
     payload = base64.b64decode(answer["payload"])
     if hashlib.sha256(payload).digest() != base64.b64decode(answer["payload_sha256"]):
         raise failed("DATA_LOSS", "what came is not the value that was sent")

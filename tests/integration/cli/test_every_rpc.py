@@ -53,7 +53,19 @@ COMMANDS: dict[str, list[str]] = {
     "ListAttestationKeys": ["isolation", "keys"],
     "ListBreaches": ["isolation", "breaches"],
     "GenerateDataKey": ["encryption", "generate-data-key", "org_1", "--context", "a=1", "--bytes", "16"],
-    "Encrypt": ["encryption", "encrypt", "org_1", "--file", "FILE", "--context", "a=1", "--reason", "it's"],
+    "Encrypt": [
+        "encryption",
+        "encrypt",
+        "org_1",
+        "--file",
+        "FILE",
+        "--context",
+        "a=1",
+        "--reason",
+        "it's",
+        "--reason-code",
+        "backup",
+    ],
     "Decrypt": ["encryption", "decrypt", "org_1", "--file", "FILE"],
     "Rewrap": ["encryption", "rewrap", "org_1", "--file", "FILE"],
     "ListKeys": ["keys", "list", "org_1"],
@@ -70,6 +82,15 @@ COMMANDS: dict[str, list[str]] = {
     "Sign": ["signing", "sign", "tenants/org_1/keys/signer", "--file", "FILE", "--reason", "it's"],
     "Verify": ["signing", "verify", "tenants/org_1/keys/signer", "--file", "FILE", "--signature", "FILE"],
     "GetPublicKey": ["signing", "public-key", "tenants/org_1/keys/signer/versions/1"],
+    "GetKeyPolicy": ["keys", "policy", "show", "org_1"],
+    "UpdateKeyPolicy": ["keys", "policy", "set", "org_1", "--file", "POLICY", "--etag", "e"],
+    "ProposeKeyPolicyChange": ["keys", "policy", "propose", "org_1", "--file", "POLICY"],
+    "ApproveKeyPolicyChange": ["keys", "policy", "approve", "org_1", "01"],
+    "RejectKeyPolicyChange": ["keys", "policy", "reject", "org_1", "01"],
+    "ListKeyUseApprovals": ["keys", "policy", "approvals", "org_1"],
+    "GetKeyUseApproval": ["keys", "policy", "approval", "tenants/org_1/keyUseApprovals/1"],
+    "ApproveKeyUse": ["keys", "policy", "approve-use", "tenants/org_1/keyUseApprovals/1", "--uses", "3", "--ttl", "1h"],
+    "DenyKeyUse": ["keys", "policy", "deny-use", "tenants/org_1/keyUseApprovals/1"],
     "ListDestructionReceipts": ["keys", "receipts", "org_1"],
     "GetDestructionReceipt": ["keys", "receipt", "tenants/org_1/destructionReceipts/1"],
     "ListEdges": ["edges", "list"],
@@ -98,7 +119,9 @@ def full_names() -> set[str]:
 def test_a_command_prints_its_rpc_for_grpcurl_and_calls_nothing(api: Any, cli: Any, *, rpc: str, tmp_path: Any) -> None:
     # As a token, and as base64.
     (tmp_path / "FILE").write_text("one0time")
-    arguments = [argument.replace("FILE", str(tmp_path / "FILE")) for argument in COMMANDS[rpc]]
+    (tmp_path / "POLICY").write_text('{"rules": [{"keys": ["*"], "principals": ["tenant-member:it\'s"]}]}')
+    files = {name: str(tmp_path / name) for name in ("FILE", "POLICY")}
+    arguments = [files.get(argument, argument) for argument in COMMANDS[rpc]]
     done = cli(*arguments, "--print-grpcurl")
     shell = subprocess.run(["sh", "-c", SHELL + done.out], check=True, capture_output=True, text=True)
     method, _, request = shell.stdout.partition("\n")

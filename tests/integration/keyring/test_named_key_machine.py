@@ -22,9 +22,10 @@ from typing_extensions import override
 
 from bulkhead.v1 import key_requests_pb2
 from control_plane.encryption.model import Purpose
-from control_plane.encryption.service import Encryption, Use
-from control_plane.encryption.uses import Operation
+from control_plane.encryption.service import Encryption
 from control_plane.errors import AlreadyExistsError, DomainError, PreconditionError
+from control_plane.key_policies.gate import KeyGate
+from control_plane.key_policies.model import KeyUse, Operation
 from control_plane.operations.model import OperationState
 from control_plane.postgres.database import Isolation, TenantHandle
 from control_plane.postgres.placement import Placement
@@ -58,7 +59,7 @@ class Keys(RuleBasedStateMachine):
         super().__init__()
         self.keys: dict[str, Modelled] = {}
         self.keks = 1
-        self.encryption = Encryption(self.ring.cell.keys)
+        self.encryption = Encryption(self.ring.cell.keys, KeyGate())
 
     def done(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Do it, and return what came of it."""
@@ -144,9 +145,9 @@ class Keys(RuleBasedStateMachine):
         key = self.keys.get(key_id)
         if key is None:
             return
-        by = Use(operation=Operation.ENCRYPT, principal="machine")
+        use = KeyUse(key=key_id, operation=Operation.ENCRYPT, principal="service:machine")
         try:
-            sealed = self.done(self.encryption.seal(content, Purpose(key_id=key_id), self.handle, by=by))
+            sealed = self.done(self.encryption.seal(content, Purpose(key_id=key_id), self.handle, use=use))
         except PreconditionError:
             assert key.state != "ENABLED"
             return
@@ -155,11 +156,11 @@ class Keys(RuleBasedStateMachine):
 
     @invariant()
     def everything_opens_that_should_and_nothing_else(self) -> None:
-        by = Use(operation=Operation.DECRYPT, principal="machine")
         for key_id, key in self.keys.items():
+            use = KeyUse(key=key_id, operation=Operation.DECRYPT, principal="service:machine")
             for ciphertext in key.sealed:
                 try:
-                    self.done(self.encryption.open(ciphertext, Purpose(key_id=key_id), self.handle, by=by))
+                    self.done(self.encryption.open(ciphertext, Purpose(key_id=key_id), self.handle, use=use))
                 except DomainError as error:
                     assert error.code == {  # noqa: PT017 which error it is depends on the model
                         "DESTROY_SCHEDULED": "KEY_DESTROY_SCHEDULED",

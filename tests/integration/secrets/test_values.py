@@ -10,6 +10,8 @@ from psycopg.rows import DictRow
 
 from bulkhead.v1 import secret_versions_pb2 as versions_pb2
 from bulkhead.v1 import secrets_pb2
+from control_plane.key_policies.gate import KeyGate
+from control_plane.key_policies.model import KeyUse, Operation
 from control_plane.keys.model import IntegrityError
 from control_plane.postgres.database import Isolation
 from control_plane.postgres.placement import Placement
@@ -243,6 +245,7 @@ async def test_what_does_not_open_is_an_integrity_error_and_leaves_its_entry(
     await superuser.execute("UPDATE tenant_org_1.secret_versions SET number = number + 10")
     await superuser.execute("UPDATE tenant_org_1.secrets SET latest_version = 12")
     tenant = cell.database.tenant(placement, isolation=Isolation.READ_COMMITTED)
+    use = KeyUse(key="storage", operation=Operation.READ_SECRET, principal="tenant-member:alice")
 
     with pytest.raises(IntegrityError, match=f"^secrets/{crm.uid} does not open"):
-        await service.access_version(tenant, "crm", None, keys=cell.keys)
+        await service.access_version(tenant, "crm", None, use=use, gate=KeyGate(), keys=cell.keys)

@@ -198,8 +198,8 @@ WALLS: Final = (
     Mutation(
         name="strangers read why they are refused",
         file=STATUS,
-        before="    if code in _TO_STRANGERS:\n",
-        after="    if code in CODES:\n",
+        before="    if code in _TO_STRANGERS and",
+        after="    if code in CODES and",
         noticed_by=(
             "tests/unit/serving/test_status.py::test_a_stranger_reads_a_reason_and_a_request_id_and_nothing_else",
         ),

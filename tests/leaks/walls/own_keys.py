@@ -48,8 +48,11 @@ WALLS: Final = (
     Mutation(
         name="a key is sealed with that waits for its destruction",
         file=SEALING,
-        before="        await self._uses.authorise(use, handle)\n",
-        after="        del use, handle\n",
+        before=(
+            "        await self._uses.authorise(use, handle)\n"
+            "        sealed = await self._sealed(plaintext, purpose, handle)\n"
+        ),
+        after="        sealed = await self._sealed(plaintext, purpose, handle)\n",
         noticed_by=(f"{SEALED}::test_while_its_destruction_waits_and_after_it_nothing_is_sealed_or_opened",),
     ),
     Mutation(
@@ -76,15 +79,15 @@ WALLS: Final = (
     Mutation(
         name="a key is used for something else",
         file=USES,
-        before="        if named.kind.purpose is not use.operation.purpose:\n",
+        before="        if named.kind.purpose is not _purpose(use.operation):\n",
         after="        if not named.kind.purpose:\n",
         noticed_by=(f"{SIGNED}::test_a_key_for_something_else_signs_nothing[invoices]",),
     ),
     Mutation(
         name="a built-in key is used like a tenant's own",
         file=USES,
-        before="        if use.key_id in BUILT_IN_IDS:\n",
-        after="        if not use.key_id:\n",
+        before="        if use.key in BUILT_IN_IDS:\n",
+        after="        if not use.key:\n",
         noticed_by=(f"{SIGNED}::test_a_key_for_something_else_signs_nothing[tokens]",),
     ),
     Mutation(
@@ -104,7 +107,7 @@ WALLS: Final = (
     Mutation(
         name="a signature goes out without its entry",
         file=SIGNING,
-        before="        await _record(handle, asked, key.version, details={})\n",
+        before="        await self._record(handle, asked, key.version, details={})\n",
         after="",
         noticed_by=(f"{SIGNED}::test_without_its_entry_no_signature_goes_out",),
     ),

@@ -81,7 +81,7 @@ WALLS: Final = (
     Mutation(
         name="nobody is told that a value was read",
         file=SERVICE,
-        before="        tx.record(Effect(resource=name, details=asked))\n",
+        before="        tx.record(Effect(resource=name, details={**asked, **said, **permit.details}))\n",
         after="        tx.unchanged()\n",
         noticed_by=(f"{VALUES}::test_a_value_is_read_by_number_or_as_the_latest_with_an_entry_each",),
     ),

@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from bulkhead.v1 import key_uses_pb2 as bulkhead_dot_v1_dot_key__uses__pb2
 from bulkhead.v1 import rules_pb2 as bulkhead_dot_v1_dot_rules__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ulkhead/v1/encryption.proto\x12\x0b\x62ulkhead.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\"\xb3\x02\n\x16GenerateDataKeyRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\\\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32:.bulkhead.v1.GenerateDataKeyRequest.EncryptionContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tkey_bytes\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12%\n\x03key\x18\x05 \x01(\tB\x18\xe2\x41\x01\x01\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x1a\x38\n\x16\x45ncryptionContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x17GenerateDataKeyResponse\x12\x11\n\tplaintext\x18\x01 \x01(\x0c\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x03 \x01(\t\"\xa3\x02\n\x0e\x45ncryptRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12T\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32\x32.bulkhead.v1.EncryptRequest.EncryptionContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tplaintext\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12%\n\x03key\x18\x05 \x01(\tB\x18\xe2\x41\x01\x01\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x1a\x38\n\x16\x45ncryptionContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x0f\x45ncryptResponse\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"\xa4\x02\n\x0e\x44\x65\x63ryptRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12T\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32\x32.bulkhead.v1.DecryptRequest.EncryptionContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nciphertext\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12%\n\x03key\x18\x05 \x01(\tB\x18\xe2\x41\x01\x01\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x1a\x38\n\x16\x45ncryptionContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x0f\x44\x65\x63ryptResponse\x12\x11\n\tplaintext\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"\xa2\x02\n\rRewrapRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12S\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32\x31.bulkhead.v1.RewrapRequest.EncryptionContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nciphertext\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12%\n\x03key\x18\x05 \x01(\tB\x18\xe2\x41\x01\x01\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x1a\x38\n\x16\x45ncryptionContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x0eRewrapResponse\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t2\x8b\x05\n\x11\x45ncryptionService\x12\xb4\x01\n\x0fGenerateDataKey\x12#.bulkhead.v1.GenerateDataKeyRequest\x1a$.bulkhead.v1.GenerateDataKeyResponse\"V\x8a\xcf\x18\x1d\n\x06parent\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02/\"*/api/v1/{parent=tenants/*}:generateDataKey:\x01*\x12\x94\x01\n\x07\x45ncrypt\x12\x1b.bulkhead.v1.EncryptRequest\x1a\x1c.bulkhead.v1.EncryptResponse\"N\x8a\xcf\x18\x1d\n\x06parent\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02\'\"\"/api/v1/{parent=tenants/*}:encrypt:\x01*\x12\x94\x01\n\x07\x44\x65\x63rypt\x12\x1b.bulkhead.v1.DecryptRequest\x1a\x1c.bulkhead.v1.DecryptResponse\"N\x8a\xcf\x18\x1d\n\x06parent\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02\'\"\"/api/v1/{parent=tenants/*}:decrypt:\x01*\x12\x90\x01\n\x06Rewrap\x12\x1a.bulkhead.v1.RewrapRequest\x1a\x1b.bulkhead.v1.RewrapResponse\"M\x8a\xcf\x18\x1d\n\x06parent\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02&\"!/api/v1/{parent=tenants/*}:rewrap:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ulkhead/v1/encryption.proto\x12\x0b\x62ulkhead.v1\x1a\x1a\x62ulkhead/v1/key_uses.proto\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\"\xee\x02\n\x16GenerateDataKeyRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\\\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32:.bulkhead.v1.GenerateDataKeyRequest.EncryptionContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tkey_bytes\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12%\n\x03key\x18\x05 \x01(\tB\x18\xe2\x41\x01\x01\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x39\n\x0breason_code\x18\x06 \x01(\x0e\x32\x1e.bulkhead.v1.KeyUse.ReasonCodeB\x04\xe2\x41\x01\x01\x1a\x38\n\x16\x45ncryptionContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x17GenerateDataKeyResponse\x12\x11\n\tplaintext\x18\x01 \x01(\x0c\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x03 \x01(\t\"\xde\x02\n\x0e\x45ncryptRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12T\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32\x32.bulkhead.v1.EncryptRequest.EncryptionContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tplaintext\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12%\n\x03key\x18\x05 \x01(\tB\x18\xe2\x41\x01\x01\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x39\n\x0breason_code\x18\x06 \x01(\x0e\x32\x1e.bulkhead.v1.KeyUse.ReasonCodeB\x04\xe2\x41\x01\x01\x1a\x38\n\x16\x45ncryptionContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x0f\x45ncryptResponse\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"\xdf\x02\n\x0e\x44\x65\x63ryptRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12T\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32\x32.bulkhead.v1.DecryptRequest.EncryptionContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nciphertext\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12%\n\x03key\x18\x05 \x01(\tB\x18\xe2\x41\x01\x01\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x39\n\x0breason_code\x18\x06 \x01(\x0e\x32\x1e.bulkhead.v1.KeyUse.ReasonCodeB\x04\xe2\x41\x01\x01\x1a\x38\n\x16\x45ncryptionContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x0f\x44\x65\x63ryptResponse\x12\x11\n\tplaintext\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"\xdd\x02\n\rRewrapRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12S\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32\x31.bulkhead.v1.RewrapRequest.EncryptionContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nciphertext\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12%\n\x03key\x18\x05 \x01(\tB\x18\xe2\x41\x01\x01\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x39\n\x0breason_code\x18\x06 \x01(\x0e\x32\x1e.bulkhead.v1.KeyUse.ReasonCodeB\x04\xe2\x41\x01\x01\x1a\x38\n\x16\x45ncryptionContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x0eRewrapResponse\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t2\x8b\x05\n\x11\x45ncryptionService\x12\xb4\x01\n\x0fGenerateDataKey\x12#.bulkhead.v1.GenerateDataKeyRequest\x1a$.bulkhead.v1.GenerateDataKeyResponse\"V\x8a\xcf\x18\x1d\n\x06parent\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02/\"*/api/v1/{parent=tenants/*}:generateDataKey:\x01*\x12\x94\x01\n\x07\x45ncrypt\x12\x1b.bulkhead.v1.EncryptRequest\x1a\x1c.bulkhead.v1.EncryptResponse\"N\x8a\xcf\x18\x1d\n\x06parent\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02\'\"\"/api/v1/{parent=tenants/*}:encrypt:\x01*\x12\x94\x01\n\x07\x44\x65\x63rypt\x12\x1b.bulkhead.v1.DecryptRequest\x1a\x1c.bulkhead.v1.DecryptResponse\"N\x8a\xcf\x18\x1d\n\x06parent\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02\'\"\"/api/v1/{parent=tenants/*}:decrypt:\x01*\x12\x90\x01\n\x06Rewrap\x12\x1a.bulkhead.v1.RewrapRequest\x1a\x1b.bulkhead.v1.RewrapResponse\"M\x8a\xcf\x18\x1d\n\x06parent\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02&\"!/api/v1/{parent=tenants/*}:rewrap:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +48,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEDATAKEYREQUEST'].fields_by_name['key_bytes']._serialized_options = b'\342A\001\001'
   _globals['_GENERATEDATAKEYREQUEST'].fields_by_name['key']._loaded_options = None
   _globals['_GENERATEDATAKEYREQUEST'].fields_by_name['key']._serialized_options = b'\342A\001\001\372A\021\n\017bulkhead.v1/Key'
+  _globals['_GENERATEDATAKEYREQUEST'].fields_by_name['reason_code']._loaded_options = None
+  _globals['_GENERATEDATAKEYREQUEST'].fields_by_name['reason_code']._serialized_options = b'\342A\001\001'
   _globals['_ENCRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._loaded_options = None
   _globals['_ENCRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_options = b'8\001'
   _globals['_ENCRYPTREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -59,6 +62,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCRYPTREQUEST'].fields_by_name['plaintext']._serialized_options = b'\342A\001\002'
   _globals['_ENCRYPTREQUEST'].fields_by_name['key']._loaded_options = None
   _globals['_ENCRYPTREQUEST'].fields_by_name['key']._serialized_options = b'\342A\001\001\372A\021\n\017bulkhead.v1/Key'
+  _globals['_ENCRYPTREQUEST'].fields_by_name['reason_code']._loaded_options = None
+  _globals['_ENCRYPTREQUEST'].fields_by_name['reason_code']._serialized_options = b'\342A\001\001'
   _globals['_DECRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._loaded_options = None
   _globals['_DECRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_options = b'8\001'
   _globals['_DECRYPTREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -71,6 +76,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECRYPTREQUEST'].fields_by_name['ciphertext']._serialized_options = b'\342A\001\002'
   _globals['_DECRYPTREQUEST'].fields_by_name['key']._loaded_options = None
   _globals['_DECRYPTREQUEST'].fields_by_name['key']._serialized_options = b'\342A\001\001\372A\021\n\017bulkhead.v1/Key'
+  _globals['_DECRYPTREQUEST'].fields_by_name['reason_code']._loaded_options = None
+  _globals['_DECRYPTREQUEST'].fields_by_name['reason_code']._serialized_options = b'\342A\001\001'
   _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._loaded_options = None
   _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_options = b'8\001'
   _globals['_REWRAPREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -83,6 +90,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REWRAPREQUEST'].fields_by_name['ciphertext']._serialized_options = b'\342A\001\002'
   _globals['_REWRAPREQUEST'].fields_by_name['key']._loaded_options = None
   _globals['_REWRAPREQUEST'].fields_by_name['key']._serialized_options = b'\342A\001\001\372A\021\n\017bulkhead.v1/Key'
+  _globals['_REWRAPREQUEST'].fields_by_name['reason_code']._loaded_options = None
+  _globals['_REWRAPREQUEST'].fields_by_name['reason_code']._serialized_options = b'\342A\001\001'
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['GenerateDataKey']._loaded_options = None
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['GenerateDataKey']._serialized_options = b'\212\317\030\035\n\006parent\022\003\003\004\006\032\010keys.use \002(\0020\002\202\323\344\223\002/\"*/api/v1/{parent=tenants/*}:generateDataKey:\001*'
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['Encrypt']._loaded_options = None
@@ -91,30 +100,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['Decrypt']._serialized_options = b'\212\317\030\035\n\006parent\022\003\003\004\006\032\010keys.use \002(\0020\002\202\323\344\223\002\'\"\"/api/v1/{parent=tenants/*}:decrypt:\001*'
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['Rewrap']._loaded_options = None
   _globals['_ENCRYPTIONSERVICE'].methods_by_name['Rewrap']._serialized_options = b'\212\317\030\035\n\006parent\022\003\003\004\006\032\010keys.use \002(\0020\002\202\323\344\223\002&\"!/api/v1/{parent=tenants/*}:rewrap:\001*'
-  _globals['_GENERATEDATAKEYREQUEST']._serialized_start=161
-  _globals['_GENERATEDATAKEYREQUEST']._serialized_end=468
-  _globals['_GENERATEDATAKEYREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=412
-  _globals['_GENERATEDATAKEYREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=468
-  _globals['_GENERATEDATAKEYRESPONSE']._serialized_start=470
-  _globals['_GENERATEDATAKEYRESPONSE']._serialized_end=555
-  _globals['_ENCRYPTREQUEST']._serialized_start=558
-  _globals['_ENCRYPTREQUEST']._serialized_end=849
-  _globals['_ENCRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=412
-  _globals['_ENCRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=468
-  _globals['_ENCRYPTRESPONSE']._serialized_start=851
-  _globals['_ENCRYPTRESPONSE']._serialized_end=909
-  _globals['_DECRYPTREQUEST']._serialized_start=912
-  _globals['_DECRYPTREQUEST']._serialized_end=1204
-  _globals['_DECRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=412
-  _globals['_DECRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=468
-  _globals['_DECRYPTRESPONSE']._serialized_start=1206
-  _globals['_DECRYPTRESPONSE']._serialized_end=1263
-  _globals['_REWRAPREQUEST']._serialized_start=1266
-  _globals['_REWRAPREQUEST']._serialized_end=1556
-  _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=412
-  _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=468
-  _globals['_REWRAPRESPONSE']._serialized_start=1558
-  _globals['_REWRAPRESPONSE']._serialized_end=1615
-  _globals['_ENCRYPTIONSERVICE']._serialized_start=1618
-  _globals['_ENCRYPTIONSERVICE']._serialized_end=2269
+  _globals['_GENERATEDATAKEYREQUEST']._serialized_start=189
+  _globals['_GENERATEDATAKEYREQUEST']._serialized_end=555
+  _globals['_GENERATEDATAKEYREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=499
+  _globals['_GENERATEDATAKEYREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=555
+  _globals['_GENERATEDATAKEYRESPONSE']._serialized_start=557
+  _globals['_GENERATEDATAKEYRESPONSE']._serialized_end=642
+  _globals['_ENCRYPTREQUEST']._serialized_start=645
+  _globals['_ENCRYPTREQUEST']._serialized_end=995
+  _globals['_ENCRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=499
+  _globals['_ENCRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=555
+  _globals['_ENCRYPTRESPONSE']._serialized_start=997
+  _globals['_ENCRYPTRESPONSE']._serialized_end=1055
+  _globals['_DECRYPTREQUEST']._serialized_start=1058
+  _globals['_DECRYPTREQUEST']._serialized_end=1409
+  _globals['_DECRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=499
+  _globals['_DECRYPTREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=555
+  _globals['_DECRYPTRESPONSE']._serialized_start=1411
+  _globals['_DECRYPTRESPONSE']._serialized_end=1468
+  _globals['_REWRAPREQUEST']._serialized_start=1471
+  _globals['_REWRAPREQUEST']._serialized_end=1820
+  _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=499
+  _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=555
+  _globals['_REWRAPRESPONSE']._serialized_start=1822
+  _globals['_REWRAPRESPONSE']._serialized_end=1879
+  _globals['_ENCRYPTIONSERVICE']._serialized_start=1882
+  _globals['_ENCRYPTIONSERVICE']._serialized_end=2533
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 Data that is kept for a tenant elsewhere, sealed under a key of the tenant's own."""
 
+from bulkhead.v1 import key_uses_pb2 as _key_uses_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -49,6 +50,7 @@ class GenerateDataKeyRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     KEY_BYTES_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
     reason: _builtins.str
@@ -57,6 +59,8 @@ class GenerateDataKeyRequest(_message.Message):
     """How many bytes: 16 to 64; 32 when zero."""
     key: _builtins.str
     """The key: `tenants/{tenant}/keys/{key}`, of the purpose ENCRYPTION; empty is the tenant's key for services."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the key is bound to: at most 16 entries, keys of 1 to 64 characters of `[a-z0-9_.-]`, values of at most 256. Not
@@ -71,10 +75,11 @@ class GenerateDataKeyRequest(_message.Message):
         reason: _builtins.str = ...,
         key_bytes: _builtins.int = ...,
         key: _builtins.str = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "key", b"key", "key_bytes", b"key_bytes", "parent", b"parent", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "key", b"key", "key_bytes", b"key_bytes", "parent", b"parent", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -141,6 +146,7 @@ class EncryptRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     PLAINTEXT_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
     reason: _builtins.str
@@ -149,6 +155,8 @@ class EncryptRequest(_message.Message):
     """What is to be sealed: at most 65,536 bytes."""
     key: _builtins.str
     """The key: `tenants/{tenant}/keys/{key}`, of the purpose ENCRYPTION; empty is the tenant's key for services."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the ciphertext is bound to: see GenerateDataKeyRequest."""
@@ -161,10 +169,11 @@ class EncryptRequest(_message.Message):
         reason: _builtins.str = ...,
         plaintext: _builtins.bytes = ...,
         key: _builtins.str = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "key", b"key", "parent", b"parent", "plaintext", b"plaintext", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "key", b"key", "parent", b"parent", "plaintext", b"plaintext", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,6 +236,7 @@ class DecryptRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CIPHERTEXT_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
     reason: _builtins.str
@@ -235,6 +245,8 @@ class DecryptRequest(_message.Message):
     """What Encrypt, GenerateDataKey or Rewrap returned."""
     key: _builtins.str
     """The key that sealed it: `tenants/{tenant}/keys/{key}`, of the purpose ENCRYPTION; empty is the tenant's key for services."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The same that it was sealed with."""
@@ -247,10 +259,11 @@ class DecryptRequest(_message.Message):
         reason: _builtins.str = ...,
         ciphertext: _builtins.bytes = ...,
         key: _builtins.str = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "key", b"key", "parent", b"parent", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "key", b"key", "parent", b"parent", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -313,6 +326,7 @@ class RewrapRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CIPHERTEXT_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
     reason: _builtins.str
@@ -321,6 +335,8 @@ class RewrapRequest(_message.Message):
     """What Encrypt, GenerateDataKey or Rewrap returned."""
     key: _builtins.str
     """The key that sealed it: `tenants/{tenant}/keys/{key}`, of the purpose ENCRYPTION; empty is the tenant's key for services."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The same that it was sealed with, and is sealed with again."""
@@ -333,10 +349,11 @@ class RewrapRequest(_message.Message):
         reason: _builtins.str = ...,
         ciphertext: _builtins.bytes = ...,
         key: _builtins.str = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "key", b"key", "parent", b"parent", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "key", b"key", "parent", b"parent", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class EncryptionServiceStub:
     """Seals and opens what services keep elsewhere. The key never leaves; what it sealed opens for the same tenant and the
-    same context only. Each use is an entry in the tenant's audit log.
+    same context only. Each use is an entry in the tenant's audit log, and passes its key policy (KeyPolicyService) before.
     """
 
     def __init__(self, channel):
@@ -60,7 +60,7 @@ class EncryptionServiceStub:
 
 class EncryptionServiceServicer:
     """Seals and opens what services keep elsewhere. The key never leaves; what it sealed opens for the same tenant and the
-    same context only. Each use is an entry in the tenant's audit log.
+    same context only. Each use is an entry in the tenant's audit log, and passes its key policy (KeyPolicyService) before.
     """
 
     def GenerateDataKey(self, request, context):
@@ -125,7 +125,7 @@ def add_EncryptionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class EncryptionService:
     """Seals and opens what services keep elsewhere. The key never leaves; what it sealed opens for the same tenant and the
-    same context only. Each use is an entry in the tenant's audit log.
+    same context only. Each use is an entry in the tenant's audit log, and passes its key policy (KeyPolicyService) before.
     """
 
     @staticmethod

@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class EncryptionServiceStub:
     """Seals and opens what services keep elsewhere. The key never leaves; what it sealed opens for the same tenant and the
-    same context only. Each use is an entry in the tenant's audit log.
+    same context only. Each use is an entry in the tenant's audit log, and passes its key policy (KeyPolicyService) before.
     """
 
     @_typing.overload
@@ -49,7 +49,7 @@ class EncryptionServiceStub:
 @_typing.type_check_only
 class EncryptionServiceAsyncStub(EncryptionServiceStub):
     """Seals and opens what services keep elsewhere. The key never leaves; what it sealed opens for the same tenant and the
-    same context only. Each use is an entry in the tenant's audit log.
+    same context only. Each use is an entry in the tenant's audit log, and passes its key policy (KeyPolicyService) before.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -66,7 +66,7 @@ class EncryptionServiceAsyncStub(EncryptionServiceStub):
 
 class EncryptionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Seals and opens what services keep elsewhere. The key never leaves; what it sealed opens for the same tenant and the
-    same context only. Each use is an entry in the tenant's audit log.
+    same context only. Each use is an entry in the tenant's audit log, and passes its key policy (KeyPolicyService) before.
     """
 
     @_abc_1.abstractmethod

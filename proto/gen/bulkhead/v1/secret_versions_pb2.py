@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from bulkhead.v1 import key_uses_pb2 as bulkhead_dot_v1_dot_key__uses__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!bulkhead/v1/secret_versions.proto\x12\x0b\x62ulkhead.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x03\n\rSecretVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32 .bulkhead.v1.SecretVersion.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x0c\x64\x65stroy_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x63 \x01(\t\"H\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NABLED\x10\x01\x12\x0c\n\x08\x44ISABLED\x10\x02\x12\r\n\tDESTROYED\x10\x03:s\xea\x41p\n\x19\x62ulkhead.v1/SecretVersion\x12\x34tenants/{tenant}/secrets/{secret}/versions/{version}*\x0esecretVersions2\rsecretVersion\"\xbf\x01\n\x17\x41\x64\x64SecretVersionRequest\x12\x32\n\x06parent\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\x12\x19\x62ulkhead.v1/SecretVersion\x12\x18\n\x07payload\x18\x02 \x01(\x0c\x42\x07\x80\x01\x01\xe2\x41\x01\x02\x12\x1f\n\x0epayload_sha256\x18\x03 \x01(\x0c\x42\x07\x80\x01\x01\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x82\x01\n\x19ListSecretVersionsRequest\x12\x32\n\x06parent\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\x12\x19\x62ulkhead.v1/SecretVersion\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"j\n\x1aListSecretVersionsResponse\x12\x33\n\x0fsecret_versions\x18\x01 \x03(\x0b\x32\x1a.bulkhead.v1.SecretVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x1a\x41\x63\x63\x65ssSecretVersionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19\x62ulkhead.v1/SecretVersion\"^\n\x1b\x41\x63\x63\x65ssSecretVersionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x07payload\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01\x12\x1b\n\x0epayload_sha256\x18\x03 \x01(\x0c\x42\x03\x80\x01\x01\"c\n\x1b\x44isableSecretVersionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19\x62ulkhead.v1/SecretVersion\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"b\n\x1a\x45nableSecretVersionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19\x62ulkhead.v1/SecretVersion\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"c\n\x1b\x44\x65stroySecretVersionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19\x62ulkhead.v1/SecretVersion\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!bulkhead/v1/secret_versions.proto\x12\x0b\x62ulkhead.v1\x1a\x1a\x62ulkhead/v1/key_uses.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x03\n\rSecretVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32 .bulkhead.v1.SecretVersion.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x0c\x64\x65stroy_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x63 \x01(\t\"H\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NABLED\x10\x01\x12\x0c\n\x08\x44ISABLED\x10\x02\x12\r\n\tDESTROYED\x10\x03:s\xea\x41p\n\x19\x62ulkhead.v1/SecretVersion\x12\x34tenants/{tenant}/secrets/{secret}/versions/{version}*\x0esecretVersions2\rsecretVersion\"\xbf\x01\n\x17\x41\x64\x64SecretVersionRequest\x12\x32\n\x06parent\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\x12\x19\x62ulkhead.v1/SecretVersion\x12\x18\n\x07payload\x18\x02 \x01(\x0c\x42\x07\x80\x01\x01\xe2\x41\x01\x02\x12\x1f\n\x0epayload_sha256\x18\x03 \x01(\x0c\x42\x07\x80\x01\x01\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x82\x01\n\x19ListSecretVersionsRequest\x12\x32\n\x06parent\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\x12\x19\x62ulkhead.v1/SecretVersion\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"j\n\x1aListSecretVersionsResponse\x12\x33\n\x0fsecret_versions\x18\x01 \x03(\x0b\x32\x1a.bulkhead.v1.SecretVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9f\x01\n\x1a\x41\x63\x63\x65ssSecretVersionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19\x62ulkhead.v1/SecretVersion\x12\x39\n\x0breason_code\x18\x02 \x01(\x0e\x32\x1e.bulkhead.v1.KeyUse.ReasonCodeB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x1b\x41\x63\x63\x65ssSecretVersionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x07payload\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01\x12\x1b\n\x0epayload_sha256\x18\x03 \x01(\x0c\x42\x03\x80\x01\x01\"c\n\x1b\x44isableSecretVersionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19\x62ulkhead.v1/SecretVersion\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"b\n\x1a\x45nableSecretVersionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19\x62ulkhead.v1/SecretVersion\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"c\n\x1b\x44\x65stroySecretVersionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19\x62ulkhead.v1/SecretVersion\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,6 +63,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSECRETVERSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_ACCESSSECRETVERSIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_ACCESSSECRETVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\033\n\031bulkhead.v1/SecretVersion'
+  _globals['_ACCESSSECRETVERSIONREQUEST'].fields_by_name['reason_code']._loaded_options = None
+  _globals['_ACCESSSECRETVERSIONREQUEST'].fields_by_name['reason_code']._serialized_options = b'\342A\001\001'
+  _globals['_ACCESSSECRETVERSIONREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_ACCESSSECRETVERSIONREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\001'
   _globals['_ACCESSSECRETVERSIONRESPONSE'].fields_by_name['payload']._loaded_options = None
   _globals['_ACCESSSECRETVERSIONRESPONSE'].fields_by_name['payload']._serialized_options = b'\200\001\001'
   _globals['_ACCESSSECRETVERSIONRESPONSE'].fields_by_name['payload_sha256']._loaded_options = None
@@ -78,24 +83,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESTROYSECRETVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\033\n\031bulkhead.v1/SecretVersion'
   _globals['_DESTROYSECRETVERSIONREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_DESTROYSECRETVERSIONREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
-  _globals['_SECRETVERSION']._serialized_start=144
-  _globals['_SECRETVERSION']._serialized_end=550
-  _globals['_SECRETVERSION_STATE']._serialized_start=361
-  _globals['_SECRETVERSION_STATE']._serialized_end=433
-  _globals['_ADDSECRETVERSIONREQUEST']._serialized_start=553
-  _globals['_ADDSECRETVERSIONREQUEST']._serialized_end=744
-  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_start=747
-  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_end=877
-  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_start=879
-  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_end=985
-  _globals['_ACCESSSECRETVERSIONREQUEST']._serialized_start=987
-  _globals['_ACCESSSECRETVERSIONREQUEST']._serialized_end=1065
-  _globals['_ACCESSSECRETVERSIONRESPONSE']._serialized_start=1067
-  _globals['_ACCESSSECRETVERSIONRESPONSE']._serialized_end=1161
-  _globals['_DISABLESECRETVERSIONREQUEST']._serialized_start=1163
-  _globals['_DISABLESECRETVERSIONREQUEST']._serialized_end=1262
-  _globals['_ENABLESECRETVERSIONREQUEST']._serialized_start=1264
-  _globals['_ENABLESECRETVERSIONREQUEST']._serialized_end=1362
-  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_start=1364
-  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_end=1463
+  _globals['_SECRETVERSION']._serialized_start=172
+  _globals['_SECRETVERSION']._serialized_end=578
+  _globals['_SECRETVERSION_STATE']._serialized_start=389
+  _globals['_SECRETVERSION_STATE']._serialized_end=461
+  _globals['_ADDSECRETVERSIONREQUEST']._serialized_start=581
+  _globals['_ADDSECRETVERSIONREQUEST']._serialized_end=772
+  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_start=775
+  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_end=905
+  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_start=907
+  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_end=1013
+  _globals['_ACCESSSECRETVERSIONREQUEST']._serialized_start=1016
+  _globals['_ACCESSSECRETVERSIONREQUEST']._serialized_end=1175
+  _globals['_ACCESSSECRETVERSIONRESPONSE']._serialized_start=1177
+  _globals['_ACCESSSECRETVERSIONRESPONSE']._serialized_end=1271
+  _globals['_DISABLESECRETVERSIONREQUEST']._serialized_start=1273
+  _globals['_DISABLESECRETVERSIONREQUEST']._serialized_end=1372
+  _globals['_ENABLESECRETVERSIONREQUEST']._serialized_start=1374
+  _globals['_ENABLESECRETVERSIONREQUEST']._serialized_end=1472
+  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_start=1474
+  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_end=1573
 # @@protoc_insertion_point(module_scope)

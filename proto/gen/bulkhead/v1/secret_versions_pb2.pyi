@@ -3,6 +3,7 @@
 isort:skip_file
 The versions of a secret: what SecretService is asked about them, and answers."""
 
+from bulkhead.v1 import key_uses_pb2 as _key_uses_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -192,18 +193,26 @@ class AccessSecretVersionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/secrets/{secret}/versions/{version}`, or `…/versions/latest` for the one that was added last,
     whatever its state.
     """
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a reading without one is denied."""
+    reason: _builtins.str
+    """Why, in words, for the audit log; at most 500 characters."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

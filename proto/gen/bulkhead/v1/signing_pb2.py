@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from bulkhead.v1 import key_uses_pb2 as bulkhead_dot_v1_dot_key__uses__pb2
 from bulkhead.v1 import rules_pb2 as bulkhead_dot_v1_dot_rules__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkhead/v1/signing.proto\x12\x0b\x62ulkhead.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\"\xa4\x01\n\x06\x44igest\x12\x36\n\talgorithm\x18\x01 \x01(\x0e\x32\x1d.bulkhead.v1.Digest.AlgorithmB\x04\xe2\x41\x01\x02\x12\x13\n\x05value\x18\x02 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"M\n\tAlgorithm\x12\x19\n\x15\x41LGORITHM_UNSPECIFIED\x10\x00\x12\x0b\n\x07SHA_256\x10\x01\x12\x0b\n\x07SHA_384\x10\x02\x12\x0b\n\x07SHA_512\x10\x03\"\xfb\x01\n\x0bSignRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12%\n\x06\x64igest\x18\x03 \x01(\x0b\x32\x13.bulkhead.v1.DigestH\x00\x12<\n\x07\x63ontext\x18\x04 \x03(\x0b\x32%.bulkhead.v1.SignRequest.ContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07\x63ontent\"6\n\x0cSignResponse\x12\x11\n\tsignature\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"\xaf\x02\n\rVerifyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12%\n\x06\x64igest\x18\x03 \x01(\x0b\x32\x13.bulkhead.v1.DigestH\x00\x12>\n\x07\x63ontext\x18\x04 \x03(\x0b\x32\'.bulkhead.v1.VerifyRequest.ContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tsignature\x18\x06 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x15\n\x07version\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07\x63ontent\"7\n\x0eVerifyResponse\x12\x10\n\x08verified\x18\x01 \x01(\x08\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"D\n\x13GetPublicKeyRequest\x12-\n\x04name\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\n\x16\x62ulkhead.v1/KeyVersion\"9\n\tPublicKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x0b\n\x03pem\x18\x03 \x01(\t2\xdf\x03\n\x0eSigningService\x12\x8b\x01\n\x04Sign\x12\x18.bulkhead.v1.SignRequest\x1a\x19.bulkhead.v1.SignResponse\"N\x8a\xcf\x18\x1b\n\x04name\x12\x03\x03\x04\x06\x1a\x08keys.use \x05(\x02\x30\x02\x82\xd3\xe4\x93\x02)\"$/api/v1/{name=tenants/*/keys/*}:sign:\x01*\x12\x93\x01\n\x06Verify\x12\x1a.bulkhead.v1.VerifyRequest\x1a\x1b.bulkhead.v1.VerifyResponse\"P\x8a\xcf\x18\x1b\n\x04name\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02+\"&/api/v1/{name=tenants/*/keys/*}:verify:\x01*\x12\xa8\x01\n\x0cGetPublicKey\x12 .bulkhead.v1.GetPublicKeyRequest\x1a\x16.bulkhead.v1.PublicKey\"^\x8a\xcf\x18\x1e\n\x04name\x12\x05\x01\x03\x04\x05\x06\x1a\tkeys.read \x01(\x01\x30\x01\x82\xd3\xe4\x93\x02\x36\x12\x34/api/v1/{name=tenants/*/keys/*/versions/*}:publicKeyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkhead/v1/signing.proto\x12\x0b\x62ulkhead.v1\x1a\x1a\x62ulkhead/v1/key_uses.proto\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\"\xa4\x01\n\x06\x44igest\x12\x36\n\talgorithm\x18\x01 \x01(\x0e\x32\x1d.bulkhead.v1.Digest.AlgorithmB\x04\xe2\x41\x01\x02\x12\x13\n\x05value\x18\x02 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"M\n\tAlgorithm\x12\x19\n\x15\x41LGORITHM_UNSPECIFIED\x10\x00\x12\x0b\n\x07SHA_256\x10\x01\x12\x0b\n\x07SHA_384\x10\x02\x12\x0b\n\x07SHA_512\x10\x03\"\xb6\x02\n\x0bSignRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12%\n\x06\x64igest\x18\x03 \x01(\x0b\x32\x13.bulkhead.v1.DigestH\x00\x12<\n\x07\x63ontext\x18\x04 \x03(\x0b\x32%.bulkhead.v1.SignRequest.ContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x0breason_code\x18\x06 \x01(\x0e\x32\x1e.bulkhead.v1.KeyUse.ReasonCodeB\x04\xe2\x41\x01\x01\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07\x63ontent\"6\n\x0cSignResponse\x12\x11\n\tsignature\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"\xea\x02\n\rVerifyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0f\x62ulkhead.v1/Key\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12%\n\x06\x64igest\x18\x03 \x01(\x0b\x32\x13.bulkhead.v1.DigestH\x00\x12>\n\x07\x63ontext\x18\x04 \x03(\x0b\x32\'.bulkhead.v1.VerifyRequest.ContextEntryB\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tsignature\x18\x06 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x15\n\x07version\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x39\n\x0breason_code\x18\x08 \x01(\x0e\x32\x1e.bulkhead.v1.KeyUse.ReasonCodeB\x04\xe2\x41\x01\x01\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07\x63ontent\"7\n\x0eVerifyResponse\x12\x10\n\x08verified\x18\x01 \x01(\x08\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"D\n\x13GetPublicKeyRequest\x12-\n\x04name\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\n\x16\x62ulkhead.v1/KeyVersion\"9\n\tPublicKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x0b\n\x03pem\x18\x03 \x01(\t2\xdf\x03\n\x0eSigningService\x12\x8b\x01\n\x04Sign\x12\x18.bulkhead.v1.SignRequest\x1a\x19.bulkhead.v1.SignResponse\"N\x8a\xcf\x18\x1b\n\x04name\x12\x03\x03\x04\x06\x1a\x08keys.use \x05(\x02\x30\x02\x82\xd3\xe4\x93\x02)\"$/api/v1/{name=tenants/*/keys/*}:sign:\x01*\x12\x93\x01\n\x06Verify\x12\x1a.bulkhead.v1.VerifyRequest\x1a\x1b.bulkhead.v1.VerifyResponse\"P\x8a\xcf\x18\x1b\n\x04name\x12\x03\x03\x04\x06\x1a\x08keys.use \x02(\x02\x30\x02\x82\xd3\xe4\x93\x02+\"&/api/v1/{name=tenants/*/keys/*}:verify:\x01*\x12\xa8\x01\n\x0cGetPublicKey\x12 .bulkhead.v1.GetPublicKeyRequest\x1a\x16.bulkhead.v1.PublicKey\"^\x8a\xcf\x18\x1e\n\x04name\x12\x05\x01\x03\x04\x05\x06\x1a\tkeys.read \x01(\x01\x30\x01\x82\xd3\xe4\x93\x02\x36\x12\x34/api/v1/{name=tenants/*/keys/*/versions/*}:publicKeyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +48,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNREQUEST'].fields_by_name['context']._serialized_options = b'\342A\001\001'
   _globals['_SIGNREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_SIGNREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\001'
+  _globals['_SIGNREQUEST'].fields_by_name['reason_code']._loaded_options = None
+  _globals['_SIGNREQUEST'].fields_by_name['reason_code']._serialized_options = b'\342A\001\001'
   _globals['_VERIFYREQUEST_CONTEXTENTRY']._loaded_options = None
   _globals['_VERIFYREQUEST_CONTEXTENTRY']._serialized_options = b'8\001'
   _globals['_VERIFYREQUEST'].fields_by_name['name']._loaded_options = None
@@ -59,6 +62,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYREQUEST'].fields_by_name['signature']._serialized_options = b'\342A\001\002'
   _globals['_VERIFYREQUEST'].fields_by_name['version']._loaded_options = None
   _globals['_VERIFYREQUEST'].fields_by_name['version']._serialized_options = b'\342A\001\001'
+  _globals['_VERIFYREQUEST'].fields_by_name['reason_code']._loaded_options = None
+  _globals['_VERIFYREQUEST'].fields_by_name['reason_code']._serialized_options = b'\342A\001\001'
   _globals['_GETPUBLICKEYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETPUBLICKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\030\n\026bulkhead.v1/KeyVersion'
   _globals['_SIGNINGSERVICE'].methods_by_name['Sign']._loaded_options = None
@@ -67,26 +72,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNINGSERVICE'].methods_by_name['Verify']._serialized_options = b'\212\317\030\033\n\004name\022\003\003\004\006\032\010keys.use \002(\0020\002\202\323\344\223\002+\"&/api/v1/{name=tenants/*/keys/*}:verify:\001*'
   _globals['_SIGNINGSERVICE'].methods_by_name['GetPublicKey']._loaded_options = None
   _globals['_SIGNINGSERVICE'].methods_by_name['GetPublicKey']._serialized_options = b'\212\317\030\036\n\004name\022\005\001\003\004\005\006\032\tkeys.read \001(\0010\001\202\323\344\223\0026\0224/api/v1/{name=tenants/*/keys/*/versions/*}:publicKey'
-  _globals['_DIGEST']._serialized_start=158
-  _globals['_DIGEST']._serialized_end=322
-  _globals['_DIGEST_ALGORITHM']._serialized_start=245
-  _globals['_DIGEST_ALGORITHM']._serialized_end=322
-  _globals['_SIGNREQUEST']._serialized_start=325
-  _globals['_SIGNREQUEST']._serialized_end=576
-  _globals['_SIGNREQUEST_CONTEXTENTRY']._serialized_start=519
-  _globals['_SIGNREQUEST_CONTEXTENTRY']._serialized_end=565
-  _globals['_SIGNRESPONSE']._serialized_start=578
-  _globals['_SIGNRESPONSE']._serialized_end=632
-  _globals['_VERIFYREQUEST']._serialized_start=635
-  _globals['_VERIFYREQUEST']._serialized_end=938
-  _globals['_VERIFYREQUEST_CONTEXTENTRY']._serialized_start=519
-  _globals['_VERIFYREQUEST_CONTEXTENTRY']._serialized_end=565
-  _globals['_VERIFYRESPONSE']._serialized_start=940
-  _globals['_VERIFYRESPONSE']._serialized_end=995
-  _globals['_GETPUBLICKEYREQUEST']._serialized_start=997
-  _globals['_GETPUBLICKEYREQUEST']._serialized_end=1065
-  _globals['_PUBLICKEY']._serialized_start=1067
-  _globals['_PUBLICKEY']._serialized_end=1124
-  _globals['_SIGNINGSERVICE']._serialized_start=1127
-  _globals['_SIGNINGSERVICE']._serialized_end=1606
+  _globals['_DIGEST']._serialized_start=186
+  _globals['_DIGEST']._serialized_end=350
+  _globals['_DIGEST_ALGORITHM']._serialized_start=273
+  _globals['_DIGEST_ALGORITHM']._serialized_end=350
+  _globals['_SIGNREQUEST']._serialized_start=353
+  _globals['_SIGNREQUEST']._serialized_end=663
+  _globals['_SIGNREQUEST_CONTEXTENTRY']._serialized_start=606
+  _globals['_SIGNREQUEST_CONTEXTENTRY']._serialized_end=652
+  _globals['_SIGNRESPONSE']._serialized_start=665
+  _globals['_SIGNRESPONSE']._serialized_end=719
+  _globals['_VERIFYREQUEST']._serialized_start=722
+  _globals['_VERIFYREQUEST']._serialized_end=1084
+  _globals['_VERIFYREQUEST_CONTEXTENTRY']._serialized_start=606
+  _globals['_VERIFYREQUEST_CONTEXTENTRY']._serialized_end=652
+  _globals['_VERIFYRESPONSE']._serialized_start=1086
+  _globals['_VERIFYRESPONSE']._serialized_end=1141
+  _globals['_GETPUBLICKEYREQUEST']._serialized_start=1143
+  _globals['_GETPUBLICKEYREQUEST']._serialized_end=1211
+  _globals['_PUBLICKEY']._serialized_start=1213
+  _globals['_PUBLICKEY']._serialized_end=1270
+  _globals['_SIGNINGSERVICE']._serialized_start=1273
+  _globals['_SIGNINGSERVICE']._serialized_end=1752
 # @@protoc_insertion_point(module_scope)

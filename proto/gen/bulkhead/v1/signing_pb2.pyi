@@ -3,6 +3,7 @@
 isort:skip_file
 Signatures by keys that a tenant has made for it."""
 
+from bulkhead.v1 import key_uses_pb2 as _key_uses_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -103,12 +104,15 @@ class SignRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/keys/{key}`, of the purpose SIGNING."""
     data: _builtins.bytes
     """At most 65,536 bytes."""
     reason: _builtins.str
     """Why, for the audit log; at most 500 characters."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def digest(self) -> Global___Digest:
         """Its hash, for RSA and ECDSA, where the data is long or not to be shown."""
@@ -125,10 +129,11 @@ class SignRequest(_message.Message):
         digest: Global___Digest | None = ...,
         context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         reason: _builtins.str = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "data", b"data", "digest", b"digest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "context", b"context", "data", b"data", "digest", b"digest", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "context", b"context", "data", b"data", "digest", b"digest", "name", b"name", "reason", b"reason", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["data", "digest"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
@@ -195,6 +200,7 @@ class VerifyRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/keys/{key}`, of the purpose SIGNING."""
     data: _builtins.bytes
@@ -205,6 +211,8 @@ class VerifyRequest(_message.Message):
     """At most 16,384 bytes."""
     version: _builtins.int
     """The version that is said to have signed; when zero, the ten newest are tried."""
+    reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType
+    """Why, as a code that the tenant's key policy knows; with a policy in force a use without one is denied."""
     @_builtins.property
     def digest(self) -> Global___Digest:
         """Its hash: see SignRequest."""
@@ -223,10 +231,11 @@ class VerifyRequest(_message.Message):
         reason: _builtins.str = ...,
         signature: _builtins.bytes = ...,
         version: _builtins.int = ...,
+        reason_code: _key_uses_pb2.KeyUse.ReasonCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "data", b"data", "digest", b"digest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "context", b"context", "data", b"data", "digest", b"digest", "name", b"name", "reason", b"reason", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "context", b"context", "data", b"data", "digest", b"digest", "name", b"name", "reason", b"reason", "reason_code", b"reason_code", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["data", "digest"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
