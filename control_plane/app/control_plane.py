@@ -17,6 +17,7 @@ from bulkhead.v1 import (
     audit_pb2_grpc,
     edges_pb2_grpc,
     encryption_pb2_grpc,
+    escrows_pb2_grpc,
     isolation_pb2_grpc,
     keys_pb2_grpc,
     secrets_pb2_grpc,
@@ -40,6 +41,10 @@ from control_plane.audit.servicer import AuditServicer
 from control_plane.cache.probing import Prober
 from control_plane.cache.reconciler import Reconciler
 from control_plane.encryption.servicer import EncryptionServicer
+from control_plane.escrows.recoveries import Recoveries
+from control_plane.escrows.recovering import KeyRecovery
+from control_plane.escrows.recovering import Means as RecoveryMeans
+from control_plane.escrows.servicer import EscrowServicer
 from control_plane.isolation.probes.api import CertificatesApi
 from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
@@ -49,6 +54,7 @@ from control_plane.keyring.rotation import Means, rotations
 from control_plane.keyring.servicer import KeyServicer
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.vault import KeyVault
+from control_plane.keys.wrapping import Wrapping
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import Plans
 from control_plane.operations.service import OperationRunner
@@ -83,6 +89,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.EncryptionService",
     "bulkhead.v1.SecretService",
     "bulkhead.v1.KeyService",
+    "bulkhead.v1.EscrowService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )
@@ -111,13 +118,13 @@ async def run_control_plane(settings: Settings) -> None:
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
         platform_keys = PlatformKeys(vault, database)
-        plans: Plans = {creation.kind: creation, **_rotations(process, vault, platform_keys, edges)}
+        plans: Plans = {creation.kind: creation, **_of_keys(process, vault, platform_keys, edges)}
         reports = Reports(process.database, process.denials)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
 
         def add(server: grpc.aio.Server) -> None:
-            _add_control_plane(server, process=process, plans=plans, queue=queue)
+            _add_control_plane(server, process=process, plans=plans, queue=queue, vault=vault)
             _add_edges(server, publisher=publisher, edges=edges, reports=reports)
             isolation = IsolationServicer(verifier, platform_keys, process.page_tokens)
             isolation_pb2_grpc.add_IsolationServiceServicer_to_server(isolation, server)
@@ -134,6 +141,7 @@ async def run_control_plane(settings: Settings) -> None:
                 upgrades.run(),
                 schedule.run(),
                 cache.run(),
+                Recoveries(Wrapping(vault)).run(process.database, touched=process.sealer.touch),
             ],
             draining=publisher.close,
         )
@@ -157,7 +165,9 @@ async def _open_verifier(stack: AsyncExitStack, process: Process, keys: Platform
     return Verifier(process.database, keys, walls, restrict=restrict, breached=process.breaches.note)
 
 
-def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plans, queue: JobQueue) -> None:
+def _add_control_plane(
+    server: grpc.aio.Server, *, process: Process, plans: Plans, queue: JobQueue, vault: KeyVault
+) -> None:
     async def defer(operation_id: UUID, tx: SystemTransaction) -> None:
         await queue.defer(operation_id, within=tx)
 
@@ -171,6 +181,7 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
     keys = KeyServicer(process.keys, process.page_tokens, plans, defer=defer)
     keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
+    escrows_pb2_grpc.add_EscrowServiceServicer_to_server(EscrowServicer(Wrapping(vault), defer=defer), server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
     encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(process.keys), server)
     secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(process.keys, process.page_tokens), server)
@@ -179,17 +190,25 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
 
 
-def _rotations(process: Process, vault: KeyVault, platform_keys: PlatformKeys, edges: Edges) -> Plans:
-    return rotations(
-        Means(
+def _of_keys(process: Process, vault: KeyVault, platform_keys: PlatformKeys, edges: Edges) -> Plans:
+    recovery = KeyRecovery(
+        RecoveryMeans(
             database=process.database,
             keys=process.keys,
-            vault=vault,
+            wrapping=Wrapping(vault),
             platform_keys=platform_keys,
-            lagging_edges=partial(_lagging, edges),
             touched=process.sealer.touch,
         )
     )
+    rotation = Means(
+        database=process.database,
+        keys=process.keys,
+        vault=vault,
+        platform_keys=platform_keys,
+        lagging_edges=partial(_lagging, edges),
+        touched=process.sealer.touch,
+    )
+    return {recovery.kind: recovery, **rotations(rotation)}
 
 
 async def _lagging(edges: Edges, revision: int) -> Sequence[str]:

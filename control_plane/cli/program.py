@@ -12,6 +12,7 @@ from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.command import command
 from control_plane.cli.edge import demo, edges, proxy, top, xds
 from control_plane.cli.encryption import commands as encryption
+from control_plane.cli.escrow import commands as escrow
 from control_plane.cli.isolation import commands as isolation
 from control_plane.cli.keyring import commands as keys
 from control_plane.cli.secrets import commands as secrets
@@ -39,6 +40,7 @@ app.add_typer(secrets.app, name="secrets")
 app.add_typer(operations.app, name="operations")
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.app, name="keys")
+keys.app.add_typer(escrow.app, name="escrow")
 app.add_typer(isolation.app, name="isolation")
 app.add_typer(encryption.app, name="encryption")
 app.add_typer(edges.app, name="edges")

@@ -7,6 +7,7 @@ from uuid import UUID
 from control_plane.ids import TenantId, new_uuid
 from control_plane.keyring import store
 from control_plane.keyring.model import RECEIPT_TYPE, Destruction, Receipt
+from control_plane.keys import store as keys_store
 from control_plane.keys.model import KekRef, WrappedKey
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.vault import RootOfTrust
@@ -53,7 +54,8 @@ class Destroyer:
             "firmware": root.firmware,
             "token": root.token,
         }
-        payload = destruction.payload(tenant_id, root=said, now=now)
+        escrow = await self._system.run(lambda tx: keys_store.escrow_of(tx, kek.tenant_uid))
+        payload = destruction.payload(tenant_id, root=said, escrow_id=None if escrow is None else escrow.id, now=now)
         return Receipt(
             id=destruction.id,
             kek_version=kek.version,

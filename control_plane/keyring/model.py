@@ -131,8 +131,13 @@ class Destruction:
     kek_version: int
     sample: bytes
 
-    def payload(self, tenant_id: TenantId, *, root: Mapping[str, str | bool], now: datetime) -> bytes:
-        """Say as JSON what was destroyed, and how it was seen: what is signed. For after the sample did not open."""
+    def payload(
+        self, tenant_id: TenantId, *, root: Mapping[str, str | bool], escrow_id: UUID | None, now: datetime
+    ) -> bytes:
+        """Say as JSON what was destroyed, and how it was seen: what is signed. For after the sample did not open.
+
+        Where copies of what the KEK wrapped are in escrow, it says so: those are not destroyed with it.
+        """
         return json.dumps(
             {
                 "id": str(self.id),
@@ -141,6 +146,7 @@ class Destruction:
                 "destroyed": [{"key": KEK, "version": self.kek_version, "algorithm": _KEK_ALGORITHM}],
                 "destroy_time": now.isoformat(),
                 "root_of_trust": dict(root),
+                "escrow": "none" if escrow_id is None else str(escrow_id),
                 "probe": {
                     "sample_sha256": hashlib.sha256(self.sample).hexdigest(),
                     "before": "OPENED",

@@ -122,8 +122,12 @@ class KeyRotation:
     async def _new_version(
         self, placement: Placement, purpose: Purpose, *, version: int, now: datetime
     ) -> keys_store.StoredKey:
-        beside = await self._database.system().run(lambda tx: keys_store.all_of(tx, placement.uid))
-        return await self._wrapping.new_version(placement, purpose, version=version, beside=beside, now=now)
+        system = self._database.system()
+        beside = await system.run(lambda tx: keys_store.all_of(tx, placement.uid))
+        escrow = await system.run(lambda tx: keys_store.escrow_of(tx, placement.uid))
+        return await self._wrapping.new_version(
+            placement, purpose, version=version, beside=beside, escrow=escrow, now=now
+        )
 
     def _recorded(self, operation: Operation) -> SystemHandle:
         recorder = operation_recorder(

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from control_plane.errors import ConflictError, TenantSealedError
 from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
+from control_plane.keys.escrow import Copy, EscrowKey
 from control_plane.keys.model import Binding, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.postgres.database import SystemTransaction
 
@@ -27,6 +28,8 @@ class StoredKey:
     wrapped: WrappedKey = field(repr=False)
     is_used: bool = True
     """Whether it is for what is new, too, unless there is a newer one; else it was published only."""
+    copy: Copy | None = field(default=None, repr=False)
+    """For the tenant's escrow: of a new key, or where copies were asked for."""
 
     @property
     def kek(self) -> KekRef:
@@ -145,13 +148,15 @@ async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> in
     Return how many were inserted.
 
     Raises:
-        ConflictError: the KEK that it is wrapped under has been replaced.
+        ConflictError: the KEK that it is wrapped under has been replaced, or its copy is not for the tenant's escrow.
     """
     inserted = 0
     for key in keys:
         await note_kek(tx, key.kek)
         await _hold_open(tx, key.kek)
-        inserted += await tx.execute(
+        # After that: whoever enables an escrow holds the KEKs, and all keys that are stored before are copied by them.
+        await _check_escrowed(tx, key)
+        found = await tx.execute(
             """
             INSERT INTO csm_system.tenant_keys
                    (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state, use_time)
@@ -171,7 +176,45 @@ async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> in
                 "is_used": key.is_used,
             },
         )
+        if found and key.copy is not None:
+            await insert_copy(tx, key, key.copy)
+        inserted += found
     return inserted
+
+
+async def escrow_of(tx: SystemTransaction, tenant_uid: UUID) -> EscrowKey | None:
+    """Return what a tenant's new keys have to be copied for; None where they are in no escrow."""
+    row = await tx.fetch_one(
+        """
+        SELECT id, public, terms_digest, check_key_id, voucher FROM csm_system.tenant_escrows
+         WHERE tenant_uid = %(tenant_uid)s
+        """,
+        {"tenant_uid": tenant_uid},
+    )
+    return None if row is None else EscrowKey(**row)
+
+
+async def insert_copy(tx: SystemTransaction, key: StoredKey, copy: Copy) -> None:
+    """Insert the copy of a key that is stored."""
+    await tx.execute(
+        """
+        INSERT INTO csm_system.escrow_copies (key_id, tenant_uid, escrow_id, sealed, check_value)
+        VALUES (%(key_id)s, %(tenant_uid)s, %(escrow_id)s, %(sealed)s, %(check_value)s)
+        """,
+        {
+            "key_id": key.id,
+            "tenant_uid": key.tenant_uid,
+            "escrow_id": copy.escrow_id,
+            "sealed": copy.sealed,
+            "check_value": copy.check_value,
+        },
+    )
+
+
+async def _check_escrowed(tx: SystemTransaction, key: StoredKey) -> None:
+    escrow = await escrow_of(tx, key.tenant_uid)
+    if (None if escrow is None else escrow.id) != (None if key.copy is None else key.copy.escrow_id):
+        raise ConflictError("the escrow of the tenant's keys was changed")
 
 
 async def rewrap(tx: SystemTransaction, before: StoredKey, after: StoredKey) -> bool:
@@ -218,7 +261,10 @@ async def _hold_open(tx: SystemTransaction, kek: KekRef) -> None:
 
 
 async def delete_all(tx: SystemTransaction, tenant_uid: UUID) -> None:
-    """Delete all of a tenant's keys."""
+    """Delete all of a tenant's keys, and their escrow with all that belongs to it."""
+    await tx.execute("DELETE FROM csm_system.key_recoveries WHERE tenant_uid = %(uid)s", {"uid": tenant_uid})
+    await tx.execute("DELETE FROM csm_system.escrow_proposals WHERE tenant_uid = %(uid)s", {"uid": tenant_uid})
+    await tx.execute("DELETE FROM csm_system.tenant_escrows WHERE tenant_uid = %(uid)s", {"uid": tenant_uid})
     await tx.execute("DELETE FROM csm_system.tenant_keks WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
     await tx.execute("DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
 

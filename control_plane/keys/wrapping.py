@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from control_plane.ids import new_uuid
-from control_plane.keys.material import Holder, new_material
+from control_plane.keys.escrow import Copy, EscrowKey, check, check_voucher, copied, opened, root_check, voucher
+from control_plane.keys.material import Holder, Material, check_public_half, new_material
 from control_plane.keys.model import KEY_BYTES, IntegrityError, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault
 from control_plane.postgres.placement import Placement
+from control_plane.recipients import hpke
 
 _SAMPLE: Final = b"bulkhead/destruction sample/1"
 
@@ -25,9 +28,18 @@ class Wrapping:
         self._vault = vault
 
     async def new_version(
-        self, placement: Placement, purpose: Purpose, *, version: int, beside: Sequence[StoredKey], now: datetime
+        self,
+        placement: Placement,
+        purpose: Purpose,
+        *,
+        version: int,
+        beside: Sequence[StoredKey],
+        escrow: EscrowKey | None,
+        now: datetime,
     ) -> StoredKey:
         """Make a version of a key, under the KEK of the keys that are there, and open it once to be sure.
+
+        Where the tenant's keys are in escrow, it comes with its copy for that.
 
         Raises:
             MissingKeyError: there are none.
@@ -47,7 +59,72 @@ class Wrapping:
             public=material.public,
             wrapped=WrappedKey(b""),
         )
-        return await self._wrapped(unwrapped, material.private)
+        made = await self._wrapped(unwrapped, material.private)
+        if escrow is None:
+            return made
+        check_key = await self.check_escrow(beside, escrow)
+        return replace(made, copy=copied(escrow, made.binding, material.private, check_key=check_key))
+
+    async def check_escrow(self, stored: Sequence[StoredKey], escrow: EscrowKey) -> bytes:
+        """Return the key that copies are checked by, if it vouches for the escrow.
+
+        Raises:
+            IntegrityError: somebody has changed the escrow.
+            MissingKeyError: the KEK is not there, or the check key.
+        """
+        check_key = await self._private(_check_key(stored, escrow.check_key_id))
+        check_voucher(escrow, check_key=check_key)
+        return check_key
+
+    async def escrowed(
+        self, stored: Sequence[StoredKey], key: hpke.PrivateKey, *, escrow: EscrowKey
+    ) -> tuple[EscrowKey, list[StoredKey], bytes]:
+        """Vouch for a new escrow; return it, all of the tenant's keys with their copies, and what tells the check key.
+
+        Unwraps each. `key` is the escrow's private key.
+
+        Raises:
+            IntegrityError: what is stored does not open.
+            MissingKeyError: the KEK is not there, or the check key.
+        """
+        check_key = await self._private(_check_key(stored, escrow.check_key_id))
+        vouched = replace(escrow, voucher=voucher(escrow, check_key=check_key))
+        copies = []
+        for one in stored:
+            copy = copied(vouched, one.binding, await self._private(one), check_key=check_key)
+            copies.append(replace(one, copy=copy))
+        return vouched, copies, root_check(key, check_key)
+
+    async def restored(
+        self, stored: Sequence[StoredKey], key: hpke.PrivateKey, *, escrow: EscrowKey, root: bytes, kek: KekRef
+    ) -> list[StoredKey]:
+        """Return keys that come with their copies wrapped under another KEK of their tenant, each found to be ours.
+
+        `key` opens the copies, and knows by `root` which check key is the right one, and that vouches for the escrow.
+        What they are wrapped under now is not needed.
+
+        Raises:
+            IntegrityError: a copy does not open, is not one that we made, or is of another key than its public half; or
+                the escrow was changed.
+            MissingKeyError: a key has no copy.
+        """
+        private = {one.id: _opened_copy(one, key) for one in stored}
+        check_key = private[_check_key(stored, escrow.check_key_id).id]
+        if not hmac.compare_digest(root_check(key, check_key), root):
+            raise IntegrityError("a copy in escrow")
+        check_voucher(escrow, check_key=check_key)
+        for one in stored:
+            check(_copy_of(one), one.binding, private[one.id], check_key=check_key)
+            check_public_half(one.purpose, Material(private=private[one.id], public=one.public))
+        return [await self._wrapped(replace(one, kek_version=kek.version), private[one.id]) for one in stored]
+
+    async def sealed_session(self, kek: KekRef, seed: bytes, *, aad: bytes) -> WrappedKey:
+        """Wrap the private half of a recovery's session under the KEK that the keys will be under."""
+        return await self._vault.wrap(kek, seed, aad=aad)
+
+    async def session(self, kek: KekRef, wrapped: WrappedKey, *, aad: bytes) -> hpke.PrivateKey:
+        """Return a session's key pair; raise IntegrityError where what is stored is not what we wrapped."""
+        return hpke.PrivateKey(seed=await self._vault.unwrap(kek, wrapped, aad=aad))
 
     async def create_kek(self, kek: KekRef) -> None:
         """Make a KEK, unless it is there. Nothing is wrapped under it yet."""
@@ -61,8 +138,7 @@ class Wrapping:
         Raises:
             IntegrityError: what is stored, or what came of it, does not open.
         """
-        private = await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
-        return await self._wrapped(replace(stored, kek_version=kek.version), private)
+        return await self._wrapped(replace(stored, kek_version=kek.version), await self._private(stored))
 
     async def sample(self, kek: KekRef) -> WrappedKey:
         """Wrap something random under a KEK, and open it, to show later that it does not open any more."""
@@ -82,9 +158,29 @@ class Wrapping:
         """Destroy a KEK: what is wrapped under it is lost for good. Safe to call again."""
         await self._vault.destroy_kek(kek)
 
+    async def _private(self, stored: StoredKey) -> bytes:
+        return await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
+
     async def _wrapped(self, key: StoredKey, private: bytes) -> StoredKey:
         wrapped = await self._vault.wrap(key.kek, private, aad=key.binding.aad())
         opened = await self._vault.unwrap(key.kek, wrapped, aad=key.binding.aad())
         if not hmac.compare_digest(opened, private):
             raise IntegrityError("a key that was wrapped anew")
         return replace(key, wrapped=wrapped)
+
+
+def _check_key(keys: Sequence[StoredKey], key_id: UUID) -> StoredKey:
+    for key in keys:
+        if key.id == key_id:
+            return key
+    raise MissingKeyError(f"the key {key_id}, which copies in escrow are checked by,")
+
+
+def _copy_of(key: StoredKey) -> Copy:
+    if key.copy is None:
+        raise MissingKeyError(f"the copy in escrow of {key.purpose} key {key.version} of tenant {key.tenant_uid}")
+    return key.copy
+
+
+def _opened_copy(key: StoredKey, private: hpke.PrivateKey) -> bytes:
+    return opened(_copy_of(key), key.binding, key=private)

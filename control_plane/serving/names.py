@@ -13,6 +13,7 @@ CERTIFICATE: Final = "tenants/{tenant}/certificates/{certificate}"
 ATTESTATION: Final = "tenants/{tenant}/attestations/{attestation}"
 KEY: Final = "tenants/{tenant}/keys/{key}"
 DESTRUCTION_RECEIPT: Final = "tenants/{tenant}/destructionReceipts/{receipt}"
+KEY_RECOVERY: Final = "tenants/{tenant}/keyRecoveries/{recovery}"
 SECRET: Final = "tenants/{tenant}/secrets/{secret}"  # noqa: S105 a pattern of names, not a secret
 SECRET_VERSION: Final = "tenants/{tenant}/secrets/{secret}/versions/{version}"  # noqa: S105 likewise
 CELL: Final = "cells/{cell}"

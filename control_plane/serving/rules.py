@@ -16,6 +16,7 @@ from bulkhead.v1 import (
     certificates_pb2,
     edges_pb2,
     encryption_pb2,
+    escrows_pb2,
     isolation_pb2,
     keys_pb2,
     rules_pb2,
@@ -35,6 +36,7 @@ PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (
     encryption_pb2.DESCRIPTOR,
     secrets_pb2.DESCRIPTOR,
     keys_pb2.DESCRIPTOR,
+    escrows_pb2.DESCRIPTOR,
     policies_pb2.DESCRIPTOR,
 )
 

@@ -19,11 +19,15 @@ EACH_METHOD: Final = pytest.mark.parametrize("method", METHODS, ids=path)
 # Roles of the platform's own people: they know which tenants there are.
 PLATFORM: Final = {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_PROVIDER_OPERATOR}
 SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2.ROLE_SERVICE}
-COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets", "destructionReceipts")
+COLLECTIONS: Final = ("tokens", "certificates", "attestations", "secrets", "destructionReceipts", "keyRecoveries")
 # What is sent is valid but for an etag of yesterday, so that the tenants and their secrets stay as they are.
 STALE: Final = {
     "SuspendTenant", "ReactivateTenant", "SealTenant", "UnsealTenant", "DeleteSecret", "DisableSecretVersion",
-    "EnableSecretVersion", "DestroySecretVersion",
+    "EnableSecretVersion", "DestroySecretVersion", "EnableEscrow", "DisableEscrow",
+}  # fmt: skip
+# What each tenant's escrow is past: it is on, and its recovery was cancelled.
+TOO_LATE: Final = {
+    "ConfirmEscrow": "ESCROW_ON", "ApproveRecovery": "RECOVERY_ENDED", "CancelRecovery": "RECOVERY_ENDED",
 }  # fmt: skip
 # What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for; or it is no
 # ciphertext, which each tenant would need one of its own of.
@@ -34,6 +38,8 @@ def _served(method: MethodDescriptor) -> tuple[str, str]:
     """Return what a caller reads that the rule lets through."""
     if method.name in STALE:
         return "ABORTED", "ETAG_MISMATCH"
+    if method.name in TOO_LATE:
+        return "FAILED_PRECONDITION", TOO_LATE[method.name]
     return ("INVALID_ARGUMENT", "INVALID_ARGUMENT") if method.name in IMPOSSIBLE else ("OK", "")
 
 

@@ -226,6 +226,8 @@ async def a_second_version(cell: Cell, tenant: Placement) -> None:
     system = cell.database.system()
     beside = await system.run(lambda tx: store.enabled(tx, tenant.uid))
     wrapping = Wrapping(cell.keys._vault)
-    made = await wrapping.new_version(tenant, Purpose.SERVICES, version=2, beside=beside, now=datetime.now(UTC))
+    made = await wrapping.new_version(
+        tenant, Purpose.SERVICES, version=2, beside=beside, escrow=None, now=datetime.now(UTC)
+    )
     await system.run(lambda tx: store.insert_missing(tx, [made]))
     cell.keys.look_again(tenant.uid)

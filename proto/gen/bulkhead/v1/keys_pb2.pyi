@@ -261,7 +261,8 @@ class DestructionReceipt(_message.Message):
     """What the payload is: `application/vnd.bulkhead.key-destruction+json`."""
     payload: _builtins.bytes
     """The above as JSON, with the tenant's uid, the root of trust, and the probe: something that the key had wrapped before,
-    which opened then and does not open since.
+    which opened then and does not open since; and `escrow`, which is `none`, or the id of the escrow that has copies of
+    what the key wrapped.
     """
     signature: _builtins.bytes
     """Over the payload and its type (DSSE's pre-authentication encoding), by Ed25519."""
