@@ -16,7 +16,7 @@ _SECRET_KEYS: Final = re.compile(r"token|secret|password|authorization|private|p
 _SECRET_VALUES: Final = re.compile(
     r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]+"  # JSON web tokens
     r"|bulkhead_enrol_[\w-]+"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----",
+    r"|-----BEGIN [A-Z0-9 -]*PRIVATE KEY-----.*?-----END [A-Z0-9 -]*PRIVATE KEY-----",
     re.DOTALL,
 )
 

@@ -75,6 +75,7 @@ _REFLECTED: Final = (
     "bulkhead.v1.KeyImportService",
     "bulkhead.v1.SigningService",
     "bulkhead.v1.KeyPolicyService",
+    "bulkhead.v1.EscrowService",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
 )

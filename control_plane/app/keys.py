@@ -11,6 +11,7 @@ import grpc
 
 from bulkhead.v1 import (
     encryption_pb2_grpc,
+    escrows_pb2_grpc,
     key_imports_pb2_grpc,
     key_policies_pb2_grpc,
     keys_pb2_grpc,
@@ -19,6 +20,10 @@ from bulkhead.v1 import (
 )
 from control_plane.app.process import Process
 from control_plane.encryption.servicer import EncryptionServicer
+from control_plane.escrows.recoveries import Recoveries
+from control_plane.escrows.recovering import KeyRecovery
+from control_plane.escrows.recovering import Means as RecoveryMeans
+from control_plane.escrows.servicer import EscrowServicer
 from control_plane.key_policies.gate import KeyGate
 from control_plane.key_policies.servicer import KeyPolicyServicer
 from control_plane.keyring.disposal import Disposal
@@ -67,7 +72,16 @@ class Keys:
 
     def plans(self) -> Plans:
         """Return the plans of the operations on keys."""
-        return all_rotations(self.means)
+        recovery = KeyRecovery(
+            RecoveryMeans(
+                database=self.process.database,
+                keys=self.process.keys,
+                wrapping=Wrapping(self.vault),
+                platform_keys=self.platform_keys,
+                touched=self.process.sealer.touch,
+            )
+        )
+        return {recovery.kind: recovery, **all_rotations(self.means)}
 
     def add(self, server: grpc.aio.Server, plans: Plans) -> None:
         """Add what tells of keys and what uses them; `plans` are all that there are."""
@@ -76,6 +90,8 @@ class Keys:
         keyring = KeyServicer(keys, page_tokens, plans, defer=self.defer, making=making)
         keys_pb2_grpc.add_KeyServiceServicer_to_server(keyring, server)
         key_imports_pb2_grpc.add_KeyImportServiceServicer_to_server(KeyImportServicer(keys, making), server)
+        escrows = EscrowServicer(Wrapping(self.vault), defer=self.defer)
+        escrows_pb2_grpc.add_EscrowServiceServicer_to_server(escrows, server)
         key_policies_pb2_grpc.add_KeyPolicyServiceServicer_to_server(KeyPolicyServicer(page_tokens), server)
         encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(keys, gate), server)
         signing_pb2_grpc.add_SigningServiceServicer_to_server(SigningServicer(keys, gate), server)
@@ -83,7 +99,12 @@ class Keys:
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to run for as long as the process does."""
-        return [self.process.keys.pool.run(), Disposal(self.means, defer=self.defer).run()]
+        recoveries = Recoveries(Wrapping(self.vault))
+        return [
+            self.process.keys.pool.run(),
+            Disposal(self.means, defer=self.defer).run(),
+            recoveries.run(self.process.database, touched=self.process.sealer.touch),
+        ]
 
     async def defer(self, operation_id: UUID, tx: SystemTransaction) -> None:
         """Have an operation looked at once the transaction commits."""

@@ -12,6 +12,7 @@ from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.command import command
 from control_plane.cli.edge import demo, edges, proxy, top, xds
 from control_plane.cli.encryption import commands as encryption
+from control_plane.cli.escrow import commands as escrow
 from control_plane.cli.isolation import commands as isolation
 from control_plane.cli.keyring import commands as keys
 from control_plane.cli.keyring import named
@@ -47,6 +48,7 @@ command(keys.app, "import-wrapped")(named.import_wrapped_key)
 command(keys.app, "destroy")(named.schedule_destruction)
 command(keys.app, "restore")(named.restore_key)
 app.add_typer(keys.app, name="keys")
+keys.app.add_typer(escrow.app, name="escrow")
 app.add_typer(isolation.app, name="isolation")
 app.add_typer(encryption.app, name="encryption")
 app.add_typer(signing.app, name="signing")

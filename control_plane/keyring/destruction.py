@@ -55,7 +55,13 @@ class Destroyer:
         with_it = await self._system.run(
             lambda tx: destructions.destroyed_under(tx, kek.tenant_uid, version=kek.version)
         )
-        payload = destruction.payload(tenant_id, root=self._root(kek.tenant_uid), now=now, with_it=with_it)
+        payload = destruction.payload(
+            tenant_id,
+            root=self._root(kek.tenant_uid),
+            escrow_id=await self._escrow_id(kek.tenant_uid),
+            now=now,
+            with_it=with_it,
+        )
         return _receipt(destruction.id, payload, signer=signer, kek_version=kek.version, now=now)
 
     async def shred(self, placement: Placement) -> Receipt:
@@ -86,16 +92,22 @@ class Destroyer:
             await self._wrapping.destroy_kek(KekRef(tenant_uid=uid, version=each.kek_version))
         await self._check_lost(uid, destroyed)
         now = datetime.now(UTC)
-        payload = shredding.payload(placement.tenant_id, destroyed, root=self._root(uid), now=now)
+        escrow_id = await self._escrow_id(uid)
+        payload = shredding.payload(placement.tenant_id, destroyed, root=self._root(uid), escrow_id=escrow_id, now=now)
         receipt = _receipt(shredding.id, payload, signer=signer, kek_version=0, now=now)
 
         async def work(tx: SystemTransaction) -> None:
+            await keys_store.delete_escrow(tx, uid)
             await destructions.sign_shredding(tx, receipt)
             for each in destroyed:
                 await destructions.note_destroyed_kek(tx, uid, version=each.kek_version, now=now)
 
         await self._system.run(work)
         return await self._system.run(lambda tx: destructions.find_receipt(tx, uid, shredding.id)) or receipt
+
+    async def _escrow_id(self, tenant_uid: UUID) -> UUID | None:
+        escrow = await self._system.run(lambda tx: keys_store.escrow_of(tx, tenant_uid))
+        return None if escrow is None else escrow.id
 
     async def _check_lost(self, tenant_uid: UUID, destroyed: Sequence[Destruction]) -> None:
         stored = await self._system.run(lambda tx: keys_store.all_of(tx, tenant_uid))

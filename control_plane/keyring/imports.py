@@ -6,6 +6,7 @@ keeps what came in. What came in is opened, looked at and wrapped again, and not
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -34,7 +35,7 @@ from control_plane.keys.named import store as named_store
 from control_plane.keys.named.imports import LIFETIME, MOST_OPEN, Import, Method, new_pair, unwrap
 from control_plane.keys.named.material import FIELD, imported_material
 from control_plane.keys.named.model import Kind, NamedKey, Origin, State, requires_post_quantum
-from control_plane.keys.store import StoredKey
+from control_plane.keys.store import Siblings, StoredKey
 from control_plane.postgres.database import SystemHandle, SystemTransaction
 from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
@@ -103,7 +104,7 @@ async def begin_import(system: SystemHandle, wanted: Wanted, *, making: Making, 
         create_time=now,
         expire_time=now + LIFETIME,
     )
-    stored = await making.wrapping.import_key(made, pair, beside=await _all(system, made.tenant_uid))
+    stored = await making.wrapping.import_key(made, pair, beside=await _siblings(system, made.tenant_uid))
 
     async def work(tx: SystemTransaction) -> None:
         await _check(tx, wanted, now=now)
@@ -153,8 +154,8 @@ async def _import(system: SystemHandle, delivery: Delivery, *, making: Making, n
     found = await system.run(look)
     if isinstance(found, Key):
         return found
-    beside = await _all(system, found.tenant_uid)
-    material = await _opened(delivery, found, making=making, beside=beside)
+    beside = await _siblings(system, found.tenant_uid)
+    material = await _opened(delivery, found, making=making, beside=beside.keys)
 
     async def read(tx: SystemTransaction) -> tuple[NamedKey | None, int]:
         tx.unchanged()
@@ -221,7 +222,7 @@ async def _open_import(tx: SystemTransaction, delivery: Delivery, digest: bytes,
     return found
 
 
-async def _opened(delivery: Delivery, found: Import, *, making: Making, beside: list[StoredKey]) -> Material:
+async def _opened(delivery: Delivery, found: Import, *, making: Making, beside: Sequence[StoredKey]) -> Material:
     private = await making.wrapping.opened(_pair(found, beside))
     info = found.info(delivery.placement.tenant_id)
     try:
@@ -239,7 +240,7 @@ async def _opened(delivery: Delivery, found: Import, *, making: Making, beside: 
     return material
 
 
-def _pair(found: Import, beside: list[StoredKey]) -> StoredKey:
+def _pair(found: Import, beside: Sequence[StoredKey]) -> StoredKey:
     for stored in beside:
         if stored.key_id == found.stored_as:
             return stored
@@ -268,9 +269,9 @@ def _new_key(found: Import, *, actor: str, now: datetime) -> NamedKey:
     )
 
 
-async def _all(system: SystemHandle, tenant_uid: UUID) -> list[StoredKey]:
-    async def read(tx: SystemTransaction) -> list[StoredKey]:
+async def _siblings(system: SystemHandle, tenant_uid: UUID) -> Siblings:
+    async def read(tx: SystemTransaction) -> Siblings:
         tx.unchanged()
-        return await keys_store.all_of(tx, tenant_uid)
+        return await keys_store.siblings(tx, tenant_uid)
 
     return await system.run(read)

@@ -289,11 +289,13 @@ class Destruction:
         *,
         root: Mapping[str, str | bool],
         now: datetime,
+        escrow_id: UUID | None,
         with_it: Sequence[DestroyedVersion] = (),
     ) -> bytes:
         """Say as JSON what was destroyed, and how it was seen: what is signed. For after the sample did not open.
 
-        `with_it` is what had been deleted before, and no copy of which opens since.
+        `with_it` is what had been deleted before, and no copy of which opens since. Copies of what the KEK wrapped that
+        are in escrow are not destroyed with it: it says where there are any.
         """
         return json.dumps(
             {
@@ -314,6 +316,7 @@ class Destruction:
                 ],
                 "destroy_time": now.isoformat(),
                 "root_of_trust": dict(root),
+                "escrow": "none" if escrow_id is None else str(escrow_id),
                 "probe": {
                     "sample_sha256": hashlib.sha256(self.sample).hexdigest(),
                     "before": "OPENED",
@@ -333,9 +336,18 @@ class Shredding:
     """Each version of each key that they wrap, by its id, its number and that of its KEK."""
 
     def payload(
-        self, tenant_id: TenantId, destroyed: Sequence[Destruction], *, root: Mapping[str, str | bool], now: datetime
+        self,
+        tenant_id: TenantId,
+        destroyed: Sequence[Destruction],
+        *,
+        root: Mapping[str, str | bool],
+        escrow_id: UUID | None,
+        now: datetime,
     ) -> bytes:
-        """Say as JSON what was destroyed, and how it was seen. For after no sample, and no key, opened any more."""
+        """Say as JSON what was destroyed, and how it was seen. For after no sample, and no key, opened any more.
+
+        An escrow that there was is named: its copies are deleted with the receipt, but for those in backups.
+        """
         return json.dumps(
             {
                 "id": str(self.id),
@@ -347,6 +359,7 @@ class Shredding:
                 "lost": list(map(dict, self.keys)),
                 "destroy_time": now.isoformat(),
                 "root_of_trust": dict(root),
+                "escrow": "none" if escrow_id is None else str(escrow_id),
                 "probes": [
                     {
                         "kek_version": each.kek_version,

@@ -202,7 +202,7 @@ async def _material(creation: Creation, pool: RsaPool) -> Material:
 
 
 async def _keep(system: SystemHandle, creation: Creation, key: NamedKey, *, material: Material, making: Making) -> Key:
-    beside = await system.run(lambda tx: _stored(tx, key.tenant_uid))
+    beside = await system.run(lambda tx: _siblings(tx, key.tenant_uid))
     version = await making.wrapping.named_version(key, material, version=FIRST_VERSION, beside=beside)
 
     async def work(tx: SystemTransaction) -> Key:
@@ -221,9 +221,9 @@ async def _keep(system: SystemHandle, creation: Creation, key: NamedKey, *, mate
     return await system.run(work)
 
 
-async def _stored(tx: SystemTransaction, tenant_uid: UUID) -> list[keys_store.StoredKey]:
+async def _siblings(tx: SystemTransaction, tenant_uid: UUID) -> keys_store.Siblings:
     tx.unchanged()
-    return await keys_store.all_of(tx, tenant_uid)
+    return await keys_store.siblings(tx, tenant_uid)
 
 
 def _new_key(creation: Creation, now: datetime) -> NamedKey:

@@ -62,7 +62,8 @@ async def rotate_key(system: SystemHandle, request: Request, *, defer: DeferJob,
         AlreadyExistsError: the request id was used for another request.
         EtagMismatchError: the key is not as the caller has seen it.
         NotFoundError: there is no such key.
-        PreconditionError: the tenant is still being created, the key is not rotated, or one of its keys is just now.
+        PreconditionError: the tenant is still being created, the key is not rotated, or one of its keys is just now, or
+            its keys are being recovered.
     """
     wanted = _new_operation(request, now)
 
@@ -153,6 +154,15 @@ async def _check(tx: SystemTransaction, request: Request) -> Key:
             f"{operation} is rotating a key of the tenant; one at a time",
             reason="ROTATION_IN_PROGRESS",
             operation=operation,
+        )
+    recovery = await store.open_recovery(tx, request.placement.uid)
+    if recovery is not None:
+        name = f"{tenant}/keyRecoveries/{recovery}"
+        raise PreconditionError(
+            key.name,
+            f"{name} is to give the tenant's keys a new KEK: cancel it, or wait for it",
+            reason="RECOVERY_IN_PROGRESS",
+            recovery=name,
         )
     key.check_etag(request.etag)
     return key

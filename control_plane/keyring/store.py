@@ -91,6 +91,15 @@ async def running_rotation(tx: SystemTransaction, tenant_uid: UUID, *, key: str)
     return None if row is None else row["operation_id"]
 
 
+async def open_recovery(tx: SystemTransaction, tenant_uid: UUID) -> UUID | None:
+    """Find the recovery of the tenant's keys from escrow that has not ended."""
+    row = await tx.fetch_one(
+        "SELECT id FROM csm_system.key_recoveries WHERE tenant_uid = %(tenant_uid)s AND session IS NOT NULL",
+        {"tenant_uid": tenant_uid},
+    )
+    return None if row is None else row["id"]
+
+
 async def begin_rotation(tx: SystemTransaction, operation_id: UUID, *, key: Key, version: int) -> None:
     """Note a rotation. The database refuses a second one that runs."""
     await tx.execute(

@@ -155,6 +155,18 @@ def authority_pair(material: Material) -> tuple[x509.Certificate, SigningKey]:
     return certificate, private
 
 
+def check_public_half(purpose: Purpose, material: Material) -> None:
+    """Raise IntegrityError where the public half beside a key is not its own, or there is one where none should be."""
+    match purpose:
+        case Purpose.TOKENS:
+            token_key_pair(material)
+        case Purpose.AUTHORITY:
+            authority_pair(material)
+        case _:
+            if material.public is not None or len(material.private) != KEY_BYTES:
+                raise IntegrityError("a symmetric key")
+
+
 def common_name(display_name: str, *, otherwise: str) -> str:
     """Make a certificate's common name out of what people call the tenant: printable, at most 64 bytes."""
     # Control, format and unassigned characters would let one name look like another.

@@ -300,13 +300,13 @@ class TenantKeys:
         """Give a tenant the first key of a purpose, under the KEK that its newest keys are under.
 
         Raises:
-            ConflictError: the KEK was replaced meanwhile; the same call finds the new one.
+            ConflictError: the KEK, or the escrow, was replaced meanwhile; the same call finds the new one.
         """
         added = await self._wrapping.new_version(
             placement,
             purpose,
             version=_FIRST_VERSION,
-            beside=await self._stored(placement.uid),
+            beside=await self._system.run(lambda tx: store.siblings(tx, placement.uid)),
             now=datetime.now(UTC),
         )
         await self._system.run(lambda tx: store.insert_missing(tx, [added]))

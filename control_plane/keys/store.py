@@ -1,6 +1,6 @@
 """Wrapped keys: of tenants, and of the platform. Nothing here is secret: what is wrapped, only the vault opens."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -8,6 +8,7 @@ from uuid import UUID
 
 from control_plane.errors import ConflictError, KeyRetiredError, TenantSealedError
 from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
+from control_plane.keys.escrow import Copy, EscrowKey
 from control_plane.keys.model import Binding, KekRef, MissingKeyError, Purpose, WrappedKey
 from control_plane.postgres.database import SystemTransaction
 from control_plane.token_keys import TokenAlgorithm
@@ -30,6 +31,8 @@ class StoredKey:
     """Whether it is for what is new, too, unless there is a newer one; else it was published only."""
     named: str = ""
     """What its tenant calls it, where the tenant has made it; empty for what every tenant has."""
+    copy: Copy | None = field(default=None, repr=False)
+    """For the tenant's escrow: of a new key, or where copies were asked for."""
 
     @property
     def key_id(self) -> str:
@@ -50,6 +53,15 @@ class StoredKey:
             version=self.version,
             object_name=str(self.id),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Siblings:
+    """The keys that a tenant has, whatever their state, and what each new one is copied for."""
+
+    keys: Sequence[StoredKey]
+    escrow: EscrowKey | None
+    """None where the tenant's keys are in no escrow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,19 +209,26 @@ async def all_of(tx: SystemTransaction, tenant_uid: UUID) -> list[StoredKey]:
     return [_stored_key(row) for row in rows]
 
 
+async def siblings(tx: SystemTransaction, tenant_uid: UUID) -> Siblings:
+    """Return what a new key of a tenant's comes beside."""
+    return Siblings(keys=await all_of(tx, tenant_uid), escrow=await escrow_of(tx, tenant_uid))
+
+
 async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> int:
     """Insert each key, unless its tenant has one of that name and version already: the first stays.
 
     Return how many were inserted.
 
     Raises:
-        ConflictError: the KEK that it is wrapped under has been replaced.
+        ConflictError: the KEK that it is wrapped under has been replaced, or its copy is not for the tenant's escrow.
     """
     inserted = 0
     for key in keys:
         await note_kek(tx, key.kek)
         await _hold_open(tx, key.kek)
-        inserted += await tx.execute(
+        # After that: whoever enables an escrow holds the KEKs, and all keys that are stored before are copied by them.
+        await _check_escrowed(tx, key)
+        found = await tx.execute(
             """
             INSERT INTO csm_system.tenant_keys
                    (id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public, state, use_time)
@@ -230,7 +249,45 @@ async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> in
                 "is_used": key.is_used,
             },
         )
+        if found and key.copy is not None:
+            await insert_copy(tx, key, key.copy)
+        inserted += found
     return inserted
+
+
+async def escrow_of(tx: SystemTransaction, tenant_uid: UUID) -> EscrowKey | None:
+    """Return what a tenant's new keys have to be copied for; None where they are in no escrow."""
+    row = await tx.fetch_one(
+        """
+        SELECT id, public, terms_digest, check_key_id, voucher FROM csm_system.tenant_escrows
+         WHERE tenant_uid = %(tenant_uid)s
+        """,
+        {"tenant_uid": tenant_uid},
+    )
+    return None if row is None else EscrowKey(**row)
+
+
+async def insert_copy(tx: SystemTransaction, key: StoredKey, copy: Copy) -> None:
+    """Insert the copy of a key that is stored."""
+    await tx.execute(
+        """
+        INSERT INTO csm_system.escrow_copies (key_id, tenant_uid, escrow_id, sealed, check_value)
+        VALUES (%(key_id)s, %(tenant_uid)s, %(escrow_id)s, %(sealed)s, %(check_value)s)
+        """,
+        {
+            "key_id": key.id,
+            "tenant_uid": key.tenant_uid,
+            "escrow_id": copy.escrow_id,
+            "sealed": copy.sealed,
+            "check_value": copy.check_value,
+        },
+    )
+
+
+async def _check_escrowed(tx: SystemTransaction, key: StoredKey) -> None:
+    escrow = await escrow_of(tx, key.tenant_uid)
+    if (None if escrow is None else escrow.id) != (None if key.copy is None else key.copy.escrow_id):
+        raise ConflictError("the escrow of the tenant's keys was changed")
 
 
 async def rewrap(tx: SystemTransaction, before: StoredKey, after: StoredKey) -> bool:
@@ -277,7 +334,8 @@ async def _hold_open(tx: SystemTransaction, kek: KekRef) -> None:
 
 
 async def delete_all(tx: SystemTransaction, tenant_uid: UUID) -> None:
-    """Delete all of a tenant's keys."""
+    """Delete all of a tenant's keys, and their escrow with all that belongs to it."""
+    await delete_escrow(tx, tenant_uid)
     await tx.execute("DELETE FROM csm_system.tenant_keks WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
     await tx.execute("DELETE FROM csm_system.tenant_keys WHERE tenant_uid = %(tenant_uid)s", {"tenant_uid": tenant_uid})
     await tx.execute(
@@ -288,6 +346,13 @@ async def delete_all(tx: SystemTransaction, tenant_uid: UUID) -> None:
         """,
         {"tenant_uid": tenant_uid},
     )
+
+
+async def delete_escrow(tx: SystemTransaction, tenant_uid: UUID) -> None:
+    """Delete the escrow of a tenant's keys, what was proposed, and its recoveries."""
+    await tx.execute("DELETE FROM csm_system.key_recoveries WHERE tenant_uid = %(uid)s", {"uid": tenant_uid})
+    await tx.execute("DELETE FROM csm_system.escrow_proposals WHERE tenant_uid = %(uid)s", {"uid": tenant_uid})
+    await tx.execute("DELETE FROM csm_system.tenant_escrows WHERE tenant_uid = %(uid)s", {"uid": tenant_uid})
 
 
 async def platform_keys(tx: SystemTransaction, purpose: str) -> list[PlatformKey]:

@@ -9,13 +9,16 @@ from typing import Final
 from uuid import UUID
 
 from control_plane.ids import new_uuid
-from control_plane.keys.material import Holder, Material, new_material
+from control_plane.keys.escrow import Copy, EscrowKey, check, check_voucher, copied, opened, root_check, voucher
+from control_plane.keys.material import Holder, Material, check_public_half, new_material
 from control_plane.keys.model import KEY_BYTES, IntegrityError, KekRef, MissingKeyError, Purpose, WrappedKey
-from control_plane.keys.named.imports import Import
+from control_plane.keys.named.imports import Import, check_pair
+from control_plane.keys.named.material import check_signing_pair
 from control_plane.keys.named.model import NamedKey
-from control_plane.keys.store import StoredKey
+from control_plane.keys.store import Siblings, StoredKey
 from control_plane.keys.vault import KeyVault
 from control_plane.postgres.placement import Placement
+from control_plane.recipients import hpke
 from control_plane.token_keys import TokenAlgorithm
 
 _FIRST_VERSION: Final = 1
@@ -35,11 +38,13 @@ class Wrapping:
         purpose: Purpose,
         *,
         version: int,
-        beside: Sequence[StoredKey],
+        beside: Siblings,
         now: datetime,
         token_algorithm: TokenAlgorithm = TokenAlgorithm.EDDSA,
     ) -> StoredKey:
         """Make a version of a key, under the KEK of the keys that are there, and open it once to be sure.
+
+        Where the tenant's keys are in escrow, it comes with its copy for that.
 
         Raises:
             MissingKeyError: there are none.
@@ -52,22 +57,20 @@ class Wrapping:
             token_algorithm=token_algorithm,
         )
         material = new_material(purpose, holder=holder, now=now)
-        return await self._wrapped(
-            _unwrapped(material, purpose, holder=holder, kek=kek, version=version), material.private
-        )
+        made = _unwrapped(material, purpose, holder=holder, kek=kek, version=version)
+        return await self._with_copy(await self._wrapped(made, material.private), material.private, beside=beside)
 
     async def first_version(self, material: Material, purpose: Purpose, *, holder: Holder, kek: KekRef) -> StoredKey:
         """Wrap the first version of a new tenant's key, as `new_version` does."""
         made = _unwrapped(material, purpose, holder=holder, kek=kek, version=_FIRST_VERSION)
         return await self._wrapped(made, material.private)
 
-    async def named_version(
-        self, key: NamedKey, material: Material, *, version: int, beside: Sequence[StoredKey]
-    ) -> StoredKey:
+    async def named_version(self, key: NamedKey, material: Material, *, version: int, beside: Siblings) -> StoredKey:
         """Wrap a version of a key of a tenant's own, as `new_version` does."""
-        return await self._wrapped(_row(key, material, version=version, beside=beside), material.private)
+        made = await self._wrapped(_row(key, material, version=version, beside=beside), material.private)
+        return await self._with_copy(made, material.private, beside=beside)
 
-    async def import_key(self, key_import: Import, material: Material, *, beside: Sequence[StoredKey]) -> StoredKey:
+    async def import_key(self, key_import: Import, material: Material, *, beside: Siblings) -> StoredKey:
         """Wrap what a key may be brought along under, as `new_version` does."""
         title = f"import {key_import.id} of tenant {key_import.tenant_uid}"
         unwrapped = StoredKey(
@@ -81,7 +84,69 @@ class Wrapping:
             wrapped=WrappedKey(b""),
             named=key_import.stored_as,
         )
-        return await self._wrapped(unwrapped, material.private)
+        made = await self._wrapped(unwrapped, material.private)
+        return await self._with_copy(made, material.private, beside=beside)
+
+    async def check_escrow(self, stored: Sequence[StoredKey], escrow: EscrowKey) -> bytes:
+        """Return the key that copies are checked by, if it vouches for the escrow.
+
+        Raises:
+            IntegrityError: somebody has changed the escrow.
+            MissingKeyError: the KEK is not there, or the check key.
+        """
+        check_key = await self.opened(_check_key(stored, escrow.check_key_id))
+        check_voucher(escrow, check_key=check_key)
+        return check_key
+
+    async def escrowed(
+        self, stored: Sequence[StoredKey], key: hpke.PrivateKey, *, escrow: EscrowKey
+    ) -> tuple[EscrowKey, list[StoredKey], bytes]:
+        """Vouch for a new escrow; return it, all of the tenant's keys with their copies, and what tells the check key.
+
+        Unwraps each. `key` is the escrow's private key.
+
+        Raises:
+            IntegrityError: what is stored does not open.
+            MissingKeyError: the KEK is not there, or the check key.
+        """
+        check_key = await self.opened(_check_key(stored, escrow.check_key_id))
+        vouched = replace(escrow, voucher=voucher(escrow, check_key=check_key))
+        copies = []
+        for one in stored:
+            copy = copied(vouched, one.binding, await self.opened(one), check_key=check_key)
+            copies.append(replace(one, copy=copy))
+        return vouched, copies, root_check(key, check_key)
+
+    async def restored(
+        self, stored: Sequence[StoredKey], key: hpke.PrivateKey, *, escrow: EscrowKey, root: bytes, kek: KekRef
+    ) -> list[StoredKey]:
+        """Return keys that come with their copies wrapped under another KEK of their tenant, each found to be ours.
+
+        `key` opens the copies, and knows by `root` which check key is the right one, and that vouches for the escrow.
+        What they are wrapped under now is not needed.
+
+        Raises:
+            IntegrityError: a copy does not open, is not one that we made, or is of another key than its public half; or
+                the escrow was changed.
+            MissingKeyError: a key has no copy.
+        """
+        private = {one.id: _opened_copy(one, key) for one in stored}
+        check_key = private[_check_key(stored, escrow.check_key_id).id]
+        if not hmac.compare_digest(root_check(key, check_key), root):
+            raise IntegrityError("a copy in escrow")
+        check_voucher(escrow, check_key=check_key)
+        for one in stored:
+            check(_copy_of(one), one.binding, private[one.id], check_key=check_key)
+            _check_public_half(one, private[one.id])
+        return [await self._wrapped(replace(one, kek_version=kek.version), private[one.id]) for one in stored]
+
+    async def sealed_session(self, kek: KekRef, seed: bytes, *, aad: bytes) -> WrappedKey:
+        """Wrap the private half of a recovery's session under the KEK that the keys will be under."""
+        return await self._vault.wrap(kek, seed, aad=aad)
+
+    async def session(self, kek: KekRef, wrapped: WrappedKey, *, aad: bytes) -> hpke.PrivateKey:
+        """Return a session's key pair; raise IntegrityError where what is stored is not what we wrapped."""
+        return hpke.PrivateKey(seed=await self._vault.unwrap(kek, wrapped, aad=aad))
 
     async def opened(self, stored: StoredKey) -> bytes:
         """Open a key that is stored. Raises IntegrityError and MissingKeyError."""
@@ -132,6 +197,12 @@ class Wrapping:
         """Destroy a KEK: what is wrapped under it is lost for good. Safe to call again."""
         await self._vault.destroy_kek(kek)
 
+    async def _with_copy(self, made: StoredKey, private: bytes, *, beside: Siblings) -> StoredKey:
+        if beside.escrow is None:
+            return made
+        check_key = await self.check_escrow(beside.keys, beside.escrow)
+        return replace(made, copy=copied(beside.escrow, made.binding, private, check_key=check_key))
+
     async def _wrapped(self, key: StoredKey, private: bytes) -> StoredKey:
         wrapped = await self._vault.wrap(key.kek, private, aad=key.binding.aad())
         opened = await self._vault.unwrap(key.kek, wrapped, aad=key.binding.aad())
@@ -153,14 +224,25 @@ def _unwrapped(material: Material, purpose: Purpose, *, holder: Holder, kek: Kek
     )
 
 
-def _newest_kek(beside: Sequence[StoredKey], *, title: str) -> KekRef:
+def _check_public_half(key: StoredKey, private: bytes) -> None:
+    material = Material(private=private, public=key.public)
+    match key.purpose:
+        case Purpose.IMPORT:
+            check_pair(material)
+        case Purpose.SIGNING:
+            check_signing_pair(material)
+        case _:
+            check_public_half(key.purpose, material)
+
+
+def _newest_kek(beside: Siblings, *, title: str) -> KekRef:
     """Return the KEK that a new key goes under: the newest that the tenant's keys are under."""
-    if not beside:
+    if not beside.keys:
         raise MissingKeyError(title)
-    return max(key.kek for key in beside)
+    return max(key.kek for key in beside.keys)
 
 
-def _row(key: NamedKey, material: Material, *, version: int, beside: Sequence[StoredKey]) -> StoredKey:
+def _row(key: NamedKey, material: Material, *, version: int, beside: Siblings) -> StoredKey:
     return StoredKey(
         id=new_uuid(),
         tenant_uid=key.tenant_uid,
@@ -172,3 +254,20 @@ def _row(key: NamedKey, material: Material, *, version: int, beside: Sequence[St
         wrapped=WrappedKey(b""),
         named=key.key_id,
     )
+
+
+def _check_key(keys: Sequence[StoredKey], key_id: UUID) -> StoredKey:
+    for key in keys:
+        if key.id == key_id:
+            return key
+    raise MissingKeyError(f"the key {key_id}, which copies in escrow are checked by,")
+
+
+def _copy_of(key: StoredKey) -> Copy:
+    if key.copy is None:
+        raise MissingKeyError(f"the copy in escrow of {key.purpose} key {key.version} of tenant {key.tenant_uid}")
+    return key.copy
+
+
+def _opened_copy(key: StoredKey, private: hpke.PrivateKey) -> bytes:
+    return opened(_copy_of(key), key.binding, key=private)

@@ -15,6 +15,7 @@ KEY: Final = "tenants/{tenant}/keys/{key}"
 KEY_VERSION: Final = "tenants/{tenant}/keys/{key}/versions/{version}"
 IMPORT_JOB: Final = "tenants/{tenant}/importJobs/{job}"
 DESTRUCTION_RECEIPT: Final = "tenants/{tenant}/destructionReceipts/{receipt}"
+KEY_RECOVERY: Final = "tenants/{tenant}/keyRecoveries/{recovery}"
 SECRET: Final = "tenants/{tenant}/secrets/{secret}"  # noqa: S105 a pattern of names, not a secret
 SECRET_VERSION: Final = "tenants/{tenant}/secrets/{secret}/versions/{version}"  # noqa: S105 likewise
 KEY_USE_APPROVAL: Final = "tenants/{tenant}/keyUseApprovals/{approval}"

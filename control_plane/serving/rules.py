@@ -16,6 +16,7 @@ from bulkhead.v1 import (
     certificates_pb2,
     edges_pb2,
     encryption_pb2,
+    escrows_pb2,
     isolation_pb2,
     key_imports_pb2,
     key_policies_pb2,
@@ -41,6 +42,7 @@ PLATFORM_FILES: Final[tuple[FileDescriptor, ...]] = (
     key_imports_pb2.DESCRIPTOR,
     signing_pb2.DESCRIPTOR,
     key_policies_pb2.DESCRIPTOR,
+    escrows_pb2.DESCRIPTOR,
     policies_pb2.DESCRIPTOR,
 )
 

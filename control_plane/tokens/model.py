@@ -13,7 +13,7 @@ from uuid import UUID
 # As `Role` in rules.proto, in the words of the claim.
 TENANT_ROLES: Final = frozenset({"tenant-admin", "tenant-member", "auditor"})
 SCOPES: Final = frozenset({
-    "audit.read", "certificates.read", "certificates.write", "isolation.read", "isolation.verify",
+    "audit.read", "certificates.read", "certificates.write", "escrow.approve", "isolation.read", "isolation.verify",
     "keys.read", "keys.use", "secrets.access", "secrets.read", "secrets.write",
 })  # fmt: skip
 

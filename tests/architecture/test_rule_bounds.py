@@ -22,6 +22,9 @@ BY_SCOPE: Final = {role_number(role) for role in SCOPED}
 AT_WORK: Final = {role_number(Role.TENANT_MEMBER), role_number(Role.SERVICE)}
 TENANTS: Final = "bulkhead.v1.TenantService."
 SECRETS: Final = "bulkhead.v1.SecretService."
+ESCROWS: Final = "bulkhead.v1.EscrowService."
+# Whether a tenant's keys lie with others is the tenant's to say.
+DECIDE_OVER_ESCROW: Final = {f"{ESCROWS}{rpc}" for rpc in ("EnableEscrow", "ConfirmEscrow", "DisableEscrow")}
 # By its name, whatever its rule says: the one RPC that gives out a tenant's own secrets.
 GIVES_OUT_VALUES: Final = {"bulkhead.v1.SecretService.AccessSecretVersion"}
 # A tenant's own keys: the platform's people neither make, use nor end one.
@@ -105,11 +108,22 @@ def excesses_of_own_keys(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
 def excesses_by_name(name: str, rule: rules_pb2.Rule) -> Iterator[str]:
     """Say whom or what the rule of an RPC lets in that this one may not."""
     yield from excesses_of_own_keys(name, rule)
+    yield from excesses_of_escrows(name, set(rule.roles))
     roles, changes = set(rule.roles), rule.audit == rules_pb2.AUDIT_EFFECTS
     if name in GIVES_OUT_VALUES:
         yield from excesses_of_values(rule)
     if name in CONSENTS and (roles != {rules_pb2.ROLE_TENANT_ADMIN} or not changes):
         yield "lets others than the tenant's administrators consent, or without an entry"
+
+
+def excesses_of_escrows(name: str, roles: set[rules_pb2.Role.ValueType]) -> Iterator[str]:
+    """Say whom a rule lets at an escrow whose affair it is not."""
+    if not name.startswith(ESCROWS):
+        return
+    if name in DECIDE_OVER_ESCROW and roles != {rules_pb2.ROLE_TENANT_ADMIN}:
+        yield "lets others than a tenant's administrators decide over its escrow"
+    if roles & {rules_pb2.ROLE_PROVIDER_OPERATOR, rules_pb2.ROLE_SERVICE}:
+        yield "lets a provider, or a process, at an escrow"
 
 
 def excesses_of_values(rule: rules_pb2.Rule) -> Iterator[str]:
@@ -221,6 +235,20 @@ def test_the_build_notices_a_rule_that_lets_others_consent(rule: rules_pb2.Rule)
     assert "consent" in " ".join(excesses("bulkhead.v1.KeyPolicyService.ApproveKeyUse", rule))
 
 
-def test_what_gives_out_values_consents_or_uses_own_keys_is_known_by_its_name() -> None:
+@pytest.mark.behaviour("S2.13")
+@pytest.mark.parametrize("role", [rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR])
+def test_the_build_notices_a_rule_that_lets_others_decide_over_an_escrow(role: rules_pb2.Role.ValueType) -> None:
+    rule = rules_pb2.Rule(roles=[rules_pb2.ROLE_TENANT_ADMIN, role])
+
+    for name in DECIDE_OVER_ESCROW:
+        assert "decide over its escrow" in " ".join(excesses(name, rule))
+
+
+@pytest.mark.parametrize("role", [rules_pb2.ROLE_PROVIDER_OPERATOR, rules_pb2.ROLE_SERVICE])
+def test_the_build_notices_a_rule_that_lets_a_provider_at_an_escrow(role: rules_pb2.Role.ValueType) -> None:
+    assert "a provider" in " ".join(excesses(f"{ESCROWS}BeginRecovery", rules_pb2.Rule(roles=[role])))
+
+
+def test_what_a_bound_names_is_there() -> None:
     """Renamed, it would pass unseen."""
-    assert {method.full_name for method in METHODS} >= GIVES_OUT_VALUES | CONSENTS | OWN_KEYS
+    assert {method.full_name for method in METHODS} >= GIVES_OUT_VALUES | CONSENTS | OWN_KEYS | DECIDE_OVER_ESCROW

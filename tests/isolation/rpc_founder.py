@@ -15,6 +15,8 @@ from bulkhead.v1 import (
     certificates_pb2_grpc,
     encryption_pb2,
     encryption_pb2_grpc,
+    escrows_pb2,
+    escrows_pb2_grpc,
     isolation_pb2,
     isolation_pb2_grpc,
     key_imports_pb2,
@@ -27,6 +29,7 @@ from bulkhead.v1 import (
     keys_pb2,
     keys_pb2_grpc,
     receipts_pb2,
+    recoveries_pb2,
     rules_pb2,
     seals_pb2,
     secret_versions_pb2,
@@ -37,6 +40,7 @@ from bulkhead.v1 import (
     tokens_pb2,
     tokens_pb2_grpc,
 )
+from control_plane.recipients.hpke import PrivateKey
 from tests.isolation.rpc_requests import OWN_KEY, Target, signing_request
 
 Metadata = tuple[tuple[str, str], ...]
@@ -60,6 +64,7 @@ class Founder:
         self._imports = key_imports_pb2_grpc.KeyImportServiceStub(channel)
         self._policies = key_policies_pb2_grpc.KeyPolicyServiceStub(channel)
         self._encryption = encryption_pb2_grpc.EncryptionServiceStub(channel)
+        self._escrows = escrows_pb2_grpc.EscrowServiceStub(channel)
         operations: Any = operations_pb2_grpc.OperationsStub  # Google's own stubs are not typed
         self._operations = operations(channel)
         self._certificates = certificates_pb2_grpc.CertificateServiceStub(channels[False, True])
@@ -100,6 +105,7 @@ class Founder:
             "secrets": self._secret(parent),
             "importJobs": self._own_key(parent),
             "keyUseApprovals": self._approval(parent),
+            "keyRecoveries": self._recovery(parent),
         }
         return Target(tenant=tenant, resources={key: UUID(name.rsplit("/", 1)[1]) for key, name in names.items()})
 
@@ -150,8 +156,23 @@ class Founder:
         assert len(waiting) == len(codes)
         return waiting[0].name
 
-    def _admin(self, parent: str) -> Metadata:
-        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)
+    def _recovery(self, parent: str) -> str:
+        """Have the keys in escrow, as two of the tenant's own administrators, and a recovery that was cancelled."""
+        name, admin, second = f"{parent}/escrow", self._admin(parent), self._admin(parent, "second")
+        recipients = [
+            escrows_pb2.EscrowRecipient(name=person, public_key=PrivateKey.generate().public)
+            for person in ("ann", "bob")
+        ]
+        wished = escrows_pb2.EnableEscrowRequest(name=name, recipients=recipients, threshold=2, platform_may_begin=True)
+        digest = self._escrows.EnableEscrow(wished, metadata=admin).proposal.digest
+        self._escrows.ConfirmEscrow(escrows_pb2.ConfirmEscrowRequest(name=name, digest=digest), metadata=second)
+        asked = recoveries_pb2.BeginRecoveryRequest(parent=parent, reason="for the matrix")
+        begun = self._escrows.BeginRecovery(asked, metadata=admin)
+        self._escrows.CancelRecovery(recoveries_pb2.CancelRecoveryRequest(name=begun.name), metadata=admin)
+        return begun.name
+
+    def _admin(self, parent: str, subject: str = "founder") -> Metadata:
+        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject=subject, role=rules_pb2.ROLE_TENANT_ADMIN)
         return (bearer(self._tokens.IssueToken(wanted, metadata=self._metadata).token),)
 
     def _done(self, begun: operations_pb2.Operation) -> None:

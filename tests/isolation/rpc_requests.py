@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from bulkhead.v1 import keys_pb2, rules_pb2
+from control_plane.recipients.hpke import PrivateKey
 from control_plane.serving.rules import PLATFORM_FILES
 
 HTTP: Final[Any] = annotations_pb2.http  # typed as a plain descriptor, which is no key of an extension map
@@ -205,6 +206,27 @@ def _key_policy(message: Any) -> None:
     message.validate_only = True
 
 
+def _escrow(message: Any) -> None:
+    for name in ("ann", "bob"):
+        message.recipients.add(name=name, public_key=PrivateKey.generate().public)
+    message.threshold = 2
+    _stale_etag(message)
+
+
+def _digest(message: Any) -> None:
+    message.digest = "0" * 64
+
+
+def _recovery(message: Any) -> None:
+    message.reason = "for the matrix"
+    message.validate_only = True
+
+
+def _approval(message: Any) -> None:
+    message.recipient = "ann"
+    message.approval = b"none"
+
+
 ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "CreateTenant": _new_tenant,
     "UpdateTenant": _update,
@@ -236,6 +258,11 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "ProposeKeyPolicyChange": _key_policy,
     "ApproveKeyUse": _stale_etag,
     "DenyKeyUse": _stale_etag,
+    "EnableEscrow": _escrow,
+    "ConfirmEscrow": _digest,
+    "DisableEscrow": _stale_etag,
+    "BeginRecovery": _recovery,
+    "ApproveRecovery": _approval,
     "VerifyCell": _cell,
     "Encrypt": _plaintext,
     "Decrypt": _ciphertext,

@@ -21,12 +21,17 @@ PLATFORM: Final = {rules_pb2.ROLE_PLATFORM_ADMIN, rules_pb2.ROLE_PROVIDER_OPERAT
 SCOPED: Final = {rules_pb2.ROLE_TENANT_MEMBER, rules_pb2.ROLE_AUDITOR, rules_pb2.ROLE_SERVICE}
 COLLECTIONS: Final = (
     "tokens", "certificates", "attestations", "secrets", "destructionReceipts", "importJobs", "keyUseApprovals",
+    "keyRecoveries",
 )  # fmt: skip
 # What is sent is valid but for an etag of yesterday, so that the tenants and their secrets stay as they are.
 STALE: Final = {
     "SuspendTenant", "ReactivateTenant", "SealTenant", "UnsealTenant", "DeleteSecret", "DisableSecretVersion",
     "EnableSecretVersion", "DestroySecretVersion", "RetireKeyVersion", "EnableKeyVersion", "ScheduleKeyDestruction",
-    "RestoreKey", "ApproveKeyUse", "DenyKeyUse",
+    "RestoreKey", "ApproveKeyUse", "DenyKeyUse", "EnableEscrow", "DisableEscrow",
+}  # fmt: skip
+# What each tenant's escrow is past: it is on, and its recovery was cancelled.
+TOO_LATE: Final = {
+    "ConfirmEscrow": "ESCROW_ON", "ApproveRecovery": "RECOVERY_ENDED", "CancelRecovery": "RECOVERY_ENDED",
 }  # fmt: skip
 # What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for; or it is no
 # ciphertext and no wrapped key, which each tenant would need one of its own of; or it names no change, of which there
@@ -43,6 +48,8 @@ def _served(method: MethodDescriptor) -> tuple[str, str]:
     if method.name == "ProposeKeyPolicyChange":
         # The tenants' policies are not locked, or nothing else could be asked of their keys.
         return "FAILED_PRECONDITION", "KEY_POLICY_NOT_LOCKED"
+    if method.name in TOO_LATE:
+        return "FAILED_PRECONDITION", TOO_LATE[method.name]
     return ("INVALID_ARGUMENT", "INVALID_ARGUMENT") if method.name in IMPOSSIBLE else ("OK", "")
 
 

@@ -6,6 +6,7 @@ from control_plane.telemetry import black_out_secrets
 
 _JWT = "eyJhbGciOiJFZERTQSJ9.eyJ0aWQiOiJvcmdfMSJ9.c2lnbmF0dXJl"
 _PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----"
+_HYBRID = "-----BEGIN MLKEM768-X25519 PRIVATE KEY-----\nAAECAw==\n-----END MLKEM768-X25519 PRIVATE KEY-----"
 
 
 @pytest.mark.behaviour("T-H1")
@@ -15,7 +16,7 @@ def test_a_value_with_a_secrets_name_is_blacked_out(name: str) -> None:
 
 
 @pytest.mark.behaviour("T-H1")
-@pytest.mark.parametrize("secret", [_JWT, "bulkhead_enrol_YWJjZGVm", _PEM])
+@pytest.mark.parametrize("secret", [_JWT, "bulkhead_enrol_YWJjZGVm", _PEM, _HYBRID])
 def test_a_value_that_looks_like_a_secret_is_blacked_out(secret: str) -> None:
     logged = black_out_secrets(None, "info", {"error": f"refused {secret} just now"})
 

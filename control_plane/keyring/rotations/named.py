@@ -62,7 +62,7 @@ class NamedRotation(KeyRotation):
 
     async def _made(self, operation: Operation, placement: Placement, version: int) -> keys_store.StoredKey:
         key = await self._database.system().run(lambda tx: self._held(tx, operation))
-        beside = await self._database.system().run(lambda tx: keys_store.all_of(tx, placement.uid))
+        beside = await self._database.system().run(lambda tx: keys_store.siblings(tx, placement.uid))
         material = await asyncio.to_thread(new_material, key.kind, make=self._pool.take)
         return await self._wrapping.named_version(key, material, version=version, beside=beside)
 

@@ -121,7 +121,7 @@ class KeyRotation:
         self, placement: Placement, purpose: Purpose, *, version: int, now: datetime
     ) -> keys_store.StoredKey:
         system = self._database.system()
-        beside = await system.run(lambda tx: keys_store.all_of(tx, placement.uid))
+        beside = await system.run(lambda tx: keys_store.siblings(tx, placement.uid))
         algorithm = await system.run(lambda tx: keys_store.token_algorithm(tx, placement.uid))
         return await self._wrapping.new_version(
             placement, purpose, version=version, beside=beside, now=now, token_algorithm=algorithm

@@ -21,6 +21,7 @@ from control_plane.errors import PreconditionError
 from control_plane.keys.algorithms import KeyAlgorithm, new_key
 from control_plane.keys.material import MakeKey, Material, private_der
 from control_plane.keys.model import IntegrityError
+from control_plane.keys.named.material import check_signing_pair
 from control_plane.keys.named.model import Kind
 
 LIFETIME: Final = timedelta(days=3)
@@ -28,6 +29,7 @@ MOST_OPEN: Final = 10
 """Of one tenant: imports that could still take something in."""
 LARGEST_WRAPPED: Final = 16_384
 _MLKEM_SEED_BYTES: Final = 64
+_HPKE_BYTES: Final = _MLKEM_SEED_BYTES + 32
 _RSA_BYTES: Final = 512
 _AES_KEY_BYTES: Final = 32
 _OAEP: Final = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
@@ -94,6 +96,19 @@ def new_pair(method: Method, *, make: MakeKey = new_key) -> Material:
         private=kem.private_bytes_raw() + curve.private_bytes_raw(),
         public=kem.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw(),
     )
+
+
+def check_pair(material: Material) -> None:
+    """Raise IntegrityError where the public half of an import is not its own."""
+    private = material.private
+    if len(private) == _HPKE_BYTES:
+        kem = mlkem.MLKEM768PrivateKey.from_seed_bytes(private[:_MLKEM_SEED_BYTES])
+        curve = X25519PrivateKey.from_private_bytes(private[_MLKEM_SEED_BYTES:])
+        public = kem.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
+        if public != material.public:
+            raise IntegrityError("the public half of an import")
+    else:
+        check_signing_pair(material)
 
 
 def unwrap(method: Method, private: bytes, wrapped: bytes, *, info: bytes) -> bytes:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from control_plane.errors import Violations
 from control_plane.keys.algorithms import SigningKey, algorithm_of, new_key
 from control_plane.keys.material import MakeKey, Material, private_der
-from control_plane.keys.model import KEY_BYTES, Purpose
+from control_plane.keys.model import KEY_BYTES, IntegrityError, Purpose
 from control_plane.keys.named.model import Kind
 from control_plane.keys.named.signatures import Content, sign, verify
 
@@ -90,3 +90,16 @@ def _signs_for_itself(key: SigningKey, kind: Kind) -> bool:
 def _signing_material(key: SigningKey) -> Material:
     public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return Material(private=private_der(key), public=public)
+
+
+def check_signing_pair(material: Material) -> None:
+    """Raise IntegrityError where the public half beside a private key in PKCS #8 DER is not its own."""
+    try:
+        private = serialization.load_der_private_key(
+            material.private, password=None, unsafe_skip_rsa_key_validation=True
+        )
+        public = serialization.load_der_public_key(material.public or b"")
+    except ValueError:
+        raise IntegrityError("the public half of a key") from None
+    if private.public_key() != public:
+        raise IntegrityError("the public half of a key")

@@ -93,6 +93,17 @@ COMMANDS: dict[str, list[str]] = {
     "DenyKeyUse": ["keys", "policy", "deny-use", "tenants/org_1/keyUseApprovals/1"],
     "ListDestructionReceipts": ["keys", "receipts", "org_1"],
     "GetDestructionReceipt": ["keys", "receipt", "tenants/org_1/destructionReceipts/1"],
+    "GetEscrow": ["keys", "escrow", "show", "org_1"],
+    "EnableEscrow": ["keys", "escrow", "enable", "org_1", "--recipient", "ann=FILE", "--platform-may-begin"],
+    "ConfirmEscrow": ["keys", "escrow", "confirm", "org_1", "--digest", "abc"],
+    "DisableEscrow": ["keys", "escrow", "disable", "org_1"],
+    "BeginRecovery": ["keys", "escrow", "begin", "org_1", "--reason", "it's gone", "--then-disable"],
+    "GetRecovery": ["keys", "escrow", "recovery", "tenants/org_1/keyRecoveries/1"],
+    "ApproveRecovery": [
+        *("keys", "escrow", "submit", "tenants/org_1/keyRecoveries/1"),
+        *("--recipient", "ann", "--file", "FILE"),
+    ],
+    "CancelRecovery": ["keys", "escrow", "cancel", "tenants/org_1/keyRecoveries/1"],
     "ListEdges": ["edges", "list"],
     "ListTenantTraffic": ["top"],
     "WaitApplied": ["edges", "wait", "--revision", "7", "--timeout", "30s"],
@@ -121,6 +132,7 @@ def test_a_command_prints_its_rpc_for_grpcurl_and_calls_nothing(api: Any, cli: A
     (tmp_path / "FILE").write_text("one0time")
     (tmp_path / "POLICY").write_text('{"rules": [{"keys": ["*"], "principals": ["tenant-member:it\'s"]}]}')
     files = {name: str(tmp_path / name) for name in ("FILE", "POLICY")}
+    files["ann=FILE"] = f"ann={files['FILE']}"
     arguments = [files.get(argument, argument) for argument in COMMANDS[rpc]]
     done = cli(*arguments, "--print-grpcurl")
     shell = subprocess.run(["sh", "-c", SHELL + done.out], check=True, capture_output=True, text=True)

@@ -224,7 +224,7 @@ async def test_under_a_kek_that_is_about_to_go_no_key_is_added(
 async def a_second_version(cell: Cell, tenant: Placement) -> None:
     """Give the tenant another key for services, as a rotation does."""
     system = cell.database.system()
-    beside = await system.run(lambda tx: store.enabled(tx, tenant.uid))
+    beside = await system.run(lambda tx: store.siblings(tx, tenant.uid))
     wrapping = Wrapping(cell.keys._vault)
     made = await wrapping.new_version(tenant, Purpose.SERVICES, version=2, beside=beside, now=datetime.now(UTC))
     await system.run(lambda tx: store.insert_missing(tx, [made]))

@@ -228,8 +228,8 @@ WALLS: Final = (
     Mutation(
         name="a receipt does not say what went with its KEK",
         file=DESTRUCTION,
-        before="now=now, with_it=with_it)",
-        after="now=now)",
+        before="            with_it=with_it,\n",
+        after="",
         noticed_by=(
             f"{ENDS}::test_a_key_that_is_due_goes_from_database_and_backups_and_the_receipt_of_its_kek_lists_it",
         ),
