@@ -12,11 +12,7 @@ from tests.fixtures.escrow import Ceremony
 from tests.integration.keyring.test_key_imports import begin, deliver, wrapped
 
 State = recoveries_pb2.KeyRecovery
-METHODS = [
-    ImportJob.Method.Value(name)
-    for name in ImportJob.Method.DESCRIPTOR.values_by_name
-    if not name.endswith("UNSPECIFIED")
-]
+METHODS = [value.number for value in ImportJob.Method.DESCRIPTOR.values if value.number]
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
