@@ -47,12 +47,12 @@ class _MlDsa65(Algorithm):
     @staticmethod
     @override
     def to_jwk(key_obj: Any, as_dict: bool = False) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(type(key_obj), as_dict)
 
     @staticmethod
     @override
     def from_jwk(jwk: Any) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(type(jwk))
 
 
 def _only(name: str, algorithm: Algorithm | None = None) -> jwt.PyJWS:
