@@ -36,10 +36,12 @@ class Use:
         list[str], typer.Option("--context", metavar="KEY=VALUE", help="For the audit log; may be given again.")
     ] = field(default_factory=list)
     reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = ""
+    reason_code: arguments.ReasonCode = ""
 
     def request(self, name: str) -> Message:
         """Say it in a request."""
-        return {"name": name, "context": arguments.labels(self.told), "reason": self.reason}
+        said = {"reason": self.reason, "reason_code": self.reason_code}
+        return {"name": name, "context": arguments.labels(self.told), **said}
 
 
 @command(app, "sign")
