@@ -60,9 +60,9 @@ async def revisions(connection: RawConnection) -> list[int]:
 async def insert_key(connection: RawConnection, placement: Placement, *, purpose: str = "tokens") -> None:
     await connection.execute(
         "INSERT INTO csm_system.tenant_keys"
-        " (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state)"
-        " VALUES (%s, %s, %s, 1, 'Ed25519', 1, 'wrapped', 'public', 'ENABLED')",
-        (new_uuid(), placement.uid, purpose),
+        " (id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public, state)"
+        " VALUES (%s, %s, %s, %s, 1, 'Ed25519', 1, 'wrapped', 'public', 'ENABLED')",
+        (new_uuid(), placement.uid, purpose, purpose),
     )
 
 

@@ -59,8 +59,8 @@ async def test_a_policy_is_told_whole(control: "Control", make_tenant: MakeTenan
     await superuser.execute(
         """
         INSERT INTO csm_system.tenant_keys
-               (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state)
-        VALUES (%s, %s, 'tokens', 1, 'Ed25519', 1, '', %s, 'ENABLED')
+               (id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public, state)
+        VALUES (%s, %s, 'tokens', 'tokens', 1, 'Ed25519', 1, '', %s, 'ENABLED')
         """,
         (kid, tenant.uid, bytes(32)),
     )
@@ -97,10 +97,10 @@ async def test_a_policy_has_its_own_tenants_keys_for_tokens_and_no_others(
             await superuser.execute(
                 """
                 INSERT INTO csm_system.tenant_keys
-                       (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state)
-                VALUES (%s, %s, %s, 1, 'any', 1, '', %s, 'ENABLED')
+                       (id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public, state)
+                VALUES (%s, %s, %s, %s, 1, 'any', 1, '', %s, 'ENABLED')
                 """,
-                (kid, tenant.uid, purpose, bytes([number] * 32)),
+                (kid, tenant.uid, purpose, purpose, bytes([number] * 32)),
             )
     async with following(control) as stream:
         policies = (await stream.change()).tenants
