@@ -105,7 +105,8 @@ class Turns:
             if waiting.cancelled():
                 with suppress(ValueError):
                     caller.waiting.remove(waiting)
-                if not caller.waiting and not caller.turns:
+                # Unless what it let go first has seen to that by now.
+                if self._callers.get(tenant) is caller and not caller.waiting and not caller.turns:
                     self._go_on(tenant)
             else:
                 # It came at the same moment.

@@ -187,6 +187,18 @@ async def test_whoever_gives_up_takes_no_turn() -> None:
     assert scene.at_work(A) == [2]
 
 
+async def test_whoever_gives_up_as_others_let_it_go_on_leaves_nothing() -> None:
+    scene = Scene()
+    await scene.call(B, A, A)
+    await scene.end((A, 0))
+    scene._ends[B, 0].set()
+    scene.calls[A, 1].cancel()
+    await settle()
+
+    assert scene.calls[A, 1].cancelled()
+    assert scene.turns._callers == {}
+
+
 async def test_a_turn_that_comes_as_its_caller_gives_up_is_the_next_ones() -> None:
     scene = Scene()
     await scene.call(B, A, A, A)
