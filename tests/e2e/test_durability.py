@@ -116,6 +116,12 @@ class Load:
             self.operations.append("")
 
 
+def _faults(stack: Stack) -> str:
+    """Return what the processes say of faults of their own."""
+    logs = [log.read_text(errors="replace") for log in stack.dir.glob("logs/*")]
+    return "\n".join(line for log in logs for line in log.splitlines() if '"level": "error"' in line)
+
+
 @pytest.fixture(name="own_stack")
 def _own_stack() -> Iterator[Stack]:
     with empty_stack_dir() as directory:
@@ -153,7 +159,7 @@ async def test_nothing_acknowledged_is_lost_to_any_kill(own_stack: Stack) -> Non
         caller.cancel()
     await asyncio.gather(*callers, return_exceptions=True)
 
-    assert load.unexpected == []
+    assert load.unexpected == [], _faults(own_stack)
     assert min(len(load.certificates), len(load.tokens), len(load.operations)) > 5
     await _check_certificates(load)
     await _check_tokens_and_audit(load)
