@@ -55,7 +55,8 @@ _NUMBERS: Final = """
       FROM pg_roles WHERE rolname ~ '^csm_t_[0-9]+$'
 """
 _KEYS: Final = """
-    COPY csm_system.tenant_keys (id, tenant_uid, purpose, version, algorithm, kek_version, wrapped, public, state)
+    COPY csm_system.tenant_keys
+         (id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public, state)
     FROM STDIN
 """
 _KEKS: Final = "INSERT INTO csm_system.tenant_keks (tenant_uid, version) SELECT uid, 1 FROM csm_system.tenants"
@@ -167,9 +168,8 @@ async def _fill(database: Database, vault: KeyVault, superuser: str) -> list[Ten
                 await copying.write_row((tenant_id, uid, "Bench", "ACTIVE", "standard", f"tenant_{tenant_id}", label))
         async with cursor.copy(_KEYS) as copying:
             for key in keys:
-                public = key.public
-                row = (key.id, key.tenant_uid, key.purpose.value, 1, key.algorithm, 1, key.wrapped, public, "ENABLED")
-                await copying.write_row(row)
+                named = (key.id, key.tenant_uid, key.purpose.value, key.key_id, 1, key.algorithm, 1)
+                await copying.write_row((*named, key.wrapped, key.public, "ENABLED"))
         await cursor.execute(_KEKS)
     first = await _placement(database, next(iter(uids)))
     await tenancy.create_tenant_schema(database, first, password="")
