@@ -31,10 +31,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 SUITE: Final = "MLKEM768-X25519/HKDF-SHA256/AES-256-GCM"
 SEED_BYTES: Final = 32
+SEEDS_BYTES: Final = 96
+"""Of both halves of a private key, one after the other."""
 PUBLIC_BYTES: Final = 1216
 _MLKEM_PUBLIC_BYTES: Final = 1184
 _MLKEM_SEED_BYTES: Final = 64
-_X25519_BYTES: Final = 32
 _HEAD: Final = b"BHP\x01\x01"
 _LABEL: Final = b"bulkhead/hpke/1"
 _SUITE: Final = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
@@ -86,26 +87,24 @@ class PrivateKey:
     @cached_property
     def public(self) -> bytes:
         """Its public half."""
-        mlkem, x25519 = self._halves
-        return mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
+        return public_half(self._seeds)
 
     def open(self, envelope: bytes, context: Context) -> bytes:
         """Return what was sealed to this key for this context; raise UnopenedError for all else. Some 0.1 ms."""
         if not envelope.startswith(_HEAD):
             raise UnopenedError
         try:
-            key = hpke.MLKEM768X25519PrivateKey(*self._halves)
-            return _SUITE.decrypt(envelope[len(_HEAD) :], key, context.info())
+            return _SUITE.decrypt(envelope[len(_HEAD) :], self._key, context.info())
         except (InvalidTag, ValueError):
             raise UnopenedError from None
 
     @cached_property
-    def _halves(self) -> tuple[MLKEM768PrivateKey, X25519PrivateKey]:
-        expanded = hashlib.shake_256(self.seed).digest(_MLKEM_SEED_BYTES + _X25519_BYTES)
-        return (
-            MLKEM768PrivateKey.from_seed_bytes(expanded[:_MLKEM_SEED_BYTES]),
-            X25519PrivateKey.from_private_bytes(expanded[_MLKEM_SEED_BYTES:]),
-        )
+    def _key(self) -> hpke.MLKEM768X25519PrivateKey:
+        return private_key(self._seeds)
+
+    @property
+    def _seeds(self) -> bytes:
+        return hashlib.shake_256(self.seed).digest(SEEDS_BYTES)
 
 
 def seal(public: bytes, plaintext: bytes, context: Context) -> bytes:
@@ -115,7 +114,7 @@ def seal(public: bytes, plaintext: bytes, context: Context) -> bytes:
         PublicKeyError: it is no key of the suite, such as a classical one.
     """
     try:
-        return _HEAD + _SUITE.encrypt(plaintext, _parsed(public), context.info())
+        return _HEAD + _SUITE.encrypt(plaintext, public_key(public), context.info())
     except ValueError as error:
         raise PublicKeyError("has an X25519 half that agrees on nothing") from error
 
@@ -130,7 +129,19 @@ def fingerprint(public: bytes) -> str:
     return hashlib.sha256(public).hexdigest()
 
 
-def _parsed(public: bytes) -> hpke.MLKEM768X25519PublicKey:
+def private_key(seeds: bytes) -> hpke.MLKEM768X25519PrivateKey:
+    """Build a private key from the seeds of its halves; raise ValueError for another number of bytes."""
+    return hpke.MLKEM768X25519PrivateKey(*_halves(seeds))
+
+
+def public_half(seeds: bytes) -> bytes:
+    """Return the public key that goes with the seeds. Raises like `private_key`."""
+    mlkem, x25519 = _halves(seeds)
+    return mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
+
+
+def public_key(public: bytes) -> hpke.MLKEM768X25519PublicKey:
+    """Read a public key; raise PublicKeyError for what is none of the suite."""
     if len(public) != PUBLIC_BYTES:
         raise PublicKeyError(
             f"must be an MLKEM768-X25519 public key of {PUBLIC_BYTES} bytes; classical keys are not sealed to"
@@ -142,3 +153,10 @@ def _parsed(public: bytes) -> hpke.MLKEM768X25519PublicKey:
         )
     except ValueError as error:
         raise PublicKeyError("is no MLKEM768-X25519 public key") from error
+
+
+def _halves(seeds: bytes) -> tuple[MLKEM768PrivateKey, X25519PrivateKey]:
+    return (
+        MLKEM768PrivateKey.from_seed_bytes(seeds[:_MLKEM_SEED_BYTES]),
+        X25519PrivateKey.from_private_bytes(seeds[_MLKEM_SEED_BYTES:]),
+    )

@@ -7,13 +7,12 @@ from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, keywrap, serialization
-from cryptography.hazmat.primitives.asymmetric import mlkem, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PublicKey, Suite
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from control_plane.cli.calls.message import Message
+from control_plane.recipients import hpke
 
-_MLKEM_BYTES: Final = 1184
 _KEY_BYTES: Final = 32
 _AEADS: Final = {
     "HPKE_MLKEM768_X25519_AES_256_GCM": AEAD.AES_256_GCM,
@@ -54,12 +53,9 @@ def wrap(key: bytes, job: Message) -> str:
     """Wrap a key for an import, as its method says; in base64."""
     public, method = base64.b64decode(job["public_key"]), job["method"]
     if method in _AEADS:
-        under = MLKEM768X25519PublicKey(
-            mlkem.MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_BYTES]),
-            X25519PublicKey.from_public_bytes(public[_MLKEM_BYTES:]),
-        )
         suite = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, _AEADS[method])
-        return base64.b64encode(suite.encrypt(key, under, info=base64.b64decode(job["hpke_info"]))).decode()
+        info = base64.b64decode(job["hpke_info"])
+        return base64.b64encode(suite.encrypt(key, hpke.public_key(public), info=info)).decode()
     device = serialization.load_der_public_key(public)
     if not isinstance(device, rsa.RSAPublicKey):
         message = "cannot be wrapped: the import has no RSA key"

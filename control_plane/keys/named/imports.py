@@ -5,6 +5,7 @@ to be, so that what was wrapped for one opens for no other. CKM_RSA_AES_KEY_WRAP
 pair alone, which was made for one import and is used once.
 """
 
+import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,9 +14,8 @@ from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, keywrap, serialization
-from cryptography.hazmat.primitives.asymmetric import mlkem, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, Suite
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from control_plane.errors import PreconditionError
 from control_plane.keys.algorithms import KeyAlgorithm, new_key
@@ -23,13 +23,12 @@ from control_plane.keys.material import MakeKey, Material, private_der
 from control_plane.keys.model import IntegrityError
 from control_plane.keys.named.material import check_signing_pair
 from control_plane.keys.named.model import Kind
+from control_plane.recipients import hpke
 
 LIFETIME: Final = timedelta(days=3)
 MOST_OPEN: Final = 10
 """Of one tenant: imports that could still take something in."""
 LARGEST_WRAPPED: Final = 16_384
-_MLKEM_SEED_BYTES: Final = 64
-_HPKE_BYTES: Final = _MLKEM_SEED_BYTES + 32
 _RSA_BYTES: Final = 512
 _AES_KEY_BYTES: Final = 32
 _OAEP: Final = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
@@ -91,21 +90,14 @@ def new_pair(method: Method, *, make: MakeKey = new_key) -> Material:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         return Material(private=private_der(key), public=public)
-    kem, curve = mlkem.MLKEM768PrivateKey.generate(), X25519PrivateKey.generate()
-    return Material(
-        private=kem.private_bytes_raw() + curve.private_bytes_raw(),
-        public=kem.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw(),
-    )
+    seeds = secrets.token_bytes(hpke.SEEDS_BYTES)
+    return Material(private=seeds, public=hpke.public_half(seeds))
 
 
 def check_pair(material: Material) -> None:
     """Raise IntegrityError where the public half of an import is not its own."""
-    private = material.private
-    if len(private) == _HPKE_BYTES:
-        kem = mlkem.MLKEM768PrivateKey.from_seed_bytes(private[:_MLKEM_SEED_BYTES])
-        curve = X25519PrivateKey.from_private_bytes(private[_MLKEM_SEED_BYTES:])
-        public = kem.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
-        if public != material.public:
+    if len(material.private) == hpke.SEEDS_BYTES:
+        if hpke.public_half(material.private) != material.public:
             raise IntegrityError("the public half of an import")
     else:
         check_signing_pair(material)
@@ -120,10 +112,7 @@ def unwrap(method: Method, private: bytes, wrapped: bytes, *, info: bytes) -> by
         if method is Method.RSA_AES:
             return _unwrap_rsa(private, wrapped)
         aead = AEAD.AES_256_GCM if method is Method.HPKE_AES else AEAD.CHACHA20_POLY1305
-        key = MLKEM768X25519PrivateKey(
-            mlkem.MLKEM768PrivateKey.from_seed_bytes(private[:_MLKEM_SEED_BYTES]),
-            X25519PrivateKey.from_private_bytes(private[_MLKEM_SEED_BYTES:]),
-        )
+        key = hpke.private_key(private)
         return Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, aead).decrypt(wrapped, key, info=info)
     except (InvalidTag, ValueError, keywrap.InvalidUnwrap):
         raise IntegrityError("a wrapped key") from None
