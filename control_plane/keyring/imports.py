@@ -26,7 +26,7 @@ from control_plane.errors import (
 )
 from control_plane.ids import new_uuid
 from control_plane.keyring.model import Key
-from control_plane.keyring.named_keys import ATTEMPTS, Making, check_room, check_tenant
+from control_plane.keyring.named_keys import ATTEMPTS, Making, check_room, check_tenant, siblings
 from control_plane.keyring.service import get_key
 from control_plane.keys import store as keys_store
 from control_plane.keys.material import Material
@@ -35,7 +35,7 @@ from control_plane.keys.named import store as named_store
 from control_plane.keys.named.imports import LIFETIME, MOST_OPEN, Import, Method, new_pair, unwrap
 from control_plane.keys.named.material import FIELD, imported_material
 from control_plane.keys.named.model import Kind, NamedKey, Origin, State, requires_post_quantum
-from control_plane.keys.store import Siblings, StoredKey
+from control_plane.keys.store import StoredKey
 from control_plane.postgres.database import SystemHandle, SystemTransaction
 from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
@@ -104,7 +104,7 @@ async def begin_import(system: SystemHandle, wanted: Wanted, *, making: Making, 
         create_time=now,
         expire_time=now + LIFETIME,
     )
-    stored = await making.wrapping.import_key(made, pair, beside=await _siblings(system, made.tenant_uid))
+    stored = await making.wrapping.import_key(made, pair, beside=await siblings(system, made.tenant_uid))
 
     async def work(tx: SystemTransaction) -> None:
         await _check(tx, wanted, now=now)
@@ -154,7 +154,7 @@ async def _import(system: SystemHandle, delivery: Delivery, *, making: Making, n
     found = await system.run(look)
     if isinstance(found, Key):
         return found
-    beside = await _siblings(system, found.tenant_uid)
+    beside = await siblings(system, found.tenant_uid)
     material = await _opened(delivery, found, making=making, beside=beside.keys)
 
     async def read(tx: SystemTransaction) -> tuple[NamedKey | None, int]:
@@ -267,11 +267,3 @@ def _new_key(found: Import, *, actor: str, now: datetime) -> NamedKey:
         create_time=now,
         actor=actor,
     )
-
-
-async def _siblings(system: SystemHandle, tenant_uid: UUID) -> Siblings:
-    async def read(tx: SystemTransaction) -> Siblings:
-        tx.unchanged()
-        return await keys_store.siblings(tx, tenant_uid)
-
-    return await system.run(read)

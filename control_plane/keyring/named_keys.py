@@ -149,6 +149,16 @@ async def check_room(tx: SystemTransaction, placement: Placement) -> None:
         raise QuotaExceededError(tenant, f"a tenant may have {MOST_KEYS} keys of its own", reason="KEY_LIMIT_REACHED")
 
 
+async def siblings(system: SystemHandle, tenant_uid: UUID) -> keys_store.Siblings:
+    """Return what a new key of the tenant is wrapped beside. Changes nothing."""
+
+    async def work(tx: SystemTransaction) -> keys_store.Siblings:
+        tx.unchanged()
+        return await keys_store.siblings(tx, tenant_uid)
+
+    return await system.run(work)
+
+
 async def _changed(
     system: SystemHandle, change: Change, changed: Callable[[NamedKey], NamedKey], *, validate_only: bool = False
 ) -> Key:
@@ -202,7 +212,7 @@ async def _material(creation: Creation, pool: RsaPool) -> Material:
 
 
 async def _keep(system: SystemHandle, creation: Creation, key: NamedKey, *, material: Material, making: Making) -> Key:
-    beside = await system.run(lambda tx: _siblings(tx, key.tenant_uid))
+    beside = await siblings(system, key.tenant_uid)
     version = await making.wrapping.named_version(key, material, version=FIRST_VERSION, beside=beside)
 
     async def work(tx: SystemTransaction) -> Key:
@@ -219,11 +229,6 @@ async def _keep(system: SystemHandle, creation: Creation, key: NamedKey, *, mate
         return await get_key(tx, creation.placement, creation.key_id)
 
     return await system.run(work)
-
-
-async def _siblings(tx: SystemTransaction, tenant_uid: UUID) -> keys_store.Siblings:
-    tx.unchanged()
-    return await keys_store.siblings(tx, tenant_uid)
 
 
 def _new_key(creation: Creation, now: datetime) -> NamedKey:
