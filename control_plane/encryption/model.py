@@ -28,9 +28,6 @@ _LONGEST_VALUE: Final = 256
 class Purpose:
     """What a key is used for, as its user says it; whatever is wrong with it is noted by `check`."""
 
-    key_id: str = SERVICES
-    """Which key it is; the one for services where none is named."""
-
     context: Mapping[str, str] = field(default_factory=dict)
     """What is sealed is bound to this, and it is not secret."""
     reason: str = ""
@@ -40,9 +37,9 @@ class Purpose:
         """Write the context as one text. Two contexts never have the same one."""
         return json.dumps(dict(sorted(self.context.items())), separators=(",", ":"))
 
-    def aad(self, tenant_uid: UUID, version: int) -> bytes:
+    def aad(self, tenant_uid: UUID, key_id: str, version: int) -> bytes:
         """Say what is authenticated with what this version of the key seals: its name, too."""
-        purpose = SERVICES if self.key_id == SERVICES else f"encryption/{self.key_id}"
+        purpose = SERVICES if key_id == SERVICES else f"encryption/{key_id}"
         return Binding(tenant_uid=tenant_uid, purpose=purpose, version=version, object_name=self.binding).aad()
 
     def check(self, violations: Violations, *, field: str = "encryption_context") -> None:

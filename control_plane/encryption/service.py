@@ -35,7 +35,7 @@ class Opened:
 
 
 class Encryption:
-    """The keys that seal, of every tenant; whose, the handle says, and which, the purpose.
+    """The keys that seal, of every tenant; whose, the handle says, and which, the use: what passes is what is used.
 
     Every method raises what `KeyUses.authorise` raises, and UnavailableError when the key cannot be had; then nothing
     was done.
@@ -49,7 +49,7 @@ class Encryption:
     async def seal(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Sealed:
         """Seal it under the newest version."""
         await self._uses.authorise(use, handle)
-        sealed = await self._sealed(plaintext, purpose, handle)
+        sealed = await self._sealed(plaintext, purpose, handle, use=use)
         await self._record(handle, purpose, sealed.version, use=use)
         return sealed
 
@@ -61,35 +61,35 @@ class Encryption:
             PreconditionError: the version that sealed it is not used any more.
         """
         await self._uses.authorise(use, handle)
-        opened = await self._opened(ciphertext, purpose, handle)
+        opened = await self._opened(ciphertext, purpose, handle, use=use)
         await self._record(handle, purpose, opened.version, use=use)
         return opened
 
     async def rewrap(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Sealed:
         """Open it and seal it under the newest version of the same key. Raises like `open`."""
         await self._uses.authorise(use, handle)
-        opened = await self._opened(ciphertext, purpose, handle)
-        sealed = await self._sealed(opened.plaintext, purpose, handle)
+        opened = await self._opened(ciphertext, purpose, handle, use=use)
+        sealed = await self._sealed(opened.plaintext, purpose, handle, use=use)
         await self._record(handle, purpose, sealed.version, use=use, before=opened.version)
         return sealed
 
-    async def _key(self, purpose: Purpose, handle: TenantHandle, *, version: int | None = None) -> StorageKey:
-        if purpose.key_id == SERVICES:
+    async def _key(self, use: KeyUse, handle: TenantHandle, *, version: int | None = None) -> StorageKey:
+        if use.key == SERVICES:
             return await self._keys.services_key(handle.placement, version=version)
-        return await self._keys.named_key(handle.placement, purpose.key_id, version=version)
+        return await self._keys.named_key(handle.placement, use.key, version=version)
 
-    async def _sealed(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle) -> Sealed:
-        key = await self._key(purpose, handle)
-        aad = purpose.aad(handle.placement.uid, key.version)
+    async def _sealed(self, plaintext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Sealed:
+        key = await self._key(use, handle)
+        aad = purpose.aad(handle.placement.uid, use.key, key.version)
         nonce = secrets.token_bytes(NONCE_BYTES)
         ciphertext = seal(key.private, plaintext, version=key.version, nonce=nonce, aad=aad)
         return Sealed(ciphertext=ciphertext, version=key.version)
 
-    async def _opened(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle) -> Opened:
+    async def _opened(self, ciphertext: bytes, purpose: Purpose, handle: TenantHandle, *, use: KeyUse) -> Opened:
         try:
             version = sealed_version(ciphertext)
-            key = await self._key(purpose, handle, version=version)
-            aad = purpose.aad(handle.placement.uid, version)
+            key = await self._key(use, handle, version=version)
+            aad = purpose.aad(handle.placement.uid, use.key, version)
             plaintext = unseal(key.private, ciphertext, version=version, aad=aad)
         except IntegrityError:
             text = "does not open: altered, or sealed elsewhere, for another tenant or with another context"
@@ -97,7 +97,7 @@ class Encryption:
                 FieldViolation(field="ciphertext", description=text, reason="CIPHERTEXT")
             ) from None
         except MissingKeyError as error:
-            name = f"tenants/{handle.placement.tenant_id}/keys/{purpose.key_id}"
+            name = f"tenants/{handle.placement.tenant_id}/keys/{use.key}"
             text = "what sealed this is not used any more, or never was"
             raise PreconditionError(name, text, reason="KEY_VERSION_UNUSABLE") from error
         return Opened(plaintext=plaintext, version=version)
@@ -109,10 +109,10 @@ class Encryption:
         details: dict[str, JsonValue] = {"encryption_context": context}
         if before is not None:
             details["sealed_before_by"] = before
-        resource = key_version_name(handle, purpose, version)
+        resource = key_version_name(handle, use.key, version)
         await self._uses.recorded(use, handle, resource=resource, details=details)
 
 
-def key_version_name(handle: TenantHandle, purpose: Purpose, version: int) -> str:
-    """Name a version of the key as a resource."""
-    return f"tenants/{handle.placement.tenant_id}/keys/{purpose.key_id}/versions/{version}"
+def key_version_name(handle: TenantHandle, key_id: str, version: int) -> str:
+    """Name a version of a key as a resource."""
+    return f"tenants/{handle.placement.tenant_id}/keys/{key_id}/versions/{version}"

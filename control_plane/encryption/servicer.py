@@ -48,7 +48,7 @@ class EncryptionServicer(encryption_pb2_grpc.EncryptionServiceServicer):
         return encryption_pb2.GenerateDataKeyResponse(
             plaintext=plaintext,
             ciphertext=sealed.ciphertext,
-            key_version=key_version_name(handle, purpose, sealed.version),
+            key_version=key_version_name(handle, use.key, sealed.version),
         )
 
     @override
@@ -58,7 +58,7 @@ class EncryptionServicer(encryption_pb2_grpc.EncryptionServiceServicer):
         purpose, use = _asked(request, Operation.ENCRYPT, violations)
         sealed = await self._encryption.seal(request.plaintext, purpose, handle, use=use)
         return encryption_pb2.EncryptResponse(
-            ciphertext=sealed.ciphertext, key_version=key_version_name(handle, purpose, sealed.version)
+            ciphertext=sealed.ciphertext, key_version=key_version_name(handle, use.key, sealed.version)
         )
 
     @override
@@ -68,7 +68,7 @@ class EncryptionServicer(encryption_pb2_grpc.EncryptionServiceServicer):
         purpose, use = _asked(request, Operation.DECRYPT, violations)
         opened = await self._encryption.open(request.ciphertext, purpose, handle, use=use)
         return encryption_pb2.DecryptResponse(
-            plaintext=opened.plaintext, key_version=key_version_name(handle, purpose, opened.version)
+            plaintext=opened.plaintext, key_version=key_version_name(handle, use.key, opened.version)
         )
 
     @override
@@ -78,7 +78,7 @@ class EncryptionServicer(encryption_pb2_grpc.EncryptionServiceServicer):
         purpose, use = _asked(request, Operation.REWRAP, violations)
         sealed = await self._encryption.rewrap(request.ciphertext, purpose, handle, use=use)
         return encryption_pb2.RewrapResponse(
-            ciphertext=sealed.ciphertext, key_version=key_version_name(handle, purpose, sealed.version)
+            ciphertext=sealed.ciphertext, key_version=key_version_name(handle, use.key, sealed.version)
         )
 
 
@@ -86,7 +86,7 @@ def _asked(request: _Asked, operation: Operation, violations: Violations) -> tup
     """Read what the key is to be used for; raise InvalidArgumentError listing all that was found wrong by now."""
     key_id = check_key(request.key, current_call().tenant_name, violations)
     use = read_use(request, key_id, operation, call=current_call(), violations=violations)
-    purpose = Purpose(key_id=key_id, context=dict(request.encryption_context), reason=request.reason)
+    purpose = Purpose(context=dict(request.encryption_context), reason=request.reason)
     purpose.check(violations)
     violations.check()
     return purpose, use

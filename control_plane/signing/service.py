@@ -22,9 +22,8 @@ from control_plane.signing.model import check_digest, tried
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What is to be signed, or was."""
+    """What is to be signed, or was; by which key, the use says."""
 
-    key_id: str
     content: Content
     digest_algorithm: str
     """What the digest is said to be made by; nothing where there is none."""
@@ -64,9 +63,9 @@ class Signing:
         """Sign by the newest version."""
         algorithm = await self._authorised(asked, handle)
         try:
-            key = await self._keys.named_key(handle.placement, asked.key_id)
+            key = await self._keys.named_key(handle.placement, asked.use.key)
         except MissingKeyError:
-            raise NotFoundError(key_name(handle.placement, asked.key_id)) from None
+            raise NotFoundError(key_name(handle.placement, asked.use.key)) from None
         signature = await asyncio.to_thread(_signed, key.private, asked.content, algorithm=algorithm)
         await self._record(handle, asked, key.version, details={})
         return Signed(signature=signature, version=key.version)
@@ -74,10 +73,10 @@ class Signing:
     async def verify(self, asked: Asked, signature: bytes, handle: TenantHandle, *, version: int) -> int | None:
         """Return the version that has signed this: that one, or where it is 0 a newest one; None where none has."""
         algorithm = await self._authorised(asked, handle)
-        halves = await self._keys.public_halves(handle.placement, asked.key_id)
+        halves = await self._keys.public_halves(handle.placement, asked.use.key)
         chosen = {each: halves[each] for each in tried([*halves], version)}
         if not chosen:
-            raise NotFoundError(f"{key_name(handle.placement, asked.key_id)}/versions/{version}")
+            raise NotFoundError(f"{key_name(handle.placement, asked.use.key)}/versions/{version}")
         found = await asyncio.to_thread(_signer, chosen, asked.content, algorithm=algorithm, signature=signature)
         await self._record(handle, asked, found, details={"verified": found is not None})
         return found
@@ -98,7 +97,7 @@ class Signing:
     async def _record(
         self, handle: TenantHandle, asked: Asked, version: int | None, *, details: Mapping[str, JsonValue]
     ) -> None:
-        name = key_name(handle.placement, asked.key_id)
+        name = key_name(handle.placement, asked.use.key)
         context: dict[str, JsonValue] = dict(asked.purpose.context)
         await self._uses.recorded(
             asked.use,

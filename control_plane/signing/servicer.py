@@ -33,7 +33,7 @@ class SigningServicer(signing_pb2_grpc.SigningServiceServicer):
         handle = current_call().tenant()
         asked = _asked(request, Operation.SIGN, Violations())
         signed = await self._signing.sign(asked, handle)
-        name = key_name(handle.placement, asked.key_id)
+        name = key_name(handle.placement, asked.use.key)
         return signing_pb2.SignResponse(signature=signed.signature, key_version=f"{name}/versions/{signed.version}")
 
     @override
@@ -46,7 +46,7 @@ class SigningServicer(signing_pb2_grpc.SigningServiceServicer):
         found = await self._signing.verify(asked, request.signature, handle, version=request.version)
         if found is None:
             return signing_pb2.VerifyResponse()
-        name = key_name(handle.placement, asked.key_id)
+        name = key_name(handle.placement, asked.use.key)
         return signing_pb2.VerifyResponse(verified=True, key_version=f"{name}/versions/{found}")
 
     @override
@@ -75,7 +75,6 @@ def _asked(
     known = signing_pb2.Digest.Algorithm.values()
     said = request.digest.algorithm if request.digest.algorithm in known else signing_pb2.Digest.ALGORITHM_UNSPECIFIED
     return Asked(
-        key_id=key_id,
         content=Content(data=request.digest.value if is_digest else request.data, is_digest=is_digest),
         digest_algorithm=signing_pb2.Digest.Algorithm.Name(said) if is_digest else "",
         purpose=purpose,

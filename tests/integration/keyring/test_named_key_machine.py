@@ -147,7 +147,7 @@ class Keys(RuleBasedStateMachine):
             return
         use = KeyUse(key=key_id, operation=Operation.ENCRYPT, principal="service:machine")
         try:
-            sealed = self.done(self.encryption.seal(content, Purpose(key_id=key_id), self.handle, use=use))
+            sealed = self.done(self.encryption.seal(content, Purpose(), self.handle, use=use))
         except PreconditionError:
             assert key.state != "ENABLED"
             return
@@ -160,7 +160,7 @@ class Keys(RuleBasedStateMachine):
             use = KeyUse(key=key_id, operation=Operation.DECRYPT, principal="service:machine")
             for ciphertext in key.sealed:
                 try:
-                    self.done(self.encryption.open(ciphertext, Purpose(key_id=key_id), self.handle, use=use))
+                    self.done(self.encryption.open(ciphertext, Purpose(), self.handle, use=use))
                 except DomainError as error:
                     assert error.code == {  # noqa: PT017 which error it is depends on the model
                         "DESTROY_SCHEDULED": "KEY_DESTROY_SCHEDULED",

@@ -50,9 +50,9 @@ WALLS: Final = (
         file=SEALING,
         before=(
             "        await self._uses.authorise(use, handle)\n"
-            "        sealed = await self._sealed(plaintext, purpose, handle)\n"
+            "        sealed = await self._sealed(plaintext, purpose, handle, use=use)\n"
         ),
-        after="        sealed = await self._sealed(plaintext, purpose, handle)\n",
+        after="        sealed = await self._sealed(plaintext, purpose, handle, use=use)\n",
         noticed_by=(f"{SEALED}::test_while_its_destruction_waits_and_after_it_nothing_is_sealed_or_opened",),
     ),
     Mutation(
@@ -93,7 +93,7 @@ WALLS: Final = (
     Mutation(
         name="what a key sealed is bound to no key",
         file=SEALING_MODEL,
-        before='purpose = SERVICES if self.key_id == SERVICES else f"encryption/{self.key_id}"',
+        before='purpose = SERVICES if key_id == SERVICES else f"encryption/{key_id}"',
         after="purpose = SERVICES",
         noticed_by=(f"{NAME_TESTS}::test_what_is_sealed_is_bound_to_the_name_of_its_key",),
     ),

@@ -39,7 +39,8 @@ def test_what_is_none_of_the_tenants_is_refused(name: str) -> None:
 
 @pytest.mark.behaviour("S2.7")
 def test_what_is_sealed_is_bound_to_the_name_of_its_key() -> None:
-    bound = [Purpose(key_id=key_id).aad(UUID(int=1), 1) for key_id in ("services", "encryption", "invoices", "letters")]
+    bound = [Purpose().aad(UUID(int=1), key_id, 1) for key_id in ("services", "encryption", "invoices", "letters")]
 
     assert len(set(bound)) == len(bound)
-    assert Purpose().aad(UUID(int=1), 1) == bound[0]
+    unnamed = check_key("", "tenants/org_1", Violations())
+    assert Purpose().aad(UUID(int=1), unnamed, 1) == bound[0]
