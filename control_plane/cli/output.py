@@ -24,6 +24,8 @@ _STATE_STYLES: Final = {
     "SUSPENDED": "yellow",
     "READ_ONLY": "yellow",
     "SEALED": "red",
+    "PENDING_DELETION": "red",
+    "PURGING": "red",
     "RUNNING": "yellow",
     "REVOKED": "red",
     "FAILED": "red",

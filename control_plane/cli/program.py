@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from control_plane.cli import audit, certificates, operations, output, serve, stack, tenants, tokens
+from control_plane.cli import audit, certificates, operations, output, serve, stack, tokens
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.command import command
 from control_plane.cli.edge import demo, edges, proxy, top, xds
@@ -19,6 +19,8 @@ from control_plane.cli.keyring import named
 from control_plane.cli.secrets import commands as secrets
 from control_plane.cli.session import DEFAULT_DIRECTORY
 from control_plane.cli.signing import commands as signing
+from control_plane.cli.tenants import commands as tenants
+from control_plane.cli.tenants import life
 
 _INTERRUPTED: Final = 130
 _HELP: Final = """Bulkhead keeps the tenants of one platform apart.
@@ -35,6 +37,12 @@ app.command("down")(stack.down)
 app.command("status")(stack.status)
 app.command("demo")(demo.demo)
 command(app, "top")(top.show_top)
+command(tenants.app, "suspend")(life.suspend_tenant)
+command(tenants.app, "reactivate")(life.reactivate_tenant)
+command(tenants.app, "seal")(life.seal_tenant)
+command(tenants.app, "unseal")(life.unseal_tenant)
+command(tenants.app, "delete")(life.delete_tenant)
+command(tenants.app, "undelete")(life.undelete_tenant)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(certificates.app, name="certificates")

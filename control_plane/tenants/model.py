@@ -28,6 +28,18 @@ class State(StrEnum):
     SUSPENDED = "SUSPENDED"
     READ_ONLY = "READ_ONLY"
     SEALED = "SEALED"
+    # Sealed as well, in every respect: see `control_plane/purges`.
+    PENDING_DELETION = "PENDING_DELETION"
+    PURGING = "PURGING"
+    PURGED = "PURGED"
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether nothing of the tenant is opened for anybody."""
+        return self in {State.SEALED, *DELETED}
+
+
+DELETED: Final = frozenset({State.PENDING_DELETION, State.PURGING, State.PURGED})
 
 
 class Action(Enum):
@@ -40,11 +52,19 @@ class Action(Enum):
     SEAL = ({State.ACTIVE, State.SUSPENDED, State.READ_ONLY}, State.SEALED)
     # To serve it again is a decision of its own: whoever breaks a seal wants to look first.
     UNSEAL = ({State.SEALED}, State.SUSPENDED)
+    DELETE = ({State.ACTIVE, State.SUSPENDED, State.READ_ONLY, State.SEALED}, State.PENDING_DELETION)
+    # Whoever had it sealed before has not been asked.
+    UNDELETE = ({State.PENDING_DELETION}, State.SEALED)
+    PURGE = ({State.PENDING_DELETION}, State.PURGING)
+    END_PURGE = ({State.PURGING}, State.PURGED)
 
     def __init__(self, before: AbstractSet[State], after: State) -> None:
         self.before = before
         self.after = after
 
+
+# What nobody asks for: it begins and ends by itself.
+_OF_A_PURGE: Final = frozenset({Action.PURGE, Action.END_PURGE})
 
 PLATFORM_DOMAIN: Final = "csm.example.com"
 """Every tenant has a host name under it; none has one as its own. An edge may be set up for another domain."""
@@ -69,6 +89,10 @@ SHORTEST_POLICY_AGE: Final = timedelta(seconds=1)
 DEFAULT_BILLING_DAY: Final = 1
 DEFAULT_CERTIFICATE_POLICY: Final = CertificatePolicy()
 LONGEST_POLICY_AGE: Final = timedelta(hours=24)
+SHORTEST_WAITING: Final = timedelta(hours=1)
+"""How long a deletion can be taken back, at least."""
+LONGEST_WAITING: Final = timedelta(days=90)
+DEFAULT_WAITING: Final = timedelta(days=30)
 
 _LONGEST_NAME: Final = 200
 _LONGEST_REASON: Final = 500
@@ -139,6 +163,10 @@ class Tenant:
     suspend_reason: str = ""
     edge_revision: int = 0
     """Of its last change that has an effect at the edge, given by the database; 0 while the edge does not know it."""
+    delete_time: datetime | None = None
+    """When it was deleted; None unless it is."""
+    purge_time: datetime | None = None
+    """When it is to be purged, at the earliest."""
 
     @property
     def name(self) -> str:
@@ -164,7 +192,8 @@ class Tenant:
         if self.state is action.after:
             return self
         if self.state not in action.before:
-            allowed = ", ".join(each.name.lower() for each in Action if self.state in each.before)
+            possible = [each for each in Action if self.state in each.before and each not in _OF_A_PURGE]
+            allowed = ", ".join(each.name.lower() for each in possible)
             raise PreconditionError(
                 self.name,
                 f"{self.name} is {self.state}; what can be done is: {allowed}",
@@ -172,11 +201,22 @@ class Tenant:
                 state=self.state,
                 allowed=allowed,
             )
-        return replace(self, state=action.after, suspend_reason=reason, revision=self.revision + 1, update_time=now)
+        after = replace(self, state=action.after, suspend_reason=reason, revision=self.revision + 1, update_time=now)
+        return after if action.after in DELETED else replace(after, delete_time=None, purge_time=None)
+
+    def deleted(self, now: datetime, *, reason: str, waiting: timedelta) -> "Tenant":
+        """Return the tenant as it is to be purged later; itself when it is to be already. Raises like `after`."""
+        after = self.after(Action.DELETE, now, reason=reason)
+        return after if after is self else replace(after, delete_time=now, purge_time=now + waiting)
+
+    def purged(self, now: datetime) -> "Tenant":
+        """Return what is left of a tenant whose purge is done: nothing that a person has said. Raises like `after`."""
+        settings = replace(self.settings, display_name="", admin_email="", labels={}, domains=())
+        return replace(self.after(Action.END_PURGE, now), settings=settings)
 
     def updated(self, settings: Settings, now: datetime) -> "Tenant":
         """Return the tenant with other settings; itself when they are the same. Raises TenantSealedError."""
-        if self.state is State.SEALED:
+        if self.state.is_sealed:
             raise TenantSealedError(self.name)
         if settings == self.settings:
             return self
@@ -267,6 +307,14 @@ def domain_violation(domain: str) -> str | None:
     if any(f".{domain}".endswith(f".{reserved}") for reserved in _RESERVED_DOMAINS):
         return "is the platform's own"
     return None
+
+
+def check_deletion(tenant_id: str, violations: Violations, *, confirmation: str, waiting: timedelta) -> None:
+    """Note everything that forbids to delete this tenant in this way."""
+    if confirmation != tenant_id:
+        violations.add("confirmation", "must be the id of the tenant once more", reason="CONFIRMATION")
+    if not SHORTEST_WAITING <= waiting <= LONGEST_WAITING:
+        violations.add("waiting_period", "must be 1 hour to 90 days", reason="WAITING_PERIOD")
 
 
 def given_reason_violation(reason: str) -> str | None:

@@ -189,6 +189,7 @@ def _differences(before: Tenant, after: Tenant) -> dict[str, str]:
         "labels": (str(dict(before.settings.labels)), str(dict(after.settings.labels))),
         "admin_email": (before.settings.admin_email, after.settings.admin_email),
         "suspend_reason": (before.suspend_reason, after.suspend_reason),
+        "purge_time": (before.purge_time, after.purge_time),
         "requests_per_minute": (before.settings.requests_per_minute, after.settings.requests_per_minute),
         "domains": (", ".join(before.settings.domains), ", ".join(after.settings.domains)),
         "max_policy_age": (before.settings.max_policy_age, after.settings.max_policy_age),

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -11,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from typing_extensions import override
 
-from bulkhead.v1 import key_settings_pb2, seals_pb2, tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import deletions_pb2, key_settings_pb2, seals_pb2, tenant_requests_pb2, tenants_pb2, tenants_pb2_grpc
 from control_plane.errors import HsmTierUnavailableError, NotFoundError, Violations
 from control_plane.ids import TenantId
 from control_plane.keys.service import TenantKeys
@@ -31,13 +32,16 @@ from control_plane.tenants.model import (
     DEDICATED_HSM,
     DEFAULT_BILLING_DAY,
     DEFAULT_POLICY_AGE,
+    DEFAULT_WAITING,
     LONGEST_POLICY_AGE,
+    LONGEST_WAITING,
     SHARED_HSM,
     STRICT,
     UPDATABLE,
     Action,
     Settings,
     Tenant,
+    check_deletion,
     check_new,
     check_settings,
     given_reason_violation,
@@ -77,7 +81,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         return await operation_to_proto(operation, self._plans)
 
     @override
-    async def GetTenant(self, request: tenants_pb2.GetTenantRequest, context: Context) -> tenants_pb2.Tenant:
+    async def GetTenant(self, request: tenant_requests_pb2.GetTenantRequest, context: Context) -> tenants_pb2.Tenant:
         tenant_id = names.tenant_of(request.name)
         tenant = await current_call().system().run(lambda tx: store.find(tx, tenant_id))
         if tenant is None:
@@ -86,11 +90,13 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
 
     @override
     async def ListTenants(
-        self, request: tenants_pb2.ListTenantsRequest, context: Context
+        self, request: tenant_requests_pb2.ListTenantsRequest, context: Context
     ) -> tenants_pb2.ListTenantsResponse:
         call = current_call()
         page = self._page_tokens.page(request, method=call.method, parent="", now=datetime.now(UTC))
-        tenants = await call.system().run(lambda tx: store.list_page(tx, after=page.after, limit=page.limit))
+        tenants = await call.system().run(
+            lambda tx: store.list_page(tx, after=page.after, limit=page.limit, with_purged=request.show_purged)
+        )
         shown, next_page_token = page.cut(tenants, lambda tenant: tenant.id)
         return tenants_pb2.ListTenantsResponse(
             tenants=[to_proto(tenant, hsm_backed=self._keys.hsm_backed) for tenant in shown],
@@ -115,7 +121,9 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         return to_proto(tenant, hsm_backed=self._keys.hsm_backed)
 
     @override
-    async def SuspendTenant(self, request: tenants_pb2.SuspendTenantRequest, context: Context) -> tenants_pb2.Tenant:
+    async def SuspendTenant(
+        self, request: tenant_requests_pb2.SuspendTenantRequest, context: Context
+    ) -> tenants_pb2.Tenant:
         violations = Violations()
         violations.add("reason", reason_violation(request.reason))
         violations.check()
@@ -123,7 +131,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
 
     @override
     async def ReactivateTenant(
-        self, request: tenants_pb2.ReactivateTenantRequest, context: Context
+        self, request: tenant_requests_pb2.ReactivateTenantRequest, context: Context
     ) -> tenants_pb2.Tenant:
         return await self._take(request.name, request.etag, Action.REACTIVATE)
 
@@ -132,10 +140,10 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         violations = Violations()
         violations.add("reason", given_reason_violation(request.reason))
         violations.check()
-        sealed = await self._take(request.name, request.etag, Action.SEAL, reason=request.reason)
-        call = current_call()
-        await service.await_seal(call.system(), call.require_placement())
-        return sealed
+        now, reason = datetime.now(UTC), request.reason
+        return await self._shut(
+            request.name, request.etag, lambda tenant: tenant.after(Action.SEAL, now, reason=reason)
+        )
 
     @override
     async def UnsealTenant(self, request: seals_pb2.UnsealTenantRequest, context: Context) -> tenants_pb2.Tenant:
@@ -147,15 +155,47 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         await asyncio.sleep(MAXIMUM_AGE.total_seconds())
         return unsealed
 
+    @override
+    async def DeleteTenant(self, request: deletions_pb2.DeleteTenantRequest, context: Context) -> tenants_pb2.Tenant:
+        now, reason, violations = datetime.now(UTC), request.reason, Violations()
+        asked = request.HasField("waiting_period")
+        waiting = _span(request.waiting_period, longest=LONGEST_WAITING) if asked else DEFAULT_WAITING
+        tenant_id = names.tenant_of(request.name)
+        check_deletion(tenant_id, violations, confirmation=request.confirmation, waiting=waiting)
+        violations.add("reason", given_reason_violation(request.reason))
+        violations.check()
+
+        return await self._shut(
+            request.name, request.etag, lambda tenant: tenant.deleted(now, reason=reason, waiting=waiting)
+        )
+
+    @override
+    async def UndeleteTenant(
+        self, request: deletions_pb2.UndeleteTenantRequest, context: Context
+    ) -> tenants_pb2.Tenant:
+        violations = Violations()
+        violations.add("reason", given_reason_violation(request.reason))
+        violations.check()
+        return await self._take(request.name, request.etag, Action.UNDELETE, reason=request.reason)
+
     async def _take(self, name: str, etag: str, action: Action, *, reason: str = "") -> tenants_pb2.Tenant:
         now = datetime.now(UTC)
+        return await self._change(name, etag, lambda tenant: tenant.after(action, now, reason=reason))
 
-        def change(tenant: Tenant) -> Tenant:
+    async def _shut(self, name: str, etag: str, change: Callable[[Tenant], Tenant]) -> tenants_pb2.Tenant:
+        """Make a change after which the tenant is sealed, and answer once that holds."""
+        shut = await self._change(name, etag, change)
+        call = current_call()
+        await service.await_seal(call.system(), call.require_placement())
+        return shut
+
+    async def _change(self, name: str, etag: str, change: Callable[[Tenant], Tenant]) -> tenants_pb2.Tenant:
+        def checked(tenant: Tenant) -> Tenant:
             tenant.check_etag(etag)
-            return tenant.after(action, now, reason=reason)
+            return change(tenant)
 
         tenant_id = names.tenant_of(name)
-        tenant = await service.change_tenant(current_call().system(), tenant_id, change)
+        tenant = await service.change_tenant(current_call().system(), tenant_id, checked)
         self._directory.forget(tenant_id)
         return to_proto(tenant, hsm_backed=self._keys.hsm_backed)
 
@@ -214,7 +254,7 @@ def _settings(message: tenants_pb2.Tenant, *, before: Settings) -> Settings:
         admin_email=message.admin_email,
         requests_per_minute=message.requests_per_minute,
         domains=tuple(message.domains),
-        max_policy_age=_span(message.max_policy_age) or DEFAULT_POLICY_AGE,
+        max_policy_age=_span(message.max_policy_age, longest=LONGEST_POLICY_AGE) or DEFAULT_POLICY_AGE,
         connection_pooling=_pooling(message.connection_pooling, before=before.connection_pooling),
         cache_bytes=message.cache_bytes or DEFAULT_CACHE_BYTES,
         rate_limits=_rate_limits(message),
@@ -267,10 +307,9 @@ def _check_pooling(message: tenants_pb2.Tenant.ConnectionPooling, settings: Sett
         violations.add(f"{prefix}isolation_level", "must be AS_DECLARED or SERIALIZABLE", reason="UNKNOWN")
 
 
-def _span(duration: Duration) -> timedelta:
+def _span(duration: Duration, *, longest: timedelta) -> timedelta:
     # A Duration holds more than Python's: whatever is far too long is too long by a second.
-    longest = LONGEST_POLICY_AGE + timedelta(seconds=1)
-    seconds = max(-1, min(duration.seconds, longest // timedelta(seconds=1)))
+    seconds = max(-1, min(duration.seconds, longest // timedelta(seconds=1) + 1))
     return timedelta(seconds=seconds, microseconds=duration.nanos // 1000)
 
 
@@ -295,16 +334,7 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
         requests_per_minute=settings.requests_per_minute,
         domains=settings.domains,
         edge_revision=tenant.edge_revision,
-        connection_pooling=tenants_pb2.Tenant.ConnectionPooling(
-            pool_per_tenant=settings.isolation == STRICT,
-            min_connections=settings.connection_pooling.min_connections,
-            max_connections=settings.connection_pooling.max_connections,
-            isolation_level=(
-                tenants_pb2.Tenant.ConnectionPooling.SERIALIZABLE
-                if settings.connection_pooling.is_serializable
-                else tenants_pb2.Tenant.ConnectionPooling.AS_DECLARED
-            ),
-        ),
+        connection_pooling=_pooling_to_proto(settings),
         cache_bytes=settings.cache_bytes,
         rate_limits=[
             tenants_pb2.Tenant.RateLimit(
@@ -321,4 +351,20 @@ def to_proto(tenant: Tenant, *, hsm_backed: bool) -> tenants_pb2.Tenant:
     message.max_policy_age.FromTimedelta(settings.max_policy_age)
     message.create_time.FromDatetime(tenant.create_time)
     message.update_time.FromDatetime(tenant.update_time)
+    if tenant.delete_time is not None and tenant.purge_time is not None:
+        message.delete_time.FromDatetime(tenant.delete_time)
+        message.purge_time.FromDatetime(tenant.purge_time)
     return message
+
+
+def _pooling_to_proto(settings: Settings) -> tenants_pb2.Tenant.ConnectionPooling:
+    return tenants_pb2.Tenant.ConnectionPooling(
+        pool_per_tenant=settings.isolation == STRICT,
+        min_connections=settings.connection_pooling.min_connections,
+        max_connections=settings.connection_pooling.max_connections,
+        isolation_level=(
+            tenants_pb2.Tenant.ConnectionPooling.SERIALIZABLE
+            if settings.connection_pooling.is_serializable
+            else tenants_pb2.Tenant.ConnectionPooling.AS_DECLARED
+        ),
+    )

@@ -12,7 +12,7 @@ from control_plane.keys.store import read_certificate_policy
 from control_plane.postgres.database import SystemTransaction, TenantTransaction
 from control_plane.postgres.directory import SELECT_PLACEMENTS
 from control_plane.postgres.placement import Placement
-from control_plane.tenants.model import Settings, State, Tenant
+from control_plane.tenants.model import DELETED, Settings, State, Tenant
 from control_plane.tenants.rates import RateLimit, Window
 
 
@@ -73,11 +73,15 @@ async def find_placement(tx: SystemTransaction, tenant_id: TenantId) -> Placemen
     return None if row is None else Placement.of(row)
 
 
-async def list_page(tx: SystemTransaction, *, after: str, limit: int) -> list[Tenant]:
+async def list_page(tx: SystemTransaction, *, after: str, limit: int, with_purged: bool) -> list[Tenant]:
     """Return tenants in the order of their ids, from after `after` on."""
     rows = await tx.fetch_all(
-        "SELECT * FROM csm_system.tenants WHERE id > %(after)s ORDER BY id LIMIT %(limit)s",
-        {"after": after, "limit": limit},
+        """
+        SELECT * FROM csm_system.tenants
+         WHERE id > %(after)s AND (deletion IS DISTINCT FROM 'PURGED' OR %(with_purged)s)
+         ORDER BY id LIMIT %(limit)s
+        """,
+        {"after": after, "limit": limit, "with_purged": with_purged},
     )
     return [_tenant(row) for row in rows]
 
@@ -112,6 +116,9 @@ async def update(tx: SystemTransaction, tenant: Tenant) -> Tenant:
             billing_day = %(billing_day)s, time_zone = %(time_zone)s,
             key_algorithms = %(key_algorithms)s::text[], post_quantum = %(post_quantum)s,
             token_algorithm = %(token_algorithm)s, state = %(state)s, suspend_reason = %(suspend_reason)s,
+            deletion = %(deletion)s, delete_time = %(delete_time)s, purge_time = %(purge_time)s,
+            -- That there is nothing left of it is news for the edge, too.
+            edge_revision = edge_revision + (deletion IS DISTINCT FROM %(deletion)s)::integer,
             revision = %(revision)s, update_time = %(update_time)s
         WHERE id = %(id)s
         RETURNING edge_revision
@@ -119,7 +126,10 @@ async def update(tx: SystemTransaction, tenant: Tenant) -> Tenant:
         {
             **_settings(tenant),
             "id": tenant.id,
-            "state": tenant.state,
+            "state": State.SEALED if tenant.state.is_sealed else tenant.state,
+            "deletion": tenant.state if tenant.state in DELETED else None,
+            "delete_time": tenant.delete_time,
+            "purge_time": tenant.purge_time,
             "suspend_reason": tenant.suspend_reason,
             "revision": tenant.revision,
             "update_time": tenant.update_time,
@@ -201,7 +211,7 @@ def _tenant(row: Mapping[str, Any]) -> Tenant:
     return Tenant(
         id=TenantId(row["id"]),
         uid=row["uid"],
-        state=State(row["state"]),
+        state=State(row["deletion"] or row["state"]),
         settings=Settings(
             display_name=row["display_name"],
             tier=row["tier"],
@@ -228,4 +238,6 @@ def _tenant(row: Mapping[str, Any]) -> Tenant:
         update_time=row["update_time"],
         suspend_reason=row["suspend_reason"],
         edge_revision=row["edge_revision"],
+        delete_time=row["delete_time"],
+        purge_time=row["purge_time"],
     )

@@ -54,12 +54,17 @@ CONSENTS: Final = {
     )
 }
 OF_A_TENANT: Final = {role_number(role) for role in TENANT_BOUND}
-# Of a sealed tenant nothing is opened: there is its entry in the registry, its audit log, and the way out.
+# Of a sealed tenant nothing is opened: there is its entry in the registry, its audit log, the proof of what of it is
+# destroyed, and the way out, or to its end.
 SERVE_SEALED: Final = {
     "bulkhead.v1.AuditService.ListAuditEntries",
     "bulkhead.v1.AuditService.VerifyAuditLog",
+    "bulkhead.v1.KeyService.GetDestructionReceipt",
+    "bulkhead.v1.KeyService.ListDestructionReceipts",
+    "bulkhead.v1.TenantService.DeleteTenant",
     "bulkhead.v1.TenantService.GetTenant",
     "bulkhead.v1.TenantService.SealTenant",
+    "bulkhead.v1.TenantService.UndeleteTenant",
     "bulkhead.v1.TenantService.UnsealTenant",
 }
 # A tenant's own kill switch: it asks nobody before it is shut. Nobody of it is left who could open it.

@@ -16,7 +16,15 @@ import psutil
 import uvloop
 
 from bulkhead.envoy.v3 import check_pb2
-from bulkhead.v1 import edges_pb2, edges_pb2_grpc, rules_pb2, tenants_pb2, tenants_pb2_grpc, tokens_pb2, tokens_pb2_grpc
+from bulkhead.v1 import (
+    edges_pb2,
+    edges_pb2_grpc,
+    rules_pb2,
+    tenant_requests_pb2,
+    tenants_pb2_grpc,
+    tokens_pb2,
+    tokens_pb2_grpc,
+)
 from control_plane import private_file
 from ext_authz.policies.last_good import LastGoodCopy
 from ext_authz.policies.model import TenantPolicy
@@ -65,8 +73,8 @@ async def apply(system: System) -> AsyncIterator[Figure]:
         name = f"tenants/{tenant}"
         for _ in range(CHANGES):
             for change, asked in (
-                (service.SuspendTenant, tenants_pb2.SuspendTenantRequest(name=name, reason="measured")),
-                (service.ReactivateTenant, tenants_pb2.ReactivateTenantRequest(name=name)),
+                (service.SuspendTenant, tenant_requests_pb2.SuspendTenantRequest(name=name, reason="measured")),
+                (service.ReactivateTenant, tenant_requests_pb2.ReactivateTenantRequest(name=name)),
             ):
                 changed = await change(asked, metadata=system.metadata)
                 begun = time.perf_counter()

@@ -20,6 +20,7 @@ from bulkhead.v1 import (
     certificates_pb2_grpc,
     rules_pb2,
     seals_pb2,
+    tenant_requests_pb2,
     tenants_pb2,
     tenants_pb2_grpc,
     tokens_pb2,
@@ -197,7 +198,9 @@ async def test_of_a_hundred_operations_under_way_none_succeeds_after_the_seal_an
             seals_pb2.UnsealTenantRequest(name=sealed, reason="it was one"), metadata=doors.admin
         )
         assert unsealed.state == tenants_pb2.Tenant.SUSPENDED
-        await doors.tenants.ReactivateTenant(tenants_pb2.ReactivateTenantRequest(name=sealed), metadata=doors.admin)
+        await doors.tenants.ReactivateTenant(
+            tenant_requests_pb2.ReactivateTenantRequest(name=sealed), metadata=doors.admin
+        )
         assert await read[sealed](sealed, who[sealed]) is not None
 
 
@@ -216,7 +219,7 @@ async def test_no_process_keeps_a_sealed_tenants_keys_in_memory(stack: Stack) ->
         _set_keys(stack, sealed.uid, state="RETIRED")
         unseal = seals_pb2.UnsealTenantRequest(name=name, reason="a test")
         await doors.tenants.UnsealTenant(unseal, metadata=doors.admin)
-        reactivate = tenants_pb2.ReactivateTenantRequest(name=name)
+        reactivate = tenant_requests_pb2.ReactivateTenantRequest(name=name)
         await doors.tenants.ReactivateTenant(reactivate, metadata=doors.admin)
         for use in uses:
             with pytest.raises(grpc.aio.AioRpcError):

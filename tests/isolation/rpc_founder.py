@@ -35,6 +35,7 @@ from bulkhead.v1 import (
     secret_versions_pb2,
     secrets_pb2,
     secrets_pb2_grpc,
+    tenant_requests_pb2,
     tenants_pb2,
     tenants_pb2_grpc,
     tokens_pb2,
@@ -182,7 +183,7 @@ class Founder:
         assert done.WhichOneof("result") == "response", done
 
     def suspend(self, target: Target) -> None:
-        asked = tenants_pb2.SuspendTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
+        asked = tenant_requests_pb2.SuspendTenantRequest(name=f"tenants/{target.tenant}", reason="for the matrix")
         self._tenants.SuspendTenant(asked, metadata=self._metadata)
         # Another process may know its tenants' states for a second before it looks again.
         time.sleep(1.1)

@@ -108,6 +108,11 @@ def _stale_etag_and_reason(message: Any) -> None:
     message.reason = "for the matrix"
 
 
+def _deletion(message: Any) -> None:
+    _stale_etag_and_reason(message)
+    message.confirmation = message.name.rpartition("/")[2]
+
+
 def _token(message: Any) -> None:
     message.subject = "matrix"
     message.validate_only = True
@@ -234,6 +239,8 @@ ADDED: Final[Mapping[str, Callable[[Any], None]]] = {
     "ReactivateTenant": _stale_etag,
     "SealTenant": _stale_etag_and_reason,
     "UnsealTenant": _stale_etag_and_reason,
+    "DeleteTenant": _deletion,
+    "UndeleteTenant": _stale_etag_and_reason,
     "IssueToken": _token,
     "RedeemEnrolmentToken": _wrong_enrolment_token,
     "IssueCertificate": _signing_request,

@@ -10,7 +10,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
-from bulkhead.v1 import tenants_pb2
+from bulkhead.v1 import tenant_requests_pb2, tenants_pb2
 from tests.isolation.rpc_callers import World
 from tests.isolation.rpc_requests import METHODS, path, request
 
@@ -35,7 +35,7 @@ def _servers_own(*behaviours: int) -> list[FieldDescriptor]:
 
 
 def _tenant(world: World, tenant: str) -> tenants_pb2.Tenant:
-    asked = tenants_pb2.GetTenantRequest(name=f"tenants/{tenant}")
+    asked = tenant_requests_pb2.GetTenantRequest(name=f"tenants/{tenant}")
     return tenants_pb2.Tenant.FromString(world.ask("platform-admin", GET, asked).body)
 
 

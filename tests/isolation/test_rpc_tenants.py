@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -12,7 +13,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
-from bulkhead.v1 import audit_pb2, audit_pb2_grpc, seals_pb2, tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
+    deletions_pb2,
+    seals_pb2,
+    tenant_requests_pb2,
+    tenants_pb2,
+    tenants_pb2_grpc,
+)
 from control_plane.settings import Settings
 from control_plane.tenants.model import UPDATABLE
 from tests.fixtures.stack import Stack
@@ -42,10 +51,10 @@ def metadata(world: World) -> tuple[tuple[str, str], ...]:
 def tenant(world: World, service: Any, metadata: Any) -> Iterator[tenants_pb2.Tenant]:
     """The caller's own tenant, put back as it was."""
     name = f"tenants/{world.own.tenant}"
-    before = service.GetTenant(tenants_pb2.GetTenantRequest(name=name), metadata=metadata)
+    before = service.GetTenant(tenant_requests_pb2.GetTenantRequest(name=name), metadata=metadata)
     yield before
     mask = FieldMask(paths=UPDATABLE)
-    service.ReactivateTenant(tenants_pb2.ReactivateTenantRequest(name=name), metadata=metadata)
+    service.ReactivateTenant(tenant_requests_pb2.ReactivateTenantRequest(name=name), metadata=metadata)
     before.ClearField("etag")
     service.UpdateTenant(tenants_pb2.UpdateTenantRequest(tenant=before, update_mask=mask), metadata=metadata)
 
@@ -69,7 +78,7 @@ def _refused(call: Callable[[], object]) -> tuple[str, dict[str, str]]:
 @pytest.mark.behaviour("E4.1", "E4.3")
 def test_pages_go_through_all_tenants_once_and_in_order(world: World, service: Any, metadata: Any) -> None:
     def page(size: int, token: str = "") -> tenants_pb2.ListTenantsResponse:
-        asked = tenants_pb2.ListTenantsRequest(page_size=size, page_token=token)
+        asked = tenant_requests_pb2.ListTenantsRequest(page_size=size, page_token=token)
         answer: tenants_pb2.ListTenantsResponse = service.ListTenants(asked, metadata=metadata)
         return answer
 
@@ -91,14 +100,14 @@ def test_pages_go_through_all_tenants_once_and_in_order(world: World, service: A
 @pytest.mark.parametrize(
     ("asked", "field"),
     [
-        (tenants_pb2.ListTenantsRequest(page_size=-1), "page_size"),
-        (tenants_pb2.ListTenantsRequest(page_token="bm90IG91cnM="), "page_token"),
-        (tenants_pb2.ListTenantsRequest(page_token="é"), "page_token"),
+        (tenant_requests_pb2.ListTenantsRequest(page_size=-1), "page_size"),
+        (tenant_requests_pb2.ListTenantsRequest(page_token="bm90IG91cnM="), "page_token"),
+        (tenant_requests_pb2.ListTenantsRequest(page_token="é"), "page_token"),
     ],
 )
 @pytest.mark.behaviour("E4.3", "T-A4")
 def test_a_page_that_cannot_be_is_refused(
-    asked: tenants_pb2.ListTenantsRequest, field: str, service: Any, metadata: Any
+    asked: tenant_requests_pb2.ListTenantsRequest, field: str, service: Any, metadata: Any
 ) -> None:
     code, found = _refused(lambda: service.ListTenants(asked, metadata=metadata))
 
@@ -121,17 +130,17 @@ def test_an_update_with_yesterdays_etag_changes_nothing(
 
     assert first.etag != tenant.etag
     assert _refused(lambda: update("second")) == ("ABORTED", {"": "ETAG_MISMATCH"})
-    assert service.GetTenant(tenants_pb2.GetTenantRequest(name=tenant.name), metadata=metadata) == first
+    assert service.GetTenant(tenant_requests_pb2.GetTenantRequest(name=tenant.name), metadata=metadata) == first
 
 
 @pytest.mark.behaviour("S4.8")
 def test_a_suspension_says_why_and_a_reactivation_gives_everything_back(
     tenant: tenants_pb2.Tenant, service: Any, metadata: Any
 ) -> None:
-    suspend = tenants_pb2.SuspendTenantRequest(name=tenant.name, reason="unpaid")
+    suspend = tenant_requests_pb2.SuspendTenantRequest(name=tenant.name, reason="unpaid")
     suspended = service.SuspendTenant(suspend, metadata=metadata)
     again = service.SuspendTenant(suspend, metadata=metadata)
-    reactivate = tenants_pb2.ReactivateTenantRequest(name=tenant.name)
+    reactivate = tenant_requests_pb2.ReactivateTenantRequest(name=tenant.name)
     reactivated = service.ReactivateTenant(reactivate, metadata=metadata)
 
     assert (suspended.state, suspended.suspend_reason) == (tenants_pb2.Tenant.SUSPENDED, "unpaid")
@@ -296,10 +305,10 @@ def test_a_sealed_tenant_is_suspended_when_it_is_unsealed_and_its_log_says_why(
     seal = seals_pb2.SealTenantRequest(name=tenant.name, reason="a leaked key")
     sealed = service.SealTenant(seal, metadata=world.callers["tenant-admin"].metadata)
     again = service.SealTenant(seal, metadata=metadata)
-    reactivate = tenants_pb2.ReactivateTenantRequest(name=tenant.name)
+    reactivate = tenant_requests_pb2.ReactivateTenantRequest(name=tenant.name)
     refused = _refused(lambda: service.ReactivateTenant(reactivate, metadata=metadata))
     locked_out = _refused(lambda: service.GetTenant(
-        tenants_pb2.GetTenantRequest(name=tenant.name), metadata=world.callers["tenant-admin"].metadata
+        tenant_requests_pb2.GetTenantRequest(name=tenant.name), metadata=world.callers["tenant-admin"].metadata
     ))  # fmt: skip
     unseal = seals_pb2.UnsealTenantRequest(name=tenant.name, reason="it was none")
     unsealed = service.UnsealTenant(unseal, metadata=metadata)
@@ -318,3 +327,58 @@ def test_a_sealed_tenant_is_suspended_when_it_is_unsealed_and_its_log_says_why(
         if entry.outcome == audit_pb2.AuditEntry.EFFECT and entry.method.lower().endswith("sealtenant")
     ]
     assert told == [("platform-admin", "UnsealTenant", "it was none"), ("tenant-admin", "SealTenant", "a leaked key")]
+
+
+@pytest.mark.behaviour("S4.10")
+def test_everything_wrong_with_a_deletion_is_told_at_once_and_nothing_is_done(
+    tenant: tenants_pb2.Tenant, service: Any, metadata: Any
+) -> None:
+    asked = deletions_pb2.DeleteTenantRequest(
+        name=tenant.name, confirmation="another", waiting_period=Duration(seconds=9)
+    )
+    status, violations = _refused(lambda: service.DeleteTenant(asked, metadata=metadata))
+    asked.confirmation, asked.reason, asked.waiting_period.seconds = tenant.name.rpartition("/")[2], "a", 2**40
+    _, too_long = _refused(lambda: service.DeleteTenant(asked, metadata=metadata))
+    found = service.GetTenant(tenant_requests_pb2.GetTenantRequest(name=tenant.name), metadata=metadata)
+
+    assert (status, set(violations)) == ("INVALID_ARGUMENT", {"confirmation", "waiting_period", "reason"})
+    assert set(too_long) == {"waiting_period"}
+    assert found == tenant
+
+
+@pytest.mark.behaviour("S4.10")
+def test_a_deleted_tenant_is_sealed_until_that_is_taken_back_and_its_log_says_why(
+    tenant: tenants_pb2.Tenant, world: World, service: Any, metadata: Any
+) -> None:
+    asked = deletions_pb2.DeleteTenantRequest(
+        name=tenant.name, confirmation=tenant.name.rpartition("/")[2], reason="a contract's end"
+    )
+    deleted = service.DeleteTenant(asked, metadata=metadata)
+    again = service.DeleteTenant(asked, metadata=metadata)
+    locked_out = _refused(lambda: service.GetTenant(
+        tenant_requests_pb2.GetTenantRequest(name=tenant.name), metadata=world.callers["tenant-admin"].metadata
+    ))  # fmt: skip
+    unseal = seals_pb2.UnsealTenantRequest(name=tenant.name, reason="no")
+    refused = _refused(lambda: service.UnsealTenant(unseal, metadata=metadata))
+    undelete = deletions_pb2.UndeleteTenantRequest(name=tenant.name, reason="it goes on")
+    back = service.UndeleteTenant(undelete, metadata=metadata)
+    service.UnsealTenant(seals_pb2.UnsealTenantRequest(name=tenant.name, reason="it goes on"), metadata=metadata)
+    service.ReactivateTenant(tenant_requests_pb2.ReactivateTenantRequest(name=tenant.name), metadata=metadata)
+    audit = audit_pb2_grpc.AuditServiceStub(world.channels[False, False])
+    entries = audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest(parent=tenant.name), metadata=metadata)
+
+    waiting = deleted.purge_time.ToDatetime() - deleted.delete_time.ToDatetime()
+    assert (deleted.state, waiting) == (tenants_pb2.Tenant.PENDING_DELETION, timedelta(days=30))
+    assert again == deleted
+    assert locked_out == ("FAILED_PRECONDITION", {"": "TENANT_SEALED"})
+    assert refused == ("FAILED_PRECONDITION", {"": "ILLEGAL_TRANSITION"})
+    assert (back.state, back.HasField("purge_time")) == (tenants_pb2.Tenant.SEALED, False)
+    told = [
+        (entry.method.rpartition("/")[2], entry.details["state"], entry.details["suspend_reason"])
+        for entry in entries.audit_entries
+        if entry.outcome == audit_pb2.AuditEntry.EFFECT and entry.method.lower().endswith("deletetenant")
+    ]
+    assert told == [
+        ("UndeleteTenant", "SEALED", "it goes on"),
+        ("DeleteTenant", "PENDING_DELETION", "a contract's end"),
+    ]

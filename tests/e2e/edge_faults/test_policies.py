@@ -7,7 +7,7 @@ from typing import Final
 import grpc
 import pytest
 
-from bulkhead.v1 import edges_pb2, edges_pb2_grpc, tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import edges_pb2, edges_pb2_grpc, tenant_requests_pb2, tenants_pb2, tenants_pb2_grpc
 from tests.e2e.edge_faults.conftest import Broken, Tell, await_a_new_minute
 from tests.fixtures.edge import EdgeWorld
 from tests.fixtures.edge_faults import wait_for
@@ -37,7 +37,7 @@ class Administrator:
 
     def suspend(self, tenant_id: str) -> int:
         """Return the revision at which it is suspended."""
-        request = tenants_pb2.SuspendTenantRequest(name=f"tenants/{tenant_id}", reason="for the tests")
+        request = tenant_requests_pb2.SuspendTenantRequest(name=f"tenants/{tenant_id}", reason="for the tests")
         return self._tenants.SuspendTenant(
             request, metadata=self._metadata, wait_for_ready=True, timeout=30
         ).edge_revision

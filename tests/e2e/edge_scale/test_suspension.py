@@ -13,7 +13,7 @@ import grpc
 import httpx
 import pytest
 
-from bulkhead.v1 import edges_pb2, edges_pb2_grpc, tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import edges_pb2, edges_pb2_grpc, tenant_requests_pb2, tenants_pb2, tenants_pb2_grpc
 from tests.e2e.edge_scale.conftest import IS_BATTERY, Scaled, Tell, scaled
 from tests.fixtures.edge import EdgeTenant, Founder
 from tests.fixtures.eventually import eventually
@@ -113,11 +113,11 @@ class Changes:
         """From the answer to each change until all edges had applied it."""
 
     async def suspend(self) -> None:
-        asked = tenants_pb2.SuspendTenantRequest(name=self._name, reason="for the tests")
+        asked = tenant_requests_pb2.SuspendTenantRequest(name=self._name, reason="for the tests")
         await self._wait(await self._tenants.SuspendTenant(asked, metadata=self._metadata))
 
     async def reactivate(self) -> None:
-        asked = tenants_pb2.ReactivateTenantRequest(name=self._name)
+        asked = tenant_requests_pb2.ReactivateTenantRequest(name=self._name)
         await self._wait(await self._tenants.ReactivateTenant(asked, metadata=self._metadata))
 
     async def _wait(self, changed: tenants_pb2.Tenant) -> None:

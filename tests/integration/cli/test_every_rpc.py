@@ -22,6 +22,8 @@ COMMANDS: dict[str, list[str]] = {
     "ReactivateTenant": ["tenants", "reactivate", "org_1"],
     "SealTenant": ["tenants", "seal", "org_1", "--reason", "a leaked key"],
     "UnsealTenant": ["tenants", "unseal", "org_1", "--reason", "it was none"],
+    "DeleteTenant": ["tenants", "delete", "org_1", "--confirm", "org_1", "--reason", "a contract's end"],
+    "UndeleteTenant": ["tenants", "undelete", "org_1", "--reason", "it was none"],
     "IssueToken": ["tokens", "issue", "org_1", "--subject", "alice", "--ttl", "1h", "--scope", "audit.read"],
     "GetToken": ["tokens", "get", "tenants/org_1/tokens/1"],
     "ListTokens": ["tokens", "list", "org_1"],

@@ -6,7 +6,7 @@ import pytest
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
 
-from bulkhead.v1 import tenants_pb2
+from bulkhead.v1 import tenant_requests_pb2, tenants_pb2
 from control_plane import errors
 
 TENANT = tenants_pb2.Tenant(name="tenants/org_1", state=tenants_pb2.Tenant.SUSPENDED, etag="e")
@@ -15,7 +15,7 @@ TENANT = tenants_pb2.Tenant(name="tenants/org_1", state=tenants_pb2.Tenant.SUSPE
 def pages(count: int, *, broken_after: int = 99) -> Any:
     """Answer ListTenants with `count` pages of one tenant; after `broken_after` of them the server is away."""
 
-    def give(request: tenants_pb2.ListTenantsRequest) -> tenants_pb2.ListTenantsResponse:
+    def give(request: tenant_requests_pb2.ListTenantsRequest) -> tenants_pb2.ListTenantsResponse:
         page = int(request.page_token or 1)
         if page > broken_after:
             raise errors.UnavailableError("away")

@@ -112,7 +112,7 @@ WALLS: Final = (
     Mutation(
         name="a sealed tenant is changed",
         file=MODEL,
-        before="        if self.state is State.SEALED:\n",
+        before="        if self.state.is_sealed:\n",
         after="        if self.state is State.PROVISIONING:\n",
         noticed_by=(f"{SEALS}::test_nothing_but_the_seal_can_be_changed_of_a_sealed_tenant",),
     ),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from control_plane.errors import EtagMismatchError, PreconditionError, Violations
+from control_plane.errors import EtagMismatchError, PreconditionError, TenantSealedError, Violations
 from control_plane.ids import TenantId, dns_label, schema_name, tenant_id_violation
 from control_plane.tenants.model import (
     TIERS,
@@ -18,6 +18,7 @@ from control_plane.tenants.model import (
     Settings,
     State,
     Tenant,
+    check_deletion,
     check_new,
     domain_violation,
     requests_per_minute,
@@ -221,6 +222,49 @@ def test_an_action_out_of_place_names_the_state_and_what_can_be_done() -> None:
         replace(_TENANT, state=State.PROVISIONING).after(Action.SUSPEND, _NOW)
 
     assert refused.value.metadata == {"state": "PROVISIONING", "allowed": "activate"}
+
+
+@pytest.mark.behaviour("S4.10")
+@pytest.mark.parametrize(
+    ("confirmation", "waiting", "wrong"),
+    [
+        ("org_1", timedelta(hours=1), set()),
+        ("org_1", timedelta(days=90), set()),
+        ("", timedelta(days=30), {"confirmation"}),
+        ("org_10", timedelta(minutes=59), {"confirmation", "waiting_period"}),
+        ("tenants/org_1", timedelta(days=90, seconds=1), {"confirmation", "waiting_period"}),
+    ],
+)
+def test_a_deletion_is_confirmed_by_the_id_and_can_be_taken_back_for_an_hour_at_least(
+    confirmation: str, waiting: timedelta, wrong: set[str]
+) -> None:
+    violations = Violations()
+    check_deletion("org_1", violations, confirmation=confirmation, waiting=waiting)
+
+    assert {violation.field for violation in violations.found} == wrong
+
+
+@pytest.mark.behaviour("S4.10")
+def test_a_deleted_tenant_is_said_to_be_undeleted_and_nothing_else() -> None:
+    deleted = _TENANT.deleted(_NOW, reason="over", waiting=timedelta(days=1))
+    with pytest.raises(PreconditionError) as refused:
+        deleted.after(Action.UNSEAL, _NOW)
+    with pytest.raises(TenantSealedError):
+        deleted.updated(replace(deleted.settings, display_name="other"), _NOW)
+
+    assert refused.value.metadata == {"state": "PENDING_DELETION", "allowed": "undelete"}
+    assert (deleted.delete_time, deleted.purge_time) == (_NOW, _NOW + timedelta(days=1))
+    back = deleted.after(Action.UNDELETE, _NOW)
+    assert (back.state, back.delete_time, back.purge_time) == (State.SEALED, None, None)
+
+
+@pytest.mark.behaviour("S4.12")
+@pytest.mark.parametrize("state", [State.PURGING, State.PURGED])
+def test_nobody_takes_a_purge_back(state: State) -> None:
+    for action in set(Action) - {Action.PURGE, Action.END_PURGE}:
+        with pytest.raises(PreconditionError) as refused:
+            replace(_TENANT, state=state).after(action, _NOW)
+        assert refused.value.metadata == {"state": state, "allowed": ""}
 
 
 class Lifecycle(RuleBasedStateMachine):

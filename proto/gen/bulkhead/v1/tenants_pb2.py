@@ -23,9 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from bulkhead.v1 import certificate_policies_pb2 as bulkhead_dot_v1_dot_certificate__policies__pb2
+from bulkhead.v1 import deletions_pb2 as bulkhead_dot_v1_dot_deletions__pb2
 from bulkhead.v1 import key_settings_pb2 as bulkhead_dot_v1_dot_key__settings__pb2
 from bulkhead.v1 import rules_pb2 as bulkhead_dot_v1_dot_rules__pb2
 from bulkhead.v1 import seals_pb2 as bulkhead_dot_v1_dot_seals__pb2
+from bulkhead.v1 import tenant_requests_pb2 as bulkhead_dot_v1_dot_tenant__requests__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import client_pb2 as google_dot_api_dot_client__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
@@ -36,7 +38,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkhead/v1/tenants.proto\x12\x0b\x62ulkhead.v1\x1a&bulkhead/v1/certificate_policies.proto\x1a\x1e\x62ulkhead/v1/key_settings.proto\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x17\x62ulkhead/v1/seals.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x0e\n\x06Tenant\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x19.bulkhead.v1.Tenant.StateB\x04\xe2\x41\x01\x03\x12\x12\n\x04tier\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x41\n\x0fisolation_level\x18\x06 \x01(\x0e\x32\".bulkhead.v1.Tenant.IsolationLevelB\x04\xe2\x41\x01\x05\x12\x12\n\x04\x63\x65ll\x18\x07 \x01(\tB\x04\xe2\x41\x01\x05\x12\x17\n\tdns_label\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06schema\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x06labels\x18\n \x03(\x0b\x32\x1f.bulkhead.v1.Tenant.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x64min_email\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nhsm_backed\x18\x0c \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0esuspend_reason\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12!\n\x13requests_per_minute\x18\x10 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x64omains\x18\x11 \x03(\tB\x04\xe2\x41\x01\x01\x12\x37\n\x0emax_policy_age\x18\x12 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1b\n\redge_revision\x18\x13 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12G\n\x12\x63onnection_pooling\x18\x14 \x01(\x0b\x32%.bulkhead.v1.Tenant.ConnectionPoolingB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x63\x61\x63he_bytes\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0brate_limits\x18\x16 \x03(\x0b\x32\x1d.bulkhead.v1.Tenant.RateLimitB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x62illing_day\x18\x17 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\ttime_zone\x18\x18 \x01(\tB\x04\xe2\x41\x01\x01\x12@\n\x12\x63\x65rtificate_policy\x18\x19 \x01(\x0b\x32\x1e.bulkhead.v1.CertificatePolicyB\x04\xe2\x41\x01\x01\x12,\n\x08hsm_tier\x18\x1a \x01(\x0e\x32\x14.bulkhead.v1.HsmTierB\x04\xe2\x41\x01\x05\x12:\n\x0ftoken_algorithm\x18\x1b \x01(\x0e\x32\x1b.bulkhead.v1.TokenAlgorithmB\x04\xe2\x41\x01\x01\x12\x0c\n\x04\x65tag\x18\x63 \x01(\t\x1a\xf8\x02\n\x11\x43onnectionPooling\x12\"\n\x0fpool_per_tenant\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x05H\x00\x88\x01\x01\x12\"\n\x0fmin_connections\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\"\n\x0fmax_connections\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12Y\n\x0fisolation_level\x18\x04 \x01(\x0e\x32:.bulkhead.v1.Tenant.ConnectionPooling.TransactionIsolationB\x04\xe2\x41\x01\x01\"`\n\x14TransactionIsolation\x12%\n!TRANSACTION_ISOLATION_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41S_DECLARED\x10\x01\x12\x10\n\x0cSERIALIZABLE\x10\x02\x42\x12\n\x10_pool_per_tenantB\x12\n\x10_min_connectionsB\x12\n\x10_max_connections\x1a\xb4\x01\n\tRateLimit\x12:\n\x06window\x18\x01 \x01(\x0e\x32$.bulkhead.v1.Tenant.RateLimit.WindowB\x04\xe2\x41\x01\x02\x12\x13\n\x05units\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"V\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROVISIONING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\r\n\tSUSPENDED\x10\x03\x12\r\n\tREAD_ONLY\x10\x04\x12\n\n\x06SEALED\x10\x05\"I\n\x0eIsolationLevel\x12\x1f\n\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\n\n\x06POOLED\x10\x01\x12\n\n\x06STRICT\x10\x02::\xea\x41\x37\n\x12\x62ulkhead.v1/Tenant\x12\x10tenants/{tenant}*\x07tenants2\x06tenant\"\x90\x01\n\x13\x43reateTenantRequest\x12\x17\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x06tenant\x18\x02 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"=\n\x10GetTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\"G\n\x12ListTenantsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.bulkhead.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x94\x01\n\x13UpdateTenantRequest\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"k\n\x14SuspendTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x17ReactivateTenantRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x62ulkhead.v1/Tenant\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x32\xa7\t\n\rTenantService\x12\x9e\x01\n\x0c\x43reateTenant\x12 .bulkhead.v1.CreateTenantRequest\x1a\x1d.google.longrunning.Operation\"M\xca\x41\x1e\n\x06Tenant\x12\x14\x43reateTenantMetadata\x8a\xcf\x18\t\x12\x01\x01 \n(\x01\x30\x02\x82\xd3\xe4\x93\x02\x19\"\x0f/api/v1/tenants:\x06tenant\x12\x91\x01\n\tGetTenant\x12\x1d.bulkhead.v1.GetTenantRequest\x1a\x13.bulkhead.v1.Tenant\"P\xda\x41\x04name\x8a\xcf\x18%\n\x04name\x12\x05\x01\x02\x03\x04\x05 \x01(\x01\x30\x01:\x0ctenants.read@\x01P\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/{name=tenants/*}\x12w\n\x0bListTenants\x12\x1f.bulkhead.v1.ListTenantsRequest\x1a .bulkhead.v1.ListTenantsResponse\"%\x8a\xcf\x18\n\x12\x02\x01\x02 \x05(\x01\x30\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/tenants\x12\xa7\x01\n\x0cUpdateTenant\x12 .bulkhead.v1.UpdateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"`\xda\x41\x12tenant,update_mask\x8a\xcf\x18\x18\n\x0btenant.name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02)2\x1f/api/v1/{tenant.name=tenants/*}:\x06tenant\x12\x90\x01\n\rSuspendTenant\x12!.bulkhead.v1.SuspendTenantRequest\x1a\x13.bulkhead.v1.Tenant\"G\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02%\" /api/v1/{name=tenants/*}:suspend:\x01*\x12\x99\x01\n\x10ReactivateTenant\x12$.bulkhead.v1.ReactivateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"J\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02(\"#/api/v1/{name=tenants/*}:reactivate:\x01*\x12\x83\x01\n\nSealTenant\x12\x1e.bulkhead.v1.SealTenantRequest\x1a\x13.bulkhead.v1.Tenant\"@\x8a\xcf\x18\x14\n\x04name\x12\x02\x01\x03 \x05(\x01\x30\x02@\x01P\x01\x82\xd3\xe4\x93\x02\"\"\x1d/api/v1/{name=tenants/*}:seal:\x01*\x12\x88\x01\n\x0cUnsealTenant\x12 .bulkhead.v1.UnsealTenantRequest\x1a\x13.bulkhead.v1.Tenant\"A\x8a\xcf\x18\x13\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01P\x01\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/{name=tenants/*}:unseal:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkhead/v1/tenants.proto\x12\x0b\x62ulkhead.v1\x1a&bulkhead/v1/certificate_policies.proto\x1a\x1b\x62ulkhead/v1/deletions.proto\x1a\x1e\x62ulkhead/v1/key_settings.proto\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x17\x62ulkhead/v1/seals.proto\x1a!bulkhead/v1/tenant_requests.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x10\n\x06Tenant\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x19.bulkhead.v1.Tenant.StateB\x04\xe2\x41\x01\x03\x12\x12\n\x04tier\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x41\n\x0fisolation_level\x18\x06 \x01(\x0e\x32\".bulkhead.v1.Tenant.IsolationLevelB\x04\xe2\x41\x01\x05\x12\x12\n\x04\x63\x65ll\x18\x07 \x01(\tB\x04\xe2\x41\x01\x05\x12\x17\n\tdns_label\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06schema\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x06labels\x18\n \x03(\x0b\x32\x1f.bulkhead.v1.Tenant.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x64min_email\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nhsm_backed\x18\x0c \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0esuspend_reason\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12!\n\x13requests_per_minute\x18\x10 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x64omains\x18\x11 \x03(\tB\x04\xe2\x41\x01\x01\x12\x37\n\x0emax_policy_age\x18\x12 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1b\n\redge_revision\x18\x13 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12G\n\x12\x63onnection_pooling\x18\x14 \x01(\x0b\x32%.bulkhead.v1.Tenant.ConnectionPoolingB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x63\x61\x63he_bytes\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0brate_limits\x18\x16 \x03(\x0b\x32\x1d.bulkhead.v1.Tenant.RateLimitB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x62illing_day\x18\x17 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\ttime_zone\x18\x18 \x01(\tB\x04\xe2\x41\x01\x01\x12@\n\x12\x63\x65rtificate_policy\x18\x19 \x01(\x0b\x32\x1e.bulkhead.v1.CertificatePolicyB\x04\xe2\x41\x01\x01\x12,\n\x08hsm_tier\x18\x1a \x01(\x0e\x32\x14.bulkhead.v1.HsmTierB\x04\xe2\x41\x01\x05\x12:\n\x0ftoken_algorithm\x18\x1b \x01(\x0e\x32\x1b.bulkhead.v1.TokenAlgorithmB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x64\x65lete_time\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\npurge_time\x18\x1d \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x63 \x01(\t\x1a\xf8\x02\n\x11\x43onnectionPooling\x12\"\n\x0fpool_per_tenant\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x05H\x00\x88\x01\x01\x12\"\n\x0fmin_connections\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\"\n\x0fmax_connections\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12Y\n\x0fisolation_level\x18\x04 \x01(\x0e\x32:.bulkhead.v1.Tenant.ConnectionPooling.TransactionIsolationB\x04\xe2\x41\x01\x01\"`\n\x14TransactionIsolation\x12%\n!TRANSACTION_ISOLATION_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41S_DECLARED\x10\x01\x12\x10\n\x0cSERIALIZABLE\x10\x02\x42\x12\n\x10_pool_per_tenantB\x12\n\x10_min_connectionsB\x12\n\x10_max_connections\x1a\xb4\x01\n\tRateLimit\x12:\n\x06window\x18\x01 \x01(\x0e\x32$.bulkhead.v1.Tenant.RateLimit.WindowB\x04\xe2\x41\x01\x02\x12\x13\n\x05units\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"V\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROVISIONING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\r\n\tSUSPENDED\x10\x03\x12\r\n\tREAD_ONLY\x10\x04\x12\n\n\x06SEALED\x10\x05\x12\x14\n\x10PENDING_DELETION\x10\x06\x12\x0b\n\x07PURGING\x10\x07\x12\n\n\x06PURGED\x10\x08\"I\n\x0eIsolationLevel\x12\x1f\n\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\n\n\x06POOLED\x10\x01\x12\n\n\x06STRICT\x10\x02::\xea\x41\x37\n\x12\x62ulkhead.v1/Tenant\x12\x10tenants/{tenant}*\x07tenants2\x06tenant\"\x90\x01\n\x13\x43reateTenantRequest\x12\x17\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x06tenant\x18\x02 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"T\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.bulkhead.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x94\x01\n\x13UpdateTenantRequest\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.bulkhead.v1.TenantB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x32\xb8\x0b\n\rTenantService\x12\x9e\x01\n\x0c\x43reateTenant\x12 .bulkhead.v1.CreateTenantRequest\x1a\x1d.google.longrunning.Operation\"M\xca\x41\x1e\n\x06Tenant\x12\x14\x43reateTenantMetadata\x8a\xcf\x18\t\x12\x01\x01 \n(\x01\x30\x02\x82\xd3\xe4\x93\x02\x19\"\x0f/api/v1/tenants:\x06tenant\x12\x91\x01\n\tGetTenant\x12\x1d.bulkhead.v1.GetTenantRequest\x1a\x13.bulkhead.v1.Tenant\"P\xda\x41\x04name\x8a\xcf\x18%\n\x04name\x12\x05\x01\x02\x03\x04\x05 \x01(\x01\x30\x01:\x0ctenants.read@\x01P\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/{name=tenants/*}\x12w\n\x0bListTenants\x12\x1f.bulkhead.v1.ListTenantsRequest\x1a .bulkhead.v1.ListTenantsResponse\"%\x8a\xcf\x18\n\x12\x02\x01\x02 \x05(\x01\x30\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/tenants\x12\xa7\x01\n\x0cUpdateTenant\x12 .bulkhead.v1.UpdateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"`\xda\x41\x12tenant,update_mask\x8a\xcf\x18\x18\n\x0btenant.name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02)2\x1f/api/v1/{tenant.name=tenants/*}:\x06tenant\x12\x90\x01\n\rSuspendTenant\x12!.bulkhead.v1.SuspendTenantRequest\x1a\x13.bulkhead.v1.Tenant\"G\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02%\" /api/v1/{name=tenants/*}:suspend:\x01*\x12\x99\x01\n\x10ReactivateTenant\x12$.bulkhead.v1.ReactivateTenantRequest\x1a\x13.bulkhead.v1.Tenant\"J\xda\x41\x04name\x8a\xcf\x18\x11\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01\x82\xd3\xe4\x93\x02(\"#/api/v1/{name=tenants/*}:reactivate:\x01*\x12\x83\x01\n\nSealTenant\x12\x1e.bulkhead.v1.SealTenantRequest\x1a\x13.bulkhead.v1.Tenant\"@\x8a\xcf\x18\x14\n\x04name\x12\x02\x01\x03 \x05(\x01\x30\x02@\x01P\x01\x82\xd3\xe4\x93\x02\"\"\x1d/api/v1/{name=tenants/*}:seal:\x01*\x12\x88\x01\n\x0cUnsealTenant\x12 .bulkhead.v1.UnsealTenantRequest\x1a\x13.bulkhead.v1.Tenant\"A\x8a\xcf\x18\x13\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01P\x01\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/{name=tenants/*}:unseal:\x01*\x12~\n\x0c\x44\x65leteTenant\x12 .bulkhead.v1.DeleteTenantRequest\x1a\x13.bulkhead.v1.Tenant\"7\x8a\xcf\x18\x13\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01P\x01\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/{name=tenants/*}\x12\x8e\x01\n\x0eUndeleteTenant\x12\".bulkhead.v1.UndeleteTenantRequest\x1a\x13.bulkhead.v1.Tenant\"C\x8a\xcf\x18\x13\n\x04name\x12\x01\x01 \x05(\x01\x30\x02@\x01P\x01\x82\xd3\xe4\x93\x02&\"!/api/v1/{name=tenants/*}:undelete:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -111,6 +113,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANT'].fields_by_name['hsm_tier']._serialized_options = b'\342A\001\005'
   _globals['_TENANT'].fields_by_name['token_algorithm']._loaded_options = None
   _globals['_TENANT'].fields_by_name['token_algorithm']._serialized_options = b'\342A\001\001'
+  _globals['_TENANT'].fields_by_name['delete_time']._loaded_options = None
+  _globals['_TENANT'].fields_by_name['delete_time']._serialized_options = b'\342A\001\003'
+  _globals['_TENANT'].fields_by_name['purge_time']._loaded_options = None
+  _globals['_TENANT'].fields_by_name['purge_time']._serialized_options = b'\342A\001\003'
   _globals['_TENANT']._loaded_options = None
   _globals['_TENANT']._serialized_options = b'\352A7\n\022bulkhead.v1/Tenant\022\020tenants/{tenant}*\007tenants2\006tenant'
   _globals['_CREATETENANTREQUEST'].fields_by_name['tenant_id']._loaded_options = None
@@ -121,28 +127,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETENANTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_CREATETENANTREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_CREATETENANTREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
-  _globals['_GETTENANTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_GETTENANTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022bulkhead.v1/Tenant'
-  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
-  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_UPDATETENANTREQUEST'].fields_by_name['tenant']._loaded_options = None
   _globals['_UPDATETENANTREQUEST'].fields_by_name['tenant']._serialized_options = b'\342A\001\002'
   _globals['_UPDATETENANTREQUEST'].fields_by_name['update_mask']._loaded_options = None
   _globals['_UPDATETENANTREQUEST'].fields_by_name['update_mask']._serialized_options = b'\342A\001\002'
   _globals['_UPDATETENANTREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_UPDATETENANTREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
-  _globals['_SUSPENDTENANTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_SUSPENDTENANTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022bulkhead.v1/Tenant'
-  _globals['_SUSPENDTENANTREQUEST'].fields_by_name['reason']._loaded_options = None
-  _globals['_SUSPENDTENANTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\001'
-  _globals['_SUSPENDTENANTREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_SUSPENDTENANTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
-  _globals['_REACTIVATETENANTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_REACTIVATETENANTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022bulkhead.v1/Tenant'
-  _globals['_REACTIVATETENANTREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_REACTIVATETENANTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._serialized_options = b'\312A\036\n\006Tenant\022\024CreateTenantMetadata\212\317\030\t\022\001\001 \n(\0010\002\202\323\344\223\002\031\"\017/api/v1/tenants:\006tenant'
   _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._loaded_options = None
@@ -159,36 +149,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSERVICE'].methods_by_name['SealTenant']._serialized_options = b'\212\317\030\024\n\004name\022\002\001\003 \005(\0010\002@\001P\001\202\323\344\223\002\"\"\035/api/v1/{name=tenants/*}:seal:\001*'
   _globals['_TENANTSERVICE'].methods_by_name['UnsealTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['UnsealTenant']._serialized_options = b'\212\317\030\023\n\004name\022\001\001 \005(\0010\002@\001P\001\202\323\344\223\002$\"\037/api/v1/{name=tenants/*}:unseal:\001*'
-  _globals['_TENANT']._serialized_start=416
-  _globals['_TENANT']._serialized_end=2329
-  _globals['_TENANT_CONNECTIONPOOLING']._serialized_start=1484
-  _globals['_TENANT_CONNECTIONPOOLING']._serialized_end=1860
-  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_start=1704
-  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_end=1800
-  _globals['_TENANT_RATELIMIT']._serialized_start=1863
-  _globals['_TENANT_RATELIMIT']._serialized_end=2043
-  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_start=1957
-  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_end=2043
-  _globals['_TENANT_LABELSENTRY']._serialized_start=2045
-  _globals['_TENANT_LABELSENTRY']._serialized_end=2090
-  _globals['_TENANT_STATE']._serialized_start=2092
-  _globals['_TENANT_STATE']._serialized_end=2194
-  _globals['_TENANT_ISOLATIONLEVEL']._serialized_start=2196
-  _globals['_TENANT_ISOLATIONLEVEL']._serialized_end=2269
-  _globals['_CREATETENANTREQUEST']._serialized_start=2332
-  _globals['_CREATETENANTREQUEST']._serialized_end=2476
-  _globals['_GETTENANTREQUEST']._serialized_start=2478
-  _globals['_GETTENANTREQUEST']._serialized_end=2539
-  _globals['_LISTTENANTSREQUEST']._serialized_start=2541
-  _globals['_LISTTENANTSREQUEST']._serialized_end=2612
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=2614
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=2698
-  _globals['_UPDATETENANTREQUEST']._serialized_start=2701
-  _globals['_UPDATETENANTREQUEST']._serialized_end=2849
-  _globals['_SUSPENDTENANTREQUEST']._serialized_start=2851
-  _globals['_SUSPENDTENANTREQUEST']._serialized_end=2958
-  _globals['_REACTIVATETENANTREQUEST']._serialized_start=2960
-  _globals['_REACTIVATETENANTREQUEST']._serialized_end=3048
-  _globals['_TENANTSERVICE']._serialized_start=3051
-  _globals['_TENANTSERVICE']._serialized_end=4242
+  _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._serialized_options = b'\212\317\030\023\n\004name\022\001\001 \005(\0010\002@\001P\001\202\323\344\223\002\032*\030/api/v1/{name=tenants/*}'
+  _globals['_TENANTSERVICE'].methods_by_name['UndeleteTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['UndeleteTenant']._serialized_options = b'\212\317\030\023\n\004name\022\001\001 \005(\0010\002@\001P\001\202\323\344\223\002&\"!/api/v1/{name=tenants/*}:undelete:\001*'
+  _globals['_TENANT']._serialized_start=480
+  _globals['_TENANT']._serialized_end=2550
+  _globals['_TENANT_CONNECTIONPOOLING']._serialized_start=1657
+  _globals['_TENANT_CONNECTIONPOOLING']._serialized_end=2033
+  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_start=1877
+  _globals['_TENANT_CONNECTIONPOOLING_TRANSACTIONISOLATION']._serialized_end=1973
+  _globals['_TENANT_RATELIMIT']._serialized_start=2036
+  _globals['_TENANT_RATELIMIT']._serialized_end=2216
+  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_start=2130
+  _globals['_TENANT_RATELIMIT_WINDOW']._serialized_end=2216
+  _globals['_TENANT_LABELSENTRY']._serialized_start=2218
+  _globals['_TENANT_LABELSENTRY']._serialized_end=2263
+  _globals['_TENANT_STATE']._serialized_start=2266
+  _globals['_TENANT_STATE']._serialized_end=2415
+  _globals['_TENANT_ISOLATIONLEVEL']._serialized_start=2417
+  _globals['_TENANT_ISOLATIONLEVEL']._serialized_end=2490
+  _globals['_CREATETENANTREQUEST']._serialized_start=2553
+  _globals['_CREATETENANTREQUEST']._serialized_end=2697
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=2699
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=2783
+  _globals['_UPDATETENANTREQUEST']._serialized_start=2786
+  _globals['_UPDATETENANTREQUEST']._serialized_end=2934
+  _globals['_TENANTSERVICE']._serialized_start=2937
+  _globals['_TENANTSERVICE']._serialized_end=4401
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,12 @@ class Tenant(_message.Message):
         """
         SEALED: Tenant._State.ValueType  # 5
         """Neither its keys nor its data are opened for anybody until it is unsealed; they stay."""
+        PENDING_DELETION: Tenant._State.ValueType  # 6
+        """Sealed, and to be destroyed at `purge_time`; until then it can be taken back."""
+        PURGING: Tenant._State.ValueType  # 7
+        """Its keys and its data are being destroyed; nothing takes that back."""
+        PURGED: Tenant._State.ValueType  # 8
+        """Nothing is left of it but its audit log, the receipt of its keys' destruction, and its id, which nobody gets again."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a tenant is in its life."""
@@ -68,6 +74,12 @@ class Tenant(_message.Message):
     """
     SEALED: Tenant.State.ValueType  # 5
     """Neither its keys nor its data are opened for anybody until it is unsealed; they stay."""
+    PENDING_DELETION: Tenant.State.ValueType  # 6
+    """Sealed, and to be destroyed at `purge_time`; until then it can be taken back."""
+    PURGING: Tenant.State.ValueType  # 7
+    """Its keys and its data are being destroyed; nothing takes that back."""
+    PURGED: Tenant.State.ValueType  # 8
+    """Nothing is left of it but its audit log, the receipt of its keys' destruction, and its id, which nobody gets again."""
 
     class _IsolationLevel:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -266,6 +278,8 @@ class Tenant(_message.Message):
     CERTIFICATE_POLICY_FIELD_NUMBER: _builtins.int
     HSM_TIER_FIELD_NUMBER: _builtins.int
     TOKEN_ALGORITHM_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    PURGE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`. The id is 3 to 41 characters: lower-case words of letters and digits, joined by single
@@ -292,7 +306,9 @@ class Tenant(_message.Message):
     hsm_backed: _builtins.bool
     """Whether the tenant's keys are held by a hardware security module."""
     suspend_reason: _builtins.str
-    """Why it is suspended or sealed, as the caller of SuspendTenant, SealTenant or UnsealTenant said."""
+    """Why it is suspended, sealed or deleted, as the caller of SuspendTenant, SealTenant, UnsealTenant, DeleteTenant or
+    UndeleteTenant said.
+    """
     requests_per_minute: _builtins.int
     """How many requests the edge admits in a minute: 1 to 1,000,000. Zero takes what the tier has: 600 for `standard`,
     3,000 for `business`, 12,000 for `enterprise`.
@@ -347,6 +363,14 @@ class Tenant(_message.Message):
     def certificate_policy(self) -> _certificate_policies_pb2.CertificatePolicy:
         """What it wants of its certificates."""
 
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted; unset unless it is."""
+
+    @_builtins.property
+    def purge_time(self) -> _timestamp_pb2.Timestamp:
+        """When its purge begins, or began; unset unless it is deleted."""
+
     def __init__(
         self,
         *,
@@ -377,11 +401,13 @@ class Tenant(_message.Message):
         certificate_policy: _certificate_policies_pb2.CertificatePolicy | None = ...,
         hsm_tier: _key_settings_pb2.HsmTier.ValueType = ...,
         token_algorithm: _key_settings_pb2.TokenAlgorithm.ValueType = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        purge_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_policy", b"certificate_policy", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "max_policy_age", b"max_policy_age", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_policy", b"certificate_policy", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "delete_time", b"delete_time", "max_policy_age", b"max_policy_age", "purge_time", b"purge_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "billing_day", b"billing_day", "cache_bytes", b"cache_bytes", "cell", b"cell", "certificate_policy", b"certificate_policy", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "hsm_tier", b"hsm_tier", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "rate_limits", b"rate_limits", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "time_zone", b"time_zone", "token_algorithm", b"token_algorithm", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_email", b"admin_email", "billing_day", b"billing_day", "cache_bytes", b"cache_bytes", "cell", b"cell", "certificate_policy", b"certificate_policy", "connection_pooling", b"connection_pooling", "create_time", b"create_time", "delete_time", b"delete_time", "display_name", b"display_name", "dns_label", b"dns_label", "domains", b"domains", "edge_revision", b"edge_revision", "etag", b"etag", "hsm_backed", b"hsm_backed", "hsm_tier", b"hsm_tier", "isolation_level", b"isolation_level", "labels", b"labels", "max_policy_age", b"max_policy_age", "name", b"name", "purge_time", b"purge_time", "rate_limits", b"rate_limits", "requests_per_minute", b"requests_per_minute", "schema", b"schema", "state", b"state", "suspend_reason", b"suspend_reason", "tier", b"tier", "time_zone", b"time_zone", "token_algorithm", b"token_algorithm", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,54 +448,6 @@ class CreateTenantRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateTenantRequest: _TypeAlias = CreateTenantRequest  # noqa: Y015
-
-@_typing.final
-class GetTenantRequest(_message.Message):
-    """Ask for one tenant."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}`."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetTenantRequest: _TypeAlias = GetTenantRequest  # noqa: Y015
-
-@_typing.final
-class ListTenantsRequest(_message.Message):
-    """Ask for a page of tenants."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    page_size: _builtins.int
-    """How many at most: 50 when zero, 1000 at most."""
-    page_token: _builtins.str
-    """`next_page_token` of the page before."""
-    def __init__(
-        self,
-        *,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListTenantsRequest: _TypeAlias = ListTenantsRequest  # noqa: Y015
 
 @_typing.final
 class ListTenantsResponse(_message.Message):
@@ -535,59 +513,3 @@ class UpdateTenantRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateTenantRequest: _TypeAlias = UpdateTenantRequest  # noqa: Y015
-
-@_typing.final
-class SuspendTenantRequest(_message.Message):
-    """Ask for a suspension."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    ETAG_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}`."""
-    reason: _builtins.str
-    """Why, for the tenant's administrators and the audit log; at most 500 characters."""
-    etag: _builtins.str
-    """When not empty, must be the current one (AIP-154)."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        reason: _builtins.str = ...,
-        etag: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SuspendTenantRequest: _TypeAlias = SuspendTenantRequest  # noqa: Y015
-
-@_typing.final
-class ReactivateTenantRequest(_message.Message):
-    """Ask for a reactivation."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    ETAG_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`tenants/{tenant}`."""
-    etag: _builtins.str
-    """When not empty, must be the current one (AIP-154)."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        etag: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReactivateTenantRequest: _TypeAlias = ReactivateTenantRequest  # noqa: Y015

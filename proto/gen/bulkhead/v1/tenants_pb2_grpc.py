@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from bulkhead.v1 import deletions_pb2 as bulkhead_dot_v1_dot_deletions__pb2
 from bulkhead.v1 import seals_pb2 as bulkhead_dot_v1_dot_seals__pb2
+from bulkhead.v1 import tenant_requests_pb2 as bulkhead_dot_v1_dot_tenant__requests__pb2
 from bulkhead.v1 import tenants_pb2 as bulkhead_dot_v1_dot_tenants__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 
@@ -44,12 +46,12 @@ class TenantServiceStub:
                 _registered_method=True)
         self.GetTenant = channel.unary_unary(
                 '/bulkhead.v1.TenantService/GetTenant',
-                request_serializer=bulkhead_dot_v1_dot_tenants__pb2.GetTenantRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_tenant__requests__pb2.GetTenantRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
                 _registered_method=True)
         self.ListTenants = channel.unary_unary(
                 '/bulkhead.v1.TenantService/ListTenants',
-                request_serializer=bulkhead_dot_v1_dot_tenants__pb2.ListTenantsRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_tenant__requests__pb2.ListTenantsRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.ListTenantsResponse.FromString,
                 _registered_method=True)
         self.UpdateTenant = channel.unary_unary(
@@ -59,12 +61,12 @@ class TenantServiceStub:
                 _registered_method=True)
         self.SuspendTenant = channel.unary_unary(
                 '/bulkhead.v1.TenantService/SuspendTenant',
-                request_serializer=bulkhead_dot_v1_dot_tenants__pb2.SuspendTenantRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_tenant__requests__pb2.SuspendTenantRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
                 _registered_method=True)
         self.ReactivateTenant = channel.unary_unary(
                 '/bulkhead.v1.TenantService/ReactivateTenant',
-                request_serializer=bulkhead_dot_v1_dot_tenants__pb2.ReactivateTenantRequest.SerializeToString,
+                request_serializer=bulkhead_dot_v1_dot_tenant__requests__pb2.ReactivateTenantRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
                 _registered_method=True)
         self.SealTenant = channel.unary_unary(
@@ -75,6 +77,16 @@ class TenantServiceStub:
         self.UnsealTenant = channel.unary_unary(
                 '/bulkhead.v1.TenantService/UnsealTenant',
                 request_serializer=bulkhead_dot_v1_dot_seals__pb2.UnsealTenantRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/bulkhead.v1.TenantService/DeleteTenant',
+                request_serializer=bulkhead_dot_v1_dot_deletions__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.UndeleteTenant = channel.unary_unary(
+                '/bulkhead.v1.TenantService/UndeleteTenant',
+                request_serializer=bulkhead_dot_v1_dot_deletions__pb2.UndeleteTenantRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
                 _registered_method=True)
 
@@ -143,6 +155,24 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteTenant(self, request, context):
+        """Delete a tenant: it is sealed at once, and when the waiting period is over, everything of it is destroyed but its
+        audit log. Until then it can be taken back.
+
+        Answers once nothing that had begun before can still succeed, as SealTenant does. The purge is an operation of its
+        own, and begins with the keys: from then on no copy of the tenant's data opens, wherever it lies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteTenant(self, request, context):
+        """Take a deletion back, before its purge begins. The tenant is sealed then, whatever it was before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TenantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -153,12 +183,12 @@ def add_TenantServiceServicer_to_server(servicer, server):
             ),
             'GetTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTenant,
-                    request_deserializer=bulkhead_dot_v1_dot_tenants__pb2.GetTenantRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_tenant__requests__pb2.GetTenantRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
             ),
             'ListTenants': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTenants,
-                    request_deserializer=bulkhead_dot_v1_dot_tenants__pb2.ListTenantsRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_tenant__requests__pb2.ListTenantsRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_tenants__pb2.ListTenantsResponse.SerializeToString,
             ),
             'UpdateTenant': grpc.unary_unary_rpc_method_handler(
@@ -168,12 +198,12 @@ def add_TenantServiceServicer_to_server(servicer, server):
             ),
             'SuspendTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.SuspendTenant,
-                    request_deserializer=bulkhead_dot_v1_dot_tenants__pb2.SuspendTenantRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_tenant__requests__pb2.SuspendTenantRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
             ),
             'ReactivateTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.ReactivateTenant,
-                    request_deserializer=bulkhead_dot_v1_dot_tenants__pb2.ReactivateTenantRequest.FromString,
+                    request_deserializer=bulkhead_dot_v1_dot_tenant__requests__pb2.ReactivateTenantRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
             ),
             'SealTenant': grpc.unary_unary_rpc_method_handler(
@@ -184,6 +214,16 @@ def add_TenantServiceServicer_to_server(servicer, server):
             'UnsealTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.UnsealTenant,
                     request_deserializer=bulkhead_dot_v1_dot_seals__pb2.UnsealTenantRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=bulkhead_dot_v1_dot_deletions__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
+            ),
+            'UndeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteTenant,
+                    request_deserializer=bulkhead_dot_v1_dot_deletions__pb2.UndeleteTenantRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
             ),
     }
@@ -240,7 +280,7 @@ class TenantService:
             request,
             target,
             '/bulkhead.v1.TenantService/GetTenant',
-            bulkhead_dot_v1_dot_tenants__pb2.GetTenantRequest.SerializeToString,
+            bulkhead_dot_v1_dot_tenant__requests__pb2.GetTenantRequest.SerializeToString,
             bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
             options,
             channel_credentials,
@@ -267,7 +307,7 @@ class TenantService:
             request,
             target,
             '/bulkhead.v1.TenantService/ListTenants',
-            bulkhead_dot_v1_dot_tenants__pb2.ListTenantsRequest.SerializeToString,
+            bulkhead_dot_v1_dot_tenant__requests__pb2.ListTenantsRequest.SerializeToString,
             bulkhead_dot_v1_dot_tenants__pb2.ListTenantsResponse.FromString,
             options,
             channel_credentials,
@@ -321,7 +361,7 @@ class TenantService:
             request,
             target,
             '/bulkhead.v1.TenantService/SuspendTenant',
-            bulkhead_dot_v1_dot_tenants__pb2.SuspendTenantRequest.SerializeToString,
+            bulkhead_dot_v1_dot_tenant__requests__pb2.SuspendTenantRequest.SerializeToString,
             bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
             options,
             channel_credentials,
@@ -348,7 +388,7 @@ class TenantService:
             request,
             target,
             '/bulkhead.v1.TenantService/ReactivateTenant',
-            bulkhead_dot_v1_dot_tenants__pb2.ReactivateTenantRequest.SerializeToString,
+            bulkhead_dot_v1_dot_tenant__requests__pb2.ReactivateTenantRequest.SerializeToString,
             bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
             options,
             channel_credentials,
@@ -403,6 +443,60 @@ class TenantService:
             target,
             '/bulkhead.v1.TenantService/UnsealTenant',
             bulkhead_dot_v1_dot_seals__pb2.UnsealTenantRequest.SerializeToString,
+            bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.TenantService/DeleteTenant',
+            bulkhead_dot_v1_dot_deletions__pb2.DeleteTenantRequest.SerializeToString,
+            bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.TenantService/UndeleteTenant',
+            bulkhead_dot_v1_dot_deletions__pb2.UndeleteTenantRequest.SerializeToString,
             bulkhead_dot_v1_dot_tenants__pb2.Tenant.FromString,
             options,
             channel_credentials,

@@ -3,7 +3,9 @@
 isort:skip_file
 Tenants and their lifecycle."""
 
+from bulkhead.v1 import deletions_pb2 as _deletions_pb2
 from bulkhead.v1 import seals_pb2 as _seals_pb2
+from bulkhead.v1 import tenant_requests_pb2 as _tenant_requests_pb2
 from bulkhead.v1 import tenants_pb2 as _tenants_pb2
 from collections import abc as _abc
 from google.longrunning import operations_pb2 as _operations_pb2
@@ -41,15 +43,15 @@ class TenantServiceStub:
     Returns at once; the operation shows each step and ends with the tenant. A repeated `request_id` returns the
     same operation.
     """
-    GetTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.Tenant]
+    GetTenant: _grpc.UnaryUnaryMultiCallable[_tenant_requests_pb2.GetTenantRequest, _tenants_pb2.Tenant]
     """Get one tenant."""
-    ListTenants: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]
+    ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_requests_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]
     """List tenants by id, a page at a time."""
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.Tenant]
     """Change the fields of a tenant that `update_mask` names."""
-    SuspendTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.SuspendTenantRequest, _tenants_pb2.Tenant]
+    SuspendTenant: _grpc.UnaryUnaryMultiCallable[_tenant_requests_pb2.SuspendTenantRequest, _tenants_pb2.Tenant]
     """Suspend a tenant: its callers are refused until it is reactivated. Its data stays. Suspending a suspended tenant changes nothing."""
-    ReactivateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]
+    ReactivateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_requests_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]
     """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
     SealTenant: _grpc.UnaryUnaryMultiCallable[_seals_pb2.SealTenantRequest, _tenants_pb2.Tenant]
     """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed. Answers once
@@ -57,6 +59,15 @@ class TenantServiceStub:
     """
     UnsealTenant: _grpc.UnaryUnaryMultiCallable[_seals_pb2.UnsealTenantRequest, _tenants_pb2.Tenant]
     """Break a tenant's seal. It is suspended then, and served again only once it is reactivated."""
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_deletions_pb2.DeleteTenantRequest, _tenants_pb2.Tenant]
+    """Delete a tenant: it is sealed at once, and when the waiting period is over, everything of it is destroyed but its
+    audit log. Until then it can be taken back.
+
+    Answers once nothing that had begun before can still succeed, as SealTenant does. The purge is an operation of its
+    own, and begins with the keys: from then on no copy of the tenant's data opens, wherever it lies.
+    """
+    UndeleteTenant: _grpc.UnaryUnaryMultiCallable[_deletions_pb2.UndeleteTenantRequest, _tenants_pb2.Tenant]
+    """Take a deletion back, before its purge begins. The tenant is sealed then, whatever it was before."""
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
@@ -69,15 +80,15 @@ class TenantServiceAsyncStub(TenantServiceStub):
     Returns at once; the operation shows each step and ends with the tenant. A repeated `request_id` returns the
     same operation.
     """
-    GetTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    GetTenant: _aio.UnaryUnaryMultiCallable[_tenant_requests_pb2.GetTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Get one tenant."""
-    ListTenants: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_requests_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """List tenants by id, a page at a time."""
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Change the fields of a tenant that `update_mask` names."""
-    SuspendTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.SuspendTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    SuspendTenant: _aio.UnaryUnaryMultiCallable[_tenant_requests_pb2.SuspendTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Suspend a tenant: its callers are refused until it is reactivated. Its data stays. Suspending a suspended tenant changes nothing."""
-    ReactivateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    ReactivateTenant: _aio.UnaryUnaryMultiCallable[_tenant_requests_pb2.ReactivateTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
     SealTenant: _aio.UnaryUnaryMultiCallable[_seals_pb2.SealTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed. Answers once
@@ -85,6 +96,15 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """
     UnsealTenant: _aio.UnaryUnaryMultiCallable[_seals_pb2.UnsealTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
     """Break a tenant's seal. It is suspended then, and served again only once it is reactivated."""
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_deletions_pb2.DeleteTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    """Delete a tenant: it is sealed at once, and when the waiting period is over, everything of it is destroyed but its
+    audit log. Until then it can be taken back.
+
+    Answers once nothing that had begun before can still succeed, as SealTenant does. The purge is an operation of its
+    own, and begins with the keys: from then on no copy of the tenant's data opens, wherever it lies.
+    """
+    UndeleteTenant: _aio.UnaryUnaryMultiCallable[_deletions_pb2.UndeleteTenantRequest, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    """Take a deletion back, before its purge begins. The tenant is sealed then, whatever it was before."""
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """The registry of tenants: creates them with everything that is theirs alone, and takes them through their life."""
@@ -104,7 +124,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetTenant(
         self,
-        request: _tenants_pb2.GetTenantRequest,
+        request: _tenant_requests_pb2.GetTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
         """Get one tenant."""
@@ -112,7 +132,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListTenants(
         self,
-        request: _tenants_pb2.ListTenantsRequest,
+        request: _tenant_requests_pb2.ListTenantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.ListTenantsResponse, _abc.Awaitable[_tenants_pb2.ListTenantsResponse]]:
         """List tenants by id, a page at a time."""
@@ -128,7 +148,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def SuspendTenant(
         self,
-        request: _tenants_pb2.SuspendTenantRequest,
+        request: _tenant_requests_pb2.SuspendTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
         """Suspend a tenant: its callers are refused until it is reactivated. Its data stays. Suspending a suspended tenant changes nothing."""
@@ -136,7 +156,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ReactivateTenant(
         self,
-        request: _tenants_pb2.ReactivateTenantRequest,
+        request: _tenant_requests_pb2.ReactivateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
         """Serve a suspended tenant, or one that is read-only, as before. Reactivating an active tenant changes nothing."""
@@ -158,5 +178,26 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
         """Break a tenant's seal. It is suspended then, and served again only once it is reactivated."""
+
+    @_abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: _deletions_pb2.DeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
+        """Delete a tenant: it is sealed at once, and when the waiting period is over, everything of it is destroyed but its
+        audit log. Until then it can be taken back.
+
+        Answers once nothing that had begun before can still succeed, as SealTenant does. The purge is an operation of its
+        own, and begins with the keys: from then on no copy of the tenant's data opens, wherever it lies.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteTenant(
+        self,
+        request: _deletions_pb2.UndeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
+        """Take a deletion back, before its purge begins. The tenant is sealed then, whatever it was before."""
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

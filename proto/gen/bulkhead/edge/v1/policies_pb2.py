@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62ulkhead/edge/v1/policies.proto\x12\x10\x62ulkhead.edge.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"7\n\x15\x46ollowPoliciesRequest\x12\x0c\n\x04\x66\x65\x65\x64\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xf6\x01\n\x16\x46ollowPoliciesResponse\x12\x0c\n\x04\x66\x65\x65\x64\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x11\n\tcontinues\x18\x04 \x01(\x08\x12/\n\x07tenants\x18\x05 \x03(\x0b\x32\x1e.bulkhead.edge.v1.TenantPolicy\x12\x36\n\x0brevocations\x18\x06 \x03(\x0b\x32!.bulkhead.edge.v1.TokenRevocation\x12.\n\nas_of_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd5\x03\n\x0cTenantPolicy\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x33\n\x05state\x18\x04 \x01(\x0e\x32$.bulkhead.edge.v1.TenantPolicy.State\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x17\n\x0fisolation_level\x18\x06 \x01(\t\x12\x11\n\tdns_label\x18\x07 \x01(\t\x12\x0f\n\x07\x64omains\x18\x08 \x03(\t\x12\x1b\n\x13requests_per_minute\x18\t \x01(\r\x12.\n\ntoken_keys\x18\n \x03(\x0b\x32\x1a.bulkhead.edge.v1.TokenKey\x12\x31\n\x0emax_policy_age\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0brate_limits\x18\x0c \x03(\x0b\x32\x1b.bulkhead.edge.v1.RateLimit\x12\x13\n\x0b\x62illing_day\x18\r \x01(\r\x12\x11\n\ttime_zone\x18\x0e \x01(\t\"9\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\r\n\tSUSPENDED\x10\x02\"\xa6\x01\n\tRateLimit\x12\x32\n\x06window\x18\x01 \x01(\x0e\x32\".bulkhead.edge.v1.RateLimit.Window\x12\r\n\x05units\x18\x02 \x01(\x03\"V\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\"+\n\x08TokenKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"h\n\x0fTokenRevocation\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x1a\x41\x63knowledgePoliciesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04\x66\x65\x65\x64\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12.\n\x07proxies\x18\x04 \x03(\x0b\x32\x1d.bulkhead.edge.v1.ProxyStatus\"\x93\x01\n\x0bProxyStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x33\n\x05types\x18\x03 \x03(\x0b\x32$.bulkhead.edge.v1.ResourceTypeStatus\x12\x30\n\x0c\x63onnect_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd6\x01\n\x12ResourceTypeStatus\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x39\n\x05state\x18\x02 \x01(\x0e\x32*.bulkhead.edge.v1.ResourceTypeStatus.State\x12\x11\n\tresources\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"?\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06SYNCED\x10\x01\x12\t\n\x05STALE\x10\x02\x12\x08\n\x04NACK\x10\x03\"\x1d\n\x1b\x41\x63knowledgePoliciesResponse\"\xca\x01\n\x16ReportDecisionsRequest\x12\x10\n\x08reporter\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12.\n\x07\x64\x65nials\x18\x03 \x03(\x0b\x32\x1d.bulkhead.edge.v1.DenialTally\x12+\n\x05usage\x18\x04 \x03(\x0b\x32\x1c.bulkhead.edge.v1.UsageTally\x12/\n\x08\x61\x63\x63\x65sses\x18\x05 \x03(\x0b\x32\x1d.bulkhead.edge.v1.AccessTally\"\xf1\x01\n\x0b\x44\x65nialTally\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\r\n\x05\x63ount\x18\x07 \x01(\x03\x12.\n\nfirst_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\n \x01(\t\"\x9d\x01\n\nUsageTally\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12*\n\x06minute\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61\x64mitted\x18\x04 \x01(\x03\x12\x0f\n\x07limited\x18\x05 \x01(\x03\x12\x0c\n\x04\x63ost\x18\x06 \x01(\x03\x12\x0e\n\x06leased\x18\x07 \x01(\x03\"\x88\x01\n\x0b\x41\x63\x63\x65ssTally\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12\x12\n\ncredential\x18\x02 \x01(\t\x12\x13\n\x0blease_class\x18\x03 \x01(\t\x12*\n\x06minute\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\"\x19\n\x17ReportDecisionsResponse2\x80\x03\n\rPolicyService\x12t\n\x0e\x46ollowPolicies\x12\'.bulkhead.edge.v1.FollowPoliciesRequest\x1a(.bulkhead.edge.v1.FollowPoliciesResponse\"\r\x8a\xcf\x18\t\x12\x01\x07 \x01(\x01\x30\x01\x30\x01\x12\x81\x01\n\x13\x41\x63knowledgePolicies\x12,.bulkhead.edge.v1.AcknowledgePoliciesRequest\x1a-.bulkhead.edge.v1.AcknowledgePoliciesResponse\"\r\x8a\xcf\x18\t\x12\x01\x07 \x01(\x01\x30\x01\x12u\n\x0fReportDecisions\x12(.bulkhead.edge.v1.ReportDecisionsRequest\x1a).bulkhead.edge.v1.ReportDecisionsResponse\"\r\x8a\xcf\x18\t\x12\x01\x07 \x01(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62ulkhead/edge/v1/policies.proto\x12\x10\x62ulkhead.edge.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"7\n\x15\x46ollowPoliciesRequest\x12\x0c\n\x04\x66\x65\x65\x64\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x8e\x02\n\x16\x46ollowPoliciesResponse\x12\x0c\n\x04\x66\x65\x65\x64\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x11\n\tcontinues\x18\x04 \x01(\x08\x12/\n\x07tenants\x18\x05 \x03(\x0b\x32\x1e.bulkhead.edge.v1.TenantPolicy\x12\x36\n\x0brevocations\x18\x06 \x03(\x0b\x32!.bulkhead.edge.v1.TokenRevocation\x12.\n\nas_of_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0epurged_tenants\x18\x08 \x03(\t\"\xd5\x03\n\x0cTenantPolicy\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x33\n\x05state\x18\x04 \x01(\x0e\x32$.bulkhead.edge.v1.TenantPolicy.State\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x17\n\x0fisolation_level\x18\x06 \x01(\t\x12\x11\n\tdns_label\x18\x07 \x01(\t\x12\x0f\n\x07\x64omains\x18\x08 \x03(\t\x12\x1b\n\x13requests_per_minute\x18\t \x01(\r\x12.\n\ntoken_keys\x18\n \x03(\x0b\x32\x1a.bulkhead.edge.v1.TokenKey\x12\x31\n\x0emax_policy_age\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0brate_limits\x18\x0c \x03(\x0b\x32\x1b.bulkhead.edge.v1.RateLimit\x12\x13\n\x0b\x62illing_day\x18\r \x01(\r\x12\x11\n\ttime_zone\x18\x0e \x01(\t\"9\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\r\n\tSUSPENDED\x10\x02\"\xa6\x01\n\tRateLimit\x12\x32\n\x06window\x18\x01 \x01(\x0e\x32\".bulkhead.edge.v1.RateLimit.Window\x12\r\n\x05units\x18\x02 \x01(\x03\"V\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\"+\n\x08TokenKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"h\n\x0fTokenRevocation\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x1a\x41\x63knowledgePoliciesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04\x66\x65\x65\x64\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12.\n\x07proxies\x18\x04 \x03(\x0b\x32\x1d.bulkhead.edge.v1.ProxyStatus\"\x93\x01\n\x0bProxyStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x33\n\x05types\x18\x03 \x03(\x0b\x32$.bulkhead.edge.v1.ResourceTypeStatus\x12\x30\n\x0c\x63onnect_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd6\x01\n\x12ResourceTypeStatus\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x39\n\x05state\x18\x02 \x01(\x0e\x32*.bulkhead.edge.v1.ResourceTypeStatus.State\x12\x11\n\tresources\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"?\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06SYNCED\x10\x01\x12\t\n\x05STALE\x10\x02\x12\x08\n\x04NACK\x10\x03\"\x1d\n\x1b\x41\x63knowledgePoliciesResponse\"\xca\x01\n\x16ReportDecisionsRequest\x12\x10\n\x08reporter\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12.\n\x07\x64\x65nials\x18\x03 \x03(\x0b\x32\x1d.bulkhead.edge.v1.DenialTally\x12+\n\x05usage\x18\x04 \x03(\x0b\x32\x1c.bulkhead.edge.v1.UsageTally\x12/\n\x08\x61\x63\x63\x65sses\x18\x05 \x03(\x0b\x32\x1d.bulkhead.edge.v1.AccessTally\"\xf1\x01\n\x0b\x44\x65nialTally\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\r\n\x05\x63ount\x18\x07 \x01(\x03\x12.\n\nfirst_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\n \x01(\t\"\x9d\x01\n\nUsageTally\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12*\n\x06minute\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61\x64mitted\x18\x04 \x01(\x03\x12\x0f\n\x07limited\x18\x05 \x01(\x03\x12\x0c\n\x04\x63ost\x18\x06 \x01(\x03\x12\x0e\n\x06leased\x18\x07 \x01(\x03\"\x88\x01\n\x0b\x41\x63\x63\x65ssTally\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12\x12\n\ncredential\x18\x02 \x01(\t\x12\x13\n\x0blease_class\x18\x03 \x01(\t\x12*\n\x06minute\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\"\x19\n\x17ReportDecisionsResponse2\x80\x03\n\rPolicyService\x12t\n\x0e\x46ollowPolicies\x12\'.bulkhead.edge.v1.FollowPoliciesRequest\x1a(.bulkhead.edge.v1.FollowPoliciesResponse\"\r\x8a\xcf\x18\t\x12\x01\x07 \x01(\x01\x30\x01\x30\x01\x12\x81\x01\n\x13\x41\x63knowledgePolicies\x12,.bulkhead.edge.v1.AcknowledgePoliciesRequest\x1a-.bulkhead.edge.v1.AcknowledgePoliciesResponse\"\r\x8a\xcf\x18\t\x12\x01\x07 \x01(\x01\x30\x01\x12u\n\x0fReportDecisions\x12(.bulkhead.edge.v1.ReportDecisionsRequest\x1a).bulkhead.edge.v1.ReportDecisionsResponse\"\r\x8a\xcf\x18\t\x12\x01\x07 \x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,39 +43,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FOLLOWPOLICIESREQUEST']._serialized_start=143
   _globals['_FOLLOWPOLICIESREQUEST']._serialized_end=198
   _globals['_FOLLOWPOLICIESRESPONSE']._serialized_start=201
-  _globals['_FOLLOWPOLICIESRESPONSE']._serialized_end=447
-  _globals['_TENANTPOLICY']._serialized_start=450
-  _globals['_TENANTPOLICY']._serialized_end=919
-  _globals['_TENANTPOLICY_STATE']._serialized_start=862
-  _globals['_TENANTPOLICY_STATE']._serialized_end=919
-  _globals['_RATELIMIT']._serialized_start=922
-  _globals['_RATELIMIT']._serialized_end=1088
-  _globals['_RATELIMIT_WINDOW']._serialized_start=1002
-  _globals['_RATELIMIT_WINDOW']._serialized_end=1088
-  _globals['_TOKENKEY']._serialized_start=1090
-  _globals['_TOKENKEY']._serialized_end=1133
-  _globals['_TOKENREVOCATION']._serialized_start=1135
-  _globals['_TOKENREVOCATION']._serialized_end=1239
-  _globals['_ACKNOWLEDGEPOLICIESREQUEST']._serialized_start=1241
-  _globals['_ACKNOWLEDGEPOLICIESREQUEST']._serialized_end=1364
-  _globals['_PROXYSTATUS']._serialized_start=1367
-  _globals['_PROXYSTATUS']._serialized_end=1514
-  _globals['_RESOURCETYPESTATUS']._serialized_start=1517
-  _globals['_RESOURCETYPESTATUS']._serialized_end=1731
-  _globals['_RESOURCETYPESTATUS_STATE']._serialized_start=1668
-  _globals['_RESOURCETYPESTATUS_STATE']._serialized_end=1731
-  _globals['_ACKNOWLEDGEPOLICIESRESPONSE']._serialized_start=1733
-  _globals['_ACKNOWLEDGEPOLICIESRESPONSE']._serialized_end=1762
-  _globals['_REPORTDECISIONSREQUEST']._serialized_start=1765
-  _globals['_REPORTDECISIONSREQUEST']._serialized_end=1967
-  _globals['_DENIALTALLY']._serialized_start=1970
-  _globals['_DENIALTALLY']._serialized_end=2211
-  _globals['_USAGETALLY']._serialized_start=2214
-  _globals['_USAGETALLY']._serialized_end=2371
-  _globals['_ACCESSTALLY']._serialized_start=2374
-  _globals['_ACCESSTALLY']._serialized_end=2510
-  _globals['_REPORTDECISIONSRESPONSE']._serialized_start=2512
-  _globals['_REPORTDECISIONSRESPONSE']._serialized_end=2537
-  _globals['_POLICYSERVICE']._serialized_start=2540
-  _globals['_POLICYSERVICE']._serialized_end=2924
+  _globals['_FOLLOWPOLICIESRESPONSE']._serialized_end=471
+  _globals['_TENANTPOLICY']._serialized_start=474
+  _globals['_TENANTPOLICY']._serialized_end=943
+  _globals['_TENANTPOLICY_STATE']._serialized_start=886
+  _globals['_TENANTPOLICY_STATE']._serialized_end=943
+  _globals['_RATELIMIT']._serialized_start=946
+  _globals['_RATELIMIT']._serialized_end=1112
+  _globals['_RATELIMIT_WINDOW']._serialized_start=1026
+  _globals['_RATELIMIT_WINDOW']._serialized_end=1112
+  _globals['_TOKENKEY']._serialized_start=1114
+  _globals['_TOKENKEY']._serialized_end=1157
+  _globals['_TOKENREVOCATION']._serialized_start=1159
+  _globals['_TOKENREVOCATION']._serialized_end=1263
+  _globals['_ACKNOWLEDGEPOLICIESREQUEST']._serialized_start=1265
+  _globals['_ACKNOWLEDGEPOLICIESREQUEST']._serialized_end=1388
+  _globals['_PROXYSTATUS']._serialized_start=1391
+  _globals['_PROXYSTATUS']._serialized_end=1538
+  _globals['_RESOURCETYPESTATUS']._serialized_start=1541
+  _globals['_RESOURCETYPESTATUS']._serialized_end=1755
+  _globals['_RESOURCETYPESTATUS_STATE']._serialized_start=1692
+  _globals['_RESOURCETYPESTATUS_STATE']._serialized_end=1755
+  _globals['_ACKNOWLEDGEPOLICIESRESPONSE']._serialized_start=1757
+  _globals['_ACKNOWLEDGEPOLICIESRESPONSE']._serialized_end=1786
+  _globals['_REPORTDECISIONSREQUEST']._serialized_start=1789
+  _globals['_REPORTDECISIONSREQUEST']._serialized_end=1991
+  _globals['_DENIALTALLY']._serialized_start=1994
+  _globals['_DENIALTALLY']._serialized_end=2235
+  _globals['_USAGETALLY']._serialized_start=2238
+  _globals['_USAGETALLY']._serialized_end=2395
+  _globals['_ACCESSTALLY']._serialized_start=2398
+  _globals['_ACCESSTALLY']._serialized_end=2534
+  _globals['_REPORTDECISIONSRESPONSE']._serialized_start=2536
+  _globals['_REPORTDECISIONSRESPONSE']._serialized_end=2561
+  _globals['_POLICYSERVICE']._serialized_start=2564
+  _globals['_POLICYSERVICE']._serialized_end=2948
 # @@protoc_insertion_point(module_scope)

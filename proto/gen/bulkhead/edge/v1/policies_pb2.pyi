@@ -60,6 +60,7 @@ class FollowPoliciesResponse(_message.Message):
     TENANTS_FIELD_NUMBER: _builtins.int
     REVOCATIONS_FIELD_NUMBER: _builtins.int
     AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    PURGED_TENANTS_FIELD_NUMBER: _builtins.int
     feed: _builtins.str
     """Names the history that revisions belong to. Another database, or one put back to an earlier time, has another."""
     revision: _builtins.int
@@ -80,6 +81,12 @@ class FollowPoliciesResponse(_message.Message):
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
         """When the server last knew that there was nothing newer."""
 
+    @_builtins.property
+    def purged_tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of tenants that are no more: whatever is known of them is to be forgotten. Who does not know this field goes
+        on refusing their requests, as those of suspended tenants.
+        """
+
     def __init__(
         self,
         *,
@@ -90,10 +97,11 @@ class FollowPoliciesResponse(_message.Message):
         tenants: _abc.Iterable[Global___TenantPolicy] | None = ...,
         revocations: _abc.Iterable[Global___TokenRevocation] | None = ...,
         as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        purged_tenants: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "continues", b"continues", "feed", b"feed", "revision", b"revision", "revocations", b"revocations", "snapshot", b"snapshot", "tenants", b"tenants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "continues", b"continues", "feed", b"feed", "purged_tenants", b"purged_tenants", "revision", b"revision", "revocations", b"revocations", "snapshot", b"snapshot", "tenants", b"tenants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,8 +13,9 @@ from control_plane.cli.calls.message import Message, without_blanks
 from control_plane.cli.command import command
 from control_plane.cli.edge import applied
 from control_plane.cli.session import Session
+from control_plane.cli.tenants import life
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tenants: create, change, suspend, seal.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tenants: create, change, suspend, seal, delete.")
 
 _SERVICE: Final = "bulkhead.v1.TenantService"
 _COLUMNS: Final = ("name", "state", "tier", "display_name", "create_time")
@@ -223,9 +224,15 @@ def get_tenant(session: Session, tenant: arguments.Tenant) -> None:
 
 
 @command(app, "list")
-def list_tenants(session: Session, paging: arguments.Paging) -> None:
+def list_tenants(
+    session: Session,
+    paging: arguments.Paging,
+    *,
+    show_purged: Annotated[bool, typer.Option("--show-purged", help="Also those of which nothing is left.")] = False,
+) -> None:
     """List tenants in the order of their ids."""
-    session.show_list(f"{_SERVICE}/ListTenants", {}, columns=_COLUMNS, paging=paging)
+    asked = {"show_purged": show_purged}
+    session.show_list(f"{_SERVICE}/ListTenants", asked, columns=_COLUMNS, paging=paging)
 
 
 @command(app, "update")
@@ -258,73 +265,10 @@ def update_tenant(session: Session, tenant: arguments.Tenant, *, options: Update
         "update_mask": ",".join(_camel(path) for path in _paths(changes)),
         "validate_only": options.validate_only,
     }
-    _show_changed(
+    life.show_changed(
         session, session.call(f"{_SERVICE}/UpdateTenant", request), wait=options.wait and not options.validate_only
     )
     session.hint("tenants", "get", tenant)
-
-
-@command(app, "suspend")
-def suspend_tenant(
-    session: Session,
-    tenant: arguments.Tenant,
-    *,
-    reason: Annotated[str, typer.Option(help="Why; its administrators and the audit log are told.")] = "",
-    etag: arguments.Etag = "",
-    wait: applied.Wait = False,
-) -> None:
-    """Suspend a tenant: its callers are refused until it is reactivated. Its data stays."""
-    suspended = session.call(f"{_SERVICE}/SuspendTenant", {"name": tenant, "reason": reason, "etag": etag})
-    _show_changed(session, suspended, wait=wait)
-    session.hint("tenants", "reactivate", tenant)
-
-
-@command(app, "reactivate")
-def reactivate_tenant(
-    session: Session, tenant: arguments.Tenant, *, etag: arguments.Etag = "", wait: applied.Wait = False
-) -> None:
-    """Serve a suspended tenant, or one that is read-only, as before."""
-    _show_changed(session, session.call(f"{_SERVICE}/ReactivateTenant", {"name": tenant, "etag": etag}), wait=wait)
-    session.hint("tenants", "get", tenant)
-
-
-@command(app, "seal")
-def seal_tenant(
-    session: Session,
-    tenant: arguments.Tenant,
-    *,
-    reason: Annotated[str, typer.Option(help="Why; the tenant's audit log is told.")],
-    etag: arguments.Etag = "",
-    wait: applied.Wait = False,
-) -> None:
-    """Seal a tenant: none of its keys and nothing of its data is opened for anybody until it is unsealed.
-
-    Ends when nothing that was under way can succeed any more.
-    """
-    sealed = session.call(f"{_SERVICE}/SealTenant", {"name": tenant, "reason": reason, "etag": etag})
-    _show_changed(session, sealed, wait=wait)
-    session.hint("tenants", "unseal", tenant, "--reason", "REASON")
-
-
-@command(app, "unseal")
-def unseal_tenant(
-    session: Session,
-    tenant: arguments.Tenant,
-    *,
-    reason: Annotated[str, typer.Option(help="Why; the tenant's audit log is told.")],
-    etag: arguments.Etag = "",
-    wait: applied.Wait = False,
-) -> None:
-    """Break a tenant's seal. It is suspended then, until it is reactivated."""
-    unsealed = session.call(f"{_SERVICE}/UnsealTenant", {"name": tenant, "reason": reason, "etag": etag})
-    _show_changed(session, unsealed, wait=wait)
-    session.hint("tenants", "reactivate", tenant)
-
-
-def _show_changed(session: Session, tenant: Message, *, wait: bool) -> None:
-    session.show(tenant)
-    if wait:
-        applied.wait_for_change(session, tenant)
 
 
 def _show_made(session: Session, operation: Message, *, timeout: timedelta) -> None:

@@ -1,0 +1,1 @@
+"""`bulkhead signing`: signs and verifies by keys of a tenant's own."""
