@@ -51,6 +51,14 @@ class Revocation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Purged:
+    """A tenant that is no more."""
+
+    tenant_id: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
     """A moment in a feed's history."""
 
@@ -69,17 +77,20 @@ class Changes:
     revocations: Sequence[Revocation]
     # When there was nothing newer.
     as_of: datetime
+    # Tenants that are no more; none in a snapshot.
+    purged: Sequence[Purged] = ()
 
     @property
     def is_empty(self) -> bool:
         """Say whether it tells the time and nothing else."""
-        return not (self.is_snapshot or self.policies or self.revocations)
+        return not (self.is_snapshot or self.policies or self.purged or self.revocations)
 
     def beyond(self, revision: int, *, not_before: datetime) -> "Changes":
         """Leave out what whoever is at `revision` has, and was told `not_before`."""
         return replace(
             self,
             policies=[policy for policy in self.policies if policy.revision > revision],
+            purged=[tenant for tenant in self.purged if tenant.revision > revision],
             revocations=[revocation for revocation in self.revocations if revocation.revision > revision],
             as_of=max(self.as_of, not_before),
         )

@@ -7,7 +7,17 @@ from uuid import UUID
 
 from control_plane.errors import UnavailableError
 from control_plane.keys.model import Purpose
-from control_plane.policies.model import Access, Changes, Edge, Position, Report, Revocation, TenantPolicy, Usage
+from control_plane.policies.model import (
+    Access,
+    Changes,
+    Edge,
+    Position,
+    Purged,
+    Report,
+    Revocation,
+    TenantPolicy,
+    Usage,
+)
 from control_plane.postgres.database import SystemTransaction
 from control_plane.tenants.model import requests_per_minute
 from control_plane.tenants.store import rate_limits
@@ -41,6 +51,7 @@ async def changes(tx: SystemTransaction, after: int | None, *, to: Position, as_
         head=to,
         is_snapshot=after is None,
         policies=await _policies(tx, revision) if revision < to.revision else [],
+        purged=await _purged(tx, after) if after is not None and after < to.revision else [],
         revocations=await _revocations(tx, revision) if revision < to.revision else [],
         as_of=as_of,
     )
@@ -60,7 +71,7 @@ async def _policies(tx: SystemTransaction, after: int) -> list[TenantPolicy]:
                      FROM csm_system.tenant_keys
                     WHERE tenant_uid = t.uid AND purpose = %(purpose)s AND state = 'ENABLED' AND public IS NOT NULL
                    ) AS k
-             WHERE t.edge_revision > %(after)s
+             WHERE t.edge_revision > %(after)s AND t.deletion IS DISTINCT FROM 'PURGED'
              ORDER BY t.edge_revision
              LIMIT %(limit)s
             """,
@@ -70,6 +81,17 @@ async def _policies(tx: SystemTransaction, after: int) -> list[TenantPolicy]:
         if len(rows) < _PAGE:
             return found
         after = found[-1].revision
+
+
+async def _purged(tx: SystemTransaction, after: int) -> list[Purged]:
+    rows = await tx.fetch_all(
+        """
+        SELECT id AS tenant_id, edge_revision AS revision FROM csm_system.tenants
+         WHERE edge_revision > %(after)s AND deletion = 'PURGED' ORDER BY edge_revision
+        """,
+        {"after": after},
+    )
+    return [Purged(**row) for row in rows]
 
 
 async def _revocations(tx: SystemTransaction, after: int) -> list[Revocation]:
@@ -169,7 +191,7 @@ async def begin_count(tx: SystemTransaction, report: Report) -> bool:
 
 
 async def add_usage(tx: SystemTransaction, usage: Sequence[Usage]) -> None:
-    """Add to what the tenants have used, in an order that is the same for all reporters."""
+    """Add to what the tenants have used, but for purged ones, in an order that is the same for all reporters."""
     await tx.execute(
         """
         INSERT INTO csm_system.edge_usage AS u (tenant_uid, method, minute, admitted, limited, cost)
@@ -177,6 +199,8 @@ async def add_usage(tx: SystemTransaction, usage: Sequence[Usage]) -> None:
           FROM unnest(%(tenant_uids)s::uuid[], %(methods)s::text[], %(minutes)s::timestamptz[], %(admitted)s::bigint[],
                       %(limited)s::bigint[], %(costs)s::bigint[])
                AS counted (tenant_uid, method, minute, admitted, limited, cost)
+         WHERE NOT EXISTS (SELECT FROM csm_system.tenants AS t
+                            WHERE t.uid = counted.tenant_uid AND t.deletion IN ('PURGING', 'PURGED'))
          GROUP BY tenant_uid, method, minute
          ORDER BY tenant_uid, method, minute
         ON CONFLICT (tenant_uid, method, minute) DO UPDATE
@@ -195,7 +219,7 @@ async def add_usage(tx: SystemTransaction, usage: Sequence[Usage]) -> None:
 
 
 async def add_accesses(tx: SystemTransaction, accesses: Sequence[Access]) -> None:
-    """Add to how often credentials were let through, in an order that is the same for all reporters."""
+    """Add to how often credentials of tenants that are not purged were let through, in an order as above."""
     await tx.execute(
         """
         INSERT INTO csm_system.edge_accesses AS a (tenant_uid, credential, lease_class, minute, admitted)
@@ -203,6 +227,8 @@ async def add_accesses(tx: SystemTransaction, accesses: Sequence[Access]) -> Non
           FROM unnest(%(tenant_uids)s::uuid[], %(credentials)s::uuid[], %(classes)s::text[],
                       %(minutes)s::timestamptz[], %(admitted)s::bigint[])
                AS counted (tenant_uid, credential, lease_class, minute, admitted)
+         WHERE NOT EXISTS (SELECT FROM csm_system.tenants AS t
+                            WHERE t.uid = counted.tenant_uid AND t.deletion IN ('PURGING', 'PURGED'))
          GROUP BY tenant_uid, credential, lease_class, minute
          ORDER BY tenant_uid, minute, credential, lease_class
         ON CONFLICT (tenant_uid, minute, credential, lease_class) DO UPDATE

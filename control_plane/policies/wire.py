@@ -61,6 +61,7 @@ def to_responses(changes: Changes) -> Iterator[policies_pb2.FollowPoliciesRespon
             snapshot=changes.is_snapshot and number == 1,
             continues=number < last,
             tenants=[_policy(policy) for part in tenants[number - 1 : number] for policy in part],
+            purged_tenants=[tenant.tenant_id for tenant in changes.purged] if number == 1 else (),
             revocations=[_revocation(revoked) for part in revocations[number - 1 : number] for revoked in part],
         )
         message.as_of_time.FromDatetime(changes.as_of)

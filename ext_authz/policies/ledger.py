@@ -66,10 +66,12 @@ class Ledger:
         if change.snapshot:
             self._tenants = encoded
             self._forget_log()
-        elif encoded or change.revocations:
+        elif encoded or change.purged or change.revocations:
+            for tenant_id in change.purged:
+                self._tenants.pop(tenant_id, None)
             self._tenants |= encoded
-            revocations = [_revocation(*item) for item in change.revocations.items()]
-            self._append(tuple(self._parts(chain(encoded.values(), revocations), snapshot=False)))
+            others = [_purged(change.purged), *(_revocation(*item) for item in change.revocations.items())]
+            self._append(tuple(self._parts(chain(encoded.values(), others), snapshot=False)))
         self._news.set()
         self._news = asyncio.Event()
         return self.index
@@ -140,6 +142,10 @@ def _cut(entries: Iterable[bytes], *, last: bytes, other: bytes) -> Iterator[byt
 def _tenant(message: policies_pb2.TenantPolicy) -> bytes:
     # Encoded as a field of the response: joined behind a header, the fields of one message.
     return policies_pb2.FollowPoliciesResponse(tenants=[message]).SerializeToString()
+
+
+def _purged(tenant_ids: Iterable[str]) -> bytes:
+    return policies_pb2.FollowPoliciesResponse(purged_tenants=tenant_ids).SerializeToString()
 
 
 def _revocation(token: TenantToken, until: datetime) -> bytes:

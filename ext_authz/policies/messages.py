@@ -43,6 +43,7 @@ class Parts:
         self._feed = ""
         self._snapshot = False
         self._tenants: list[TenantPolicy] = []
+        self._purged: list[str] = []
         self._revocations: dict[TenantToken, datetime] = {}
 
     def add(self, message: policies_pb2.FollowPoliciesResponse) -> Change | None:
@@ -60,6 +61,7 @@ class Parts:
         self._feed = message.feed
         self._snapshot |= message.snapshot
         self._tenants += _policies(message)
+        self._purged += message.purged_tenants
         self._revocations.update(_revocations(message))
         if message.continues:
             return None
@@ -72,6 +74,7 @@ class Parts:
             tenants=tuple(self._tenants),
             revocations=self._revocations,
             as_of=message.as_of_time.ToDatetime(tzinfo=UTC),
+            purged=tuple(self._purged),
         )
         self.__init__()  # type: ignore[misc]  # begins anew, as a new one would
         return change

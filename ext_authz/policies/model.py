@@ -90,6 +90,8 @@ class Change:
     # When each revoked token expires by itself.
     revocations: Mapping[TenantToken, datetime]
     as_of: datetime
+    # Those that are no more; forgotten before the others are taken.
+    purged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +113,24 @@ class Index:
 
         Revocations that have expired by themselves are dropped as others come.
         """
-        if not (change.snapshot or change.tenants or change.revocations):
+        if not (change.snapshot or change.tenants or change.purged or change.revocations):
             return replace(self, feed=change.feed, revision=change.revision, as_of=change.as_of)
         before = Index(domain=self.domain) if change.snapshot else self
         by_id, by_host, by_kid = before.by_id.draft(), before.by_host.draft(), before.by_kid.draft()
         # One after the other: a change may hold a tenant twice, and a host may have moved between two of its tenants.
-        for policy in change.tenants:
-            if gone := by_id.get(policy.tenant_id):
+
+        def forget(tenant_id: str) -> bool:
+            gone = by_id.get(tenant_id)
+            if gone is not None:
                 _remove(gone, gone.hosts(self.domain), by_host)
                 _remove(gone, gone.token_keys, by_kid)
+            return gone is not None
+
+        for tenant_id in change.purged:
+            if forget(tenant_id):
+                by_id.drop(tenant_id)
+        for policy in change.tenants:
+            forget(policy.tenant_id)
             by_id.put(policy.tenant_id, policy)
             _put(policy, policy.hosts(self.domain), by_host)
             _put(policy, policy.token_keys, by_kid)

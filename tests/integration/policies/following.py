@@ -42,7 +42,7 @@ class Following:
         while True:
             part = await self.message()
             whole.MergeFrom(part)
-            if not part.continues and (whole.tenants or whole.revocations or whole.snapshot):
+            if not part.continues and (whole.tenants or whole.purged_tenants or whole.revocations or whole.snapshot):
                 return whole
 
     async def until(self, revision: int) -> list[policies_pb2.TenantPolicy]:

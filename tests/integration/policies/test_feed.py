@@ -53,6 +53,34 @@ async def test_an_edge_takes_a_sealed_tenant_for_a_suspended_one(
     assert [(t.tenant_id, t.state) for t in change.tenants] == [("org_1", policies_pb2.TenantPolicy.SUSPENDED)]
 
 
+async def test_a_purged_tenant_is_forgotten_by_who_follows_and_unknown_to_who_comes(
+    control: "Control", make_tenant: MakeTenant, superuser: Any
+) -> None:
+    await make_tenant("org_1")
+    await make_tenant("org_2")
+    async with following(control) as stream:
+        await stream.change()
+        for deletion in ("PENDING_DELETION", "PURGING", "PURGED"):
+            await superuser.execute(
+                """
+                UPDATE csm_system.tenants SET state = 'SEALED', deletion = %s, delete_time = now(), purge_time = now(),
+                       edge_revision = edge_revision + 1
+                 WHERE id = 'org_1'
+                """,
+                [deletion],
+            )
+        changes = [await stream.change()]
+        while not changes[-1].purged_tenants:
+            changes.append(await stream.change())
+    async with following(control) as late:
+        snapshot = await late.change()
+
+    assert list(changes[-1].purged_tenants) == ["org_1"]
+    assert [tenant.tenant_id for change in changes[-1:] for tenant in change.tenants] == []
+    assert [tenant.tenant_id for tenant in snapshot.tenants] == ["org_2"]
+    assert list(snapshot.purged_tenants) == []
+
+
 async def test_a_policy_is_told_whole(control: "Control", make_tenant: MakeTenant, superuser: Any) -> None:
     tenant = await make_tenant("org_1")
     kid = uuid4()

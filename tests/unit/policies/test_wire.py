@@ -1,5 +1,6 @@
 """Policies and edges as messages."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -8,7 +9,7 @@ import pytest
 from bulkhead.edge.v1 import policies_pb2
 from bulkhead.v1 import edges_pb2
 from control_plane.policies import wire
-from control_plane.policies.model import Changes, Position, Revocation, TenantPolicy
+from control_plane.policies.model import Changes, Position, Purged, Revocation, TenantPolicy
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 
@@ -54,6 +55,15 @@ def test_changes_are_cut_into_parts_of_which_all_but_the_last_go_on(tenants: int
     assert {(message.feed, message.revision) for message in messages} == {("f", 9)}
     assert [t.uid for m in messages for t in m.tenants] == [str(UUID(int=n)) for n in range(tenants)]
     assert [r.token_id for m in messages for r in m.revocations] == [str(UUID(int=n)) for n in range(revocations)]
+
+
+def test_who_is_no_more_is_told_once_and_with_the_change_that_it_belongs_to() -> None:
+    gone = replace(changes(501, 0), is_snapshot=False, purged=[Purged(tenant_id="org_9", revision=9)])
+    messages = list(wire.to_responses(gone))
+
+    assert [list(message.purged_tenants) for message in messages] == [["org_9"], []]
+    assert not gone.is_empty
+    assert not gone.beyond(9, not_before=NOW).purged
 
 
 @pytest.mark.parametrize(

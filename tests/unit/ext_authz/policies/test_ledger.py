@@ -1,5 +1,6 @@
 """Whoever follows a ledger, from wherever, ends up with what the ledger has."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -41,7 +42,8 @@ def first_ledger() -> Ledger:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["tenant", "token", "life", "snapshot", "feed", "follow", "reconnect"]), st.integers(1, 6)
+        st.sampled_from(["tenant", "purge", "token", "life", "snapshot", "feed", "follow", "reconnect"]),
+        st.integers(1, 6),
     ),
     max_size=30,
 )
@@ -54,11 +56,14 @@ def test_a_follower_ends_up_with_what_the_ledger_has(steps: list[tuple[str, int]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledgers, "_LOG_CHANGES", log_changes)
         for kind, number in steps:
-            revision += kind in {"tenant", "token", "snapshot"}
+            revision += kind in {"tenant", "purge", "token", "snapshot"}
             now += timedelta(seconds=1)
             revoked = {token(number, tenant=number % 2): NOW + timedelta(seconds=number * 5)}
             if kind == "tenant":
                 ledger.take(change(policy(number, revision=revision), feed=feed, revision=revision, as_of=now))
+            elif kind == "purge":
+                gone = change(feed=feed, revision=revision, as_of=now)
+                ledger.take(replace(gone, purged=(f"org_{number}",)))
             elif kind == "token":
                 ledger.take(change(feed=feed, revision=revision, as_of=now, revocations=revoked))
             elif kind == "life":

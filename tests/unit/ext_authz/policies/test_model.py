@@ -1,6 +1,7 @@
 """An index finds every tenant by all that is its own, after any history, and never changes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,6 +41,17 @@ class History(RuleBasedStateMachine):
         self.tenants: dict[str, TenantPolicy] = {}
         self.revoked: dict[TenantToken, datetime] = {}
         self.before: list[tuple[Index, tuple[Any, ...]]] = []
+
+    @rule(number=NUMBERS, others=st.booleans())
+    def a_tenant_is_purged(self, number: int, *, others: bool) -> None:
+        """Alone, or together with news of the others."""
+        self.revision += 1
+        name = f"org_{number}"
+        self.tenants.pop(name, None)
+        kept = [replace(held, revision=self.revision) for held in self.tenants.values()] if others else []
+        self.tenants |= {held.tenant_id: held for held in kept}
+        purged = change(*kept, feed=self.feed, revision=self.revision, as_of=self.now)
+        self.apply(replace(purged, purged=(name,)))
 
     @rule(owned=OWNED, data=st.data(), snapshot=st.booleans())
     def tenants_change(self, owned: list[tuple[int, State]], data: st.DataObject, *, snapshot: bool) -> None:
