@@ -61,6 +61,10 @@ class CacheUsers:
             continue
         await self._call(self._login, "ACL", "DELUSER", user.name)
 
+    async def knows(self, placement: Placement) -> bool:
+        """Say whether the tenant is let in. Raises UnavailableError where that cannot be told."""
+        return await self._call(self._login, "ACL", "GETUSER", tenant_user(placement, self._secret).name) is not None
+
     async def _set(self, user: User) -> None:
         await self._call(self._login, "ACL", "SETUSER", user.name, *user.rules)
 

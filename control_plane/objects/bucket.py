@@ -75,6 +75,13 @@ class Bucket(Protocol):
         """Remove the object, durably, with whatever an interrupted put of it left. Fine where there is none."""
         ...
 
+    async def delete_folder(self, folder: str) -> None:
+        """Remove what is left of a folder of which all objects are deleted, and of puts that were interrupted there.
+
+        MUST NOT remove an object. Fine where nothing is left; a bucket that has no folders has nothing to do.
+        """
+        ...
+
     def keys_below(self, folder: str, *, after: str = "") -> AsyncIterator[str]:
         """Go through the keys below `folder`, those behind `after` only; what changes meanwhile MAY be missed.
 

@@ -90,6 +90,10 @@ class LocalBucket:
         """See `Bucket`."""
         await _in_thread(lambda: self._delete(key))
 
+    async def delete_folder(self, folder: str) -> None:
+        """See `Bucket`. Directories that hold anything stay."""
+        await _in_thread(lambda: self._delete_folder(folder))
+
     async def keys_below(self, folder: str, *, after: str = "") -> AsyncIterator[str]:
         """See `Bucket`. In the order of their bytes; the names of a directory, and of all above it, are held."""
         left = [f"{folder}/"]
@@ -141,6 +145,16 @@ class LocalBucket:
             os.fsync(way[-1])
         sweep(self._root, key)
 
+    def _delete_folder(self, folder: str) -> None:
+        *above, name = folder.split("/")
+        with suppress(FileNotFoundError), walked(self._root, above) as way:
+            for _, names, _, inside in os.fwalk(name, topdown=False, dir_fd=way[-1]):
+                for each in names:
+                    _remove_empty(each, directory=inside)
+            _remove_empty(name, directory=way[-1])
+            os.fsync(way[-1])
+        sweep(self._root)
+
     def _names(self, folder: str) -> list[str]:
         """List what is in a folder, in order; what is one itself ends in a slash, as the folder does."""
         try:
@@ -148,6 +162,17 @@ class LocalBucket:
                 return sorted(f"{folder}{_name(entry)}" for entry in entries if _is_ours(entry))
         except FileNotFoundError:
             return []
+
+
+def _remove_empty(name: str, *, directory: int) -> None:
+    try:
+        os.rmdir(name, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        # Something is in it, or it is a link to one.
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:

@@ -159,6 +159,9 @@ class ObstoreBucket:
         except NotFoundError:
             return
 
+    async def delete_folder(self, folder: str) -> None:
+        """See `Bucket`. There are no folders, and nobody can tell whose the uploads are that were interrupted."""
+
     async def keys_below(self, folder: str, *, after: str = "") -> AsyncIterator[str]:
         """See `Bucket`. In the service's order; a page of names is held at a time."""
         pages = self._store.list(folder, offset=after or None)

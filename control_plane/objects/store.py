@@ -1,7 +1,8 @@
 """A tenant's objects. Nothing reaches a bucket, nor leaves it, but through the tenant's own key."""
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ _ENDPOINT: Final = re.compile(
 )
 
 _CHANNEL: Final = "object"
+_DELETED_AT_ONCE: Final = 16
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -186,6 +188,31 @@ class TenantObjects:
         """Remove this version of the object, durably. Safe to call again, and where there was none."""
         await self._bucket.delete(self._key(path, version))
 
+    async def clear(self, *, most: int) -> int:
+        """Delete up to so many of all that lies in the tenant's folder, whatever it is called; return how many it was.
+
+        Fewer than `most` are all that there were. Safe to call again.
+        """
+        folder, deleted = folder_key(self._placement.tenant_id, ""), 0
+        batch: list[str] = []
+        async for key in self._bucket.keys_below(folder):
+            batch.append(key)
+            deleted += 1
+            if len(batch) == _DELETED_AT_ONCE or deleted == most:
+                await self._delete_all(batch)
+                batch = []
+            if deleted == most:
+                return deleted
+        await self._delete_all(batch)
+        await self._bucket.delete_folder(folder)
+        return deleted
+
+    async def is_empty(self) -> bool:
+        """Say whether nothing lies in the tenant's folder."""
+        async for _ in self._bucket.keys_below(folder_key(self._placement.tenant_id, "")):
+            return False
+        return True
+
     async def sealed_by(self, path: str, *, version: int = FIRST_OBJECT_VERSION) -> int:
         """Say which version of the tenant's key this version of the object asks for. What it says is not proven.
 
@@ -231,6 +258,11 @@ class TenantObjects:
                 _log.warning("stray_object", tenant=tenant_id, key=key)
             else:
                 yield name
+
+    async def _delete_all(self, keys: Sequence[str]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for key in keys:
+                group.create_task(self._bucket.delete(key))
 
     async def _seal_with_newest(self, path: str, version: int, start: bytes) -> None:
         """Seal anew what was just written, where its key was replaced meanwhile: whoever seals anew may be past it."""

@@ -33,7 +33,9 @@ SELECT number, id, uid, state, schema_name, role_name, login_role, min_connectio
 """What `Placement.of` reads, and a bit more; to be followed by a condition."""
 _BY_ID: Final = SELECT_PLACEMENTS + " WHERE id = %(key)s"
 _BY_UID: Final = SELECT_PLACEMENTS + " WHERE uid = %(key)s"
-_ALL_AFTER: Final = SELECT_PLACEMENTS + " WHERE number > %(after)s ORDER BY number LIMIT %(limit)s"
+_ALL_AFTER: Final = SELECT_PLACEMENTS + (
+    " WHERE number > %(after)s AND (deletion IS NULL OR deletion = 'PENDING_DELETION') ORDER BY number LIMIT %(limit)s"
+)
 _AFTER: Final = (
     SELECT_PLACEMENTS + " WHERE number > %(after)s AND state <> 'PROVISIONING' ORDER BY number LIMIT %(limit)s"
 )
@@ -108,7 +110,7 @@ class Directory:
         return self._pages(_AFTER)
 
     def everyone(self) -> AsyncIterator[Placement]:
-        """Go through all tenants of the registry, also those that are only in the making, in the same way."""
+        """Go through all tenants of the registry, also those in the making, and no purged ones, in the same way."""
         return self._pages(_ALL_AFTER)
 
     async def _pages(self, query: LiteralString) -> AsyncIterator[Placement]:

@@ -64,10 +64,43 @@ async def drop_tenant_schema(database: Database, placement: Placement) -> None:
         await _take_turn(connection, placement.schema)
         await connection.execute("SET LOCAL ROLE csm_owner")
         await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(placement.schema)))
-        await connection.execute("SET LOCAL ROLE NONE")
-        await _take_turn(connection, placement.login)
-        await connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(placement.role)))
-        await connection.execute("DELETE FROM csm_system.tenant_schemas WHERE tenant_uid = %s", (placement.uid,))
+        await _drop_role(connection, placement)
+
+
+async def purge_tenant_schema(database: Database, placement: Placement) -> None:
+    """Drop all tables of the tenant's but those of its audit log, which are what the log's sealer reads; and its role.
+
+    Safe to call again, and where there is nothing. The log can be read and grows on, by the platform's roles alone.
+
+    Raises:
+        UnavailableError: the database is away, or the tenant's transactions did not end in time.
+    """
+    async with database.ddl() as connection:
+        await _take_turn(connection, placement.schema)
+        schema, is_role = sql.Identifier(placement.schema), await _is_role(connection, placement.role)
+        cursor = await connection.execute(
+            """
+            SELECT c.relname AS name, has_table_privilege('csm_sealer', c.oid, 'SELECT') AS is_log
+              FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE n.nspname = %s AND c.relkind IN ('r', 'p')
+            """,
+            (placement.schema,),
+        )
+        tables = await cursor.fetchall()
+        await connection.execute("SET LOCAL ROLE csm_owner")
+        for table in tables:
+            name = sql.SQL("{}.{}").format(schema, sql.Identifier(table["name"]))
+            if not table["is_log"]:
+                await connection.execute(sql.SQL("DROP TABLE {} CASCADE").format(name))
+            elif is_role:
+                await connection.execute(
+                    sql.SQL("REVOKE ALL ON {} FROM {}").format(name, sql.Identifier(placement.role))
+                )
+        if is_role:
+            await connection.execute(
+                sql.SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(schema, sql.Identifier(placement.role))
+            )
+        await _drop_role(connection, placement)
 
 
 async def find_tenant_weaknesses(database: Database, placement: Placement) -> list[str]:
@@ -109,6 +142,14 @@ async def _create_login(connection: Connection, name: str) -> None:
         await connection.execute(
             sql.SQL("ALTER ROLE {} SET {} = {}").format(login, sql.Identifier(setting), sql.Literal(value))
         )
+
+
+async def _drop_role(connection: Connection, placement: Placement) -> None:
+    """End what `csm_owner` did: drop the role, and forget the version of the tables."""
+    await connection.execute("SET LOCAL ROLE NONE")
+    await _take_turn(connection, placement.login)
+    await connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(placement.role)))
+    await connection.execute("DELETE FROM csm_system.tenant_schemas WHERE tenant_uid = %s", (placement.uid,))
 
 
 async def _grant_roles(connection: Connection, placement: Placement) -> None:
