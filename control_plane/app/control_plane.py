@@ -39,8 +39,11 @@ from control_plane.isolation.schedule import Schedule
 from control_plane.isolation.service import Verifier, as_it_is, read_only
 from control_plane.isolation.servicer import IsolationServicer
 from control_plane.isolation.walls import Walls
+from control_plane.keyring.destruction import Destroyer
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.service import TenantKeys
+from control_plane.keys.vault import KeyVault
+from control_plane.keys.wrapping import Wrapping
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.plan import DeferJob, Plans
 from control_plane.operations.service import OperationRunner
@@ -56,6 +59,9 @@ from control_plane.postgres.notifications import notified
 from control_plane.postgres.schemas.tenancy import TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import CHANNEL as UPGRADE_CHANNEL
 from control_plane.postgres.schemas.upgrades import SchemaUpgrades
+from control_plane.purges.plan import Means as PurgeMeans
+from control_plane.purges.plan import TenantPurge
+from control_plane.purges.schedule import PurgeSchedule
 from control_plane.settings import Settings
 from control_plane.telemetry import configure_logging
 from control_plane.tenants.provisioning import TenantCreation
@@ -94,16 +100,13 @@ async def run_control_plane(settings: Settings) -> None:
         process = open_process(settings, directory, database=database, keys=keys, platform_key=issuer.public_key)
         valkey_key = await read_valkey_key(settings)
         cache = await stack.enter_async_context(Reconciler.open(settings.valkey_socket, valkey_key, directory.everyone))
-        creation = TenantCreation(
-            database, directory, keys, cache_users=cache.users, touched=process.sealer.touch, cache_doubted=cache.hint
-        )
         queue = JobQueue(process.database, postgres)
         await stack.enter_async_context(queue.open())
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
         platform_keys = PlatformKeys(vault, database)
         own = Keys(process=process, vault=vault, platform_keys=platform_keys, queue=queue, edges=edges)
-        plans: Plans = {creation.kind: creation, **own.plans()}
+        plans: Plans = {**_life(process, vault, platform_keys, cache), **own.plans()}
         reports = Reports(process.database, process.denials)
         verifier = await _open_verifier(stack, process, platform_keys, valkey_key)
         schedule = Schedule(database, directory, verifier=verifier, keys=platform_keys, random=SystemRandom().random)
@@ -126,6 +129,7 @@ async def run_control_plane(settings: Settings) -> None:
                 upgrades.run(),
                 schedule.run(),
                 cache.run(),
+                PurgeSchedule(database, defer=own.defer, touched=process.sealer.touch).run(),
                 *own.running(),
             ],
             draining=publisher.close,
@@ -148,6 +152,34 @@ async def _open_verifier(stack: AsyncExitStack, process: Process, keys: Platform
     )
     restrict = read_only(process.database, touched=process.sealer.touch) if settings.restricts_unsafe else as_it_is
     return Verifier(process.database, keys, walls, restrict=restrict, breached=process.breaches.note)
+
+
+def _life(process: Process, vault: KeyVault, platform_keys: PlatformKeys, cache: Reconciler) -> Plans:
+    """Return how a tenant begins and ends."""
+    creation = TenantCreation(
+        process.database,
+        process.directory,
+        process.keys,
+        cache_users=cache.users,
+        touched=process.sealer.touch,
+        cache_doubted=cache.hint,
+    )
+    wrapping = Wrapping(vault)
+    root_of_trust = process.keys.root_of_trust
+    purge = TenantPurge(
+        PurgeMeans(
+            database=process.database,
+            directory=process.directory,
+            keys=process.keys,
+            wrapping=wrapping,
+            destroyer=Destroyer(process.database, wrapping, platform_keys, root_of_trust=root_of_trust),
+            objects=process.objects,
+            cache_users=cache.users,
+            cache_doubted=cache.hint,
+            touched=process.sealer.touch,
+        )
+    )
+    return {creation.kind: creation, purge.kind: purge}
 
 
 def _upgrades(database: Database, keys: TenantKeys, postgres: PostgresSettings) -> SchemaUpgrades:

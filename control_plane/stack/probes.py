@@ -13,7 +13,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 from grpc_health.v1 import health_pb2
 
-from bulkhead.v1 import tenants_pb2, tenants_pb2_grpc
+from bulkhead.v1 import tenant_requests_pb2, tenants_pb2_grpc
 
 _TIMEOUT_S: Final = 2.0
 # No proxy of the web stands between us and what we started.
@@ -43,7 +43,7 @@ class Probes:
             return False
         async with self._channel(address) as channel:
             call = tenants_pb2_grpc.TenantServiceStub(channel).ListTenants(
-                tenants_pb2.ListTenantsRequest(page_size=1),
+                tenant_requests_pb2.ListTenantsRequest(page_size=1),
                 metadata=(("authorization", f"Bearer {token.strip()}"),),
                 timeout=_TIMEOUT_S,
             )

@@ -47,6 +47,7 @@ from tests.leaks.walls import (
     own_keys,
     policies,
     proxy,
+    purges,
     requests,
     resealing,
     rotations,
@@ -74,6 +75,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *secrets.WALLS,
     *caches.WALLS,
     *seals.WALLS,
+    *purges.WALLS,
     # The platform's own doors.
     *rules.WALLS,
     *callers.WALLS,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkhead.v1 import tenants_pb2
+from bulkhead.v1 import tenant_requests_pb2
 from control_plane.errors import InvalidArgumentError
 from control_plane.serving.paging import BEYOND_ALL_IDS, Page, PageTokens, page_size
 
@@ -92,7 +92,7 @@ def test_a_negative_page_size_is_refused() -> None:
 
 
 def _page(size: int = 0, token: str = "") -> Page:
-    request = tenants_pb2.ListTenantsRequest(page_size=size, page_token=token)
+    request = tenant_requests_pb2.ListTenantsRequest(page_size=size, page_token=token)
     return _TOKENS.page(request, method="/List", parent="tenants/org_1", now=_NOW)
 
 
