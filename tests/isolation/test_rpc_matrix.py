@@ -25,9 +25,10 @@ COLLECTIONS: Final = (
 )  # fmt: skip
 # What is sent is valid but for an etag of yesterday, so that the tenants and their secrets stay as they are.
 STALE: Final = {
-    "SuspendTenant", "ReactivateTenant", "SealTenant", "UnsealTenant", "DeleteSecret", "DisableSecretVersion",
-    "EnableSecretVersion", "DestroySecretVersion", "RetireKeyVersion", "EnableKeyVersion", "ScheduleKeyDestruction",
-    "RestoreKey", "ApproveKeyUse", "DenyKeyUse", "EnableEscrow", "DisableEscrow",
+    "SuspendTenant", "ReactivateTenant", "SealTenant", "UnsealTenant", "DeleteTenant", "UndeleteTenant",
+    "DeleteSecret", "DisableSecretVersion", "EnableSecretVersion", "DestroySecretVersion", "RetireKeyVersion",
+    "EnableKeyVersion", "ScheduleKeyDestruction", "RestoreKey", "ApproveKeyUse", "DenyKeyUse", "EnableEscrow",
+    "DisableEscrow",
 }  # fmt: skip
 # What each tenant's escrow is past: it is on, and its recovery was cancelled.
 TOO_LATE: Final = {

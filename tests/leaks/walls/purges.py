@@ -123,6 +123,6 @@ WALLS: Final = (
         file=INDEX,
         before="                by_id.drop(tenant_id)\n",
         after="                pass\n",
-        noticed_by=(f"{INDEX_TESTS}::TestHistory::runTest",),
+        noticed_by=(f"{INDEX_TESTS}::test_a_purged_tenant_is_found_by_nothing_of_its_own",),
     ),
 )

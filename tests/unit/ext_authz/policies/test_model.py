@@ -196,3 +196,12 @@ def test_another_feed_is_taken_whole_or_not_at_all() -> None:
     assert index.refusal(change(policy(1), feed="feed-2", revision=6)) == "it continues a feed that is not held"
     assert index.refusal(change(policy(1), feed="feed-2", revision=1, snapshot=True)) is None
     assert index.refusal(change(policy(1), feed="", revision=6, snapshot=True)) == "it belongs to no feed"
+
+
+def test_a_purged_tenant_is_found_by_nothing_of_its_own() -> None:
+    known = Index(domain=DOMAIN).after(change(policy(1, kids=[11]), policy(2), revision=1, snapshot=True))
+    index = known.after(replace(change(revision=2), purged=("org_1", "org_7")))
+
+    assert list(index.by_id) == ["org_2"]
+    assert {held.tenant_id for held in (*index.by_host.values(), *index.by_kid.values())} == {"org_2"}
+    assert "org_1" in known.by_id
