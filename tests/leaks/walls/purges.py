@@ -5,7 +5,7 @@ from typing import Final
 from tests.leaks.model import Mutation
 
 MODEL: Final = "control_plane/tenants/model.py"
-SQL: Final = "control_plane/postgres/sql/system/0021_deletions.sql"
+SQL: Final = "control_plane/postgres/sql/system/0022_deletions.sql"
 PLAN: Final = "control_plane/purges/plan.py"
 STORE: Final = "control_plane/purges/store.py"
 DIRECTORY: Final = "control_plane/postgres/directory.py"
