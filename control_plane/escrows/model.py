@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,6 +14,7 @@ from control_plane.errors import EtagMismatchError, InvalidArgumentError, Precon
 from control_plane.keys.escrow import EscrowKey
 from control_plane.keys.model import Binding, IntegrityError, KekRef, WrappedKey
 from control_plane.recipients import hpke
+from control_plane.tokens.model import check_apart
 
 KIND: Final = "keys.recover"
 """The kind of the operations that recover keys."""
@@ -79,32 +81,38 @@ class Proposal:
     tenant_uid: UUID
     terms: Terms
     proposer: str
+    behind: frozenset[str]
+    """All who could have made the proposer's credential; nobody where that is not known."""
     create_time: datetime
     expire_time: datetime
 
     @property
     def digest(self) -> str:
-        """Over all of it: who confirms this digest confirms these recipients' keys, and no others."""
+        """Over all of it: who confirms this digest confirms these recipients' keys, and no others.
+
+        Who stands behind the proposer is in it, too: it is read again for the confirmation.
+        """
         return _digest(
-            b"bulkhead/escrow/proposal/1",
+            b"bulkhead/escrow/proposal/2",
             self.tenant_uid.bytes,
             self.id.bytes,
             self.proposer.encode(),
+            _digest(*(one.encode() for one in sorted(self.behind))),
             self.expire_time.isoformat().encode(),
             self.terms.digest,
         ).hex()
 
-    def check_confirmable(self, name: str, *, actor: str, digest: str, now: datetime) -> None:
-        """Raise for a proposal that is not to be confirmed, by this administrator, now, or in these words.
+    def check_confirmable(self, name: str, *, behind: AbstractSet[str], digest: str, now: datetime) -> None:
+        """Raise for a proposal that is not to be confirmed, by who has these `behind`, now, or in these words.
 
         Raises:
-            InvalidArgumentError, PreconditionError.
+            InvalidArgumentError: these are other words.
+            PolicyDeniedError: one person could have proposed it and confirm it.
+            PreconditionError: it has expired.
         """
         if now >= self.expire_time:
             raise no_proposal(name)
-        if actor == self.proposer:
-            text = f"{actor} has proposed it: another administrator of the tenant must confirm it"
-            raise PreconditionError(name, text, reason="ESCROW_SECOND_PERSON", proposer=self.proposer)
+        check_apart(self.behind, behind, name=name)
         if digest != self.digest:
             violations = Violations()
             violations.add("digest", "is not the digest of what is proposed", reason="DIGEST")

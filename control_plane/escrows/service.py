@@ -1,5 +1,6 @@
 """What can be done with escrows. One function, one transaction that changes something."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,9 +21,11 @@ from control_plane.keys import store as keys_store
 from control_plane.keys.model import KEK
 from control_plane.keys.store import StoredKey
 from control_plane.keys.wrapping import Wrapping
-from control_plane.postgres.database import SystemHandle, SystemTransaction
+from control_plane.postgres.database import SystemHandle, SystemTransaction, TenantHandle, TenantTransaction
 from control_plane.postgres.effects import Effect, JsonValue
 from control_plane.postgres.placement import Placement
+from control_plane.serving.principal import Principal
+from control_plane.tokens import store as tokens_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,8 @@ class Wish:
     placement: Placement
     terms: Terms
     actor: str
+    behind: frozenset[str]
+    """See `who_stands_behind`."""
     etag: str
     validate_only: bool = False
 
@@ -39,6 +44,16 @@ class Wish:
 def escrow_name(placement: Placement) -> str:
     """Name a tenant's escrow as a resource."""
     return f"tenants/{placement.tenant_id}/escrow"
+
+
+async def who_stands_behind(tenant: TenantHandle, principal: Principal) -> frozenset[str]:
+    """Say who stands behind an administrator's credential, by the tenant's own rows. It does not change."""
+
+    async def read(tx: TenantTransaction) -> frozenset[str]:
+        tx.unchanged()
+        return await tokens_store.find_behind(tx, principal)
+
+    return await tenant.run(read)
 
 
 async def overview(tx: SystemTransaction, placement: Placement, *, now: datetime) -> Overview:
@@ -68,6 +83,7 @@ async def propose(system: SystemHandle, wish: Wish, *, now: datetime) -> Overvie
         tenant_uid=placement.uid,
         terms=wish.terms,
         proposer=wish.actor,
+        behind=wish.behind,
         create_time=now,
         expire_time=now + PROPOSED_FOR,
     )
@@ -95,26 +111,33 @@ async def propose(system: SystemHandle, wish: Wish, *, now: datetime) -> Overvie
 
 
 async def confirm(
-    system: SystemHandle, placement: Placement, *, digest: str, actor: str, wrapping: Wrapping, now: datetime
+    system: SystemHandle,
+    placement: Placement,
+    *,
+    digest: str,
+    behind: AbstractSet[str],
+    wrapping: Wrapping,
+    now: datetime,
 ) -> Overview:
     """Make the escrow that another administrator has proposed in these very terms: every key is copied.
 
     Raises:
         ConflictError: a key was made meanwhile, or another proposal; the same call may work at once.
         InvalidArgumentError: the digest is another one.
-        PreconditionError: nothing is proposed, by the caller itself, or a key is being rotated.
+        PolicyDeniedError: one person could have proposed it and confirm it.
+        PreconditionError: nothing is proposed, or a key is being rotated.
     """
 
     async def read(tx: SystemTransaction) -> tuple[Proposal, list[StoredKey]]:
         tx.unchanged()
-        proposal = await _confirmable(tx, placement, digest=digest, actor=actor, now=now)
+        proposal = await _confirmable(tx, placement, digest=digest, behind=behind, now=now)
         return proposal, await keys_store.all_of(tx, placement.uid)
 
     proposal, stored = await system.run(read)
     made = await make(wrapping, placement.uid, terms=proposal.terms, stored=stored, now=now)
 
     async def work(tx: SystemTransaction) -> Overview:
-        if await _confirmable(tx, placement, digest=digest, actor=actor, now=now) != proposal:
+        if await _confirmable(tx, placement, digest=digest, behind=behind, now=now) != proposal:
             raise ConflictError("something else was proposed meanwhile")
         await store.insert(tx, made)
         await store.delete_proposal(tx, placement.uid)
@@ -201,14 +224,14 @@ def recovery_in_progress(placement: Placement, recovery: str) -> PreconditionErr
 
 
 async def _confirmable(
-    tx: SystemTransaction, placement: Placement, *, digest: str, actor: str, now: datetime
+    tx: SystemTransaction, placement: Placement, *, digest: str, behind: AbstractSet[str], now: datetime
 ) -> Proposal:
     await hold(tx, placement)
     before = await overview(tx, placement, now=now)
     _check_off(before)
     if before.proposal is None:
         raise no_proposal(before.name)
-    before.proposal.check_confirmable(before.name, actor=actor, digest=digest, now=now)
+    before.proposal.check_confirmable(before.name, behind=behind, digest=digest, now=now)
     return before.proposal
 
 

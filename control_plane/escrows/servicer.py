@@ -49,6 +49,7 @@ class EscrowServicer(escrows_pb2_grpc.EscrowServiceServicer):
             placement=call.require_placement(),
             terms=_terms(request),
             actor=call.actor,
+            behind=await service.who_stands_behind(call.tenant(), call.require_principal()),
             etag=request.etag,
             validate_only=request.validate_only,
         )
@@ -61,7 +62,7 @@ class EscrowServicer(escrows_pb2_grpc.EscrowServiceServicer):
             call.system(),
             call.require_placement(),
             digest=request.digest,
-            actor=call.actor,
+            behind=await service.who_stands_behind(call.tenant(), call.require_principal()),
             wrapping=self._wrapping,
             now=datetime.now(UTC),
         )

@@ -142,7 +142,7 @@ async def find_proposal(tx: SystemTransaction, tenant_uid: UUID) -> Proposal | N
     """Return what is proposed for a tenant, expired or not."""
     row = await tx.fetch_one(
         """
-        SELECT id, tenant_uid, recipients, threshold, platform_may_begin, proposer, create_time, expire_time
+        SELECT id, tenant_uid, recipients, threshold, platform_may_begin, proposer, behind, create_time, expire_time
           FROM csm_system.escrow_proposals WHERE tenant_uid = %(tenant_uid)s
         """,
         {"tenant_uid": tenant_uid},
@@ -155,7 +155,7 @@ async def find_proposal(tx: SystemTransaction, tenant_uid: UUID) -> Proposal | N
     terms = Terms(
         recipients=recipients, threshold=row.pop("threshold"), platform_may_begin=row.pop("platform_may_begin")
     )
-    return Proposal(**row, terms=terms)
+    return Proposal(**{**row, "behind": frozenset(row["behind"])}, terms=terms)
 
 
 async def insert_proposal(tx: SystemTransaction, proposal: Proposal) -> None:
@@ -167,9 +167,9 @@ async def insert_proposal(tx: SystemTransaction, proposal: Proposal) -> None:
     await tx.execute(
         """
         INSERT INTO csm_system.escrow_proposals
-               (tenant_uid, id, recipients, threshold, platform_may_begin, proposer, create_time, expire_time)
+               (tenant_uid, id, recipients, threshold, platform_may_begin, proposer, behind, create_time, expire_time)
         VALUES (%(tenant_uid)s, %(id)s, %(recipients)s::jsonb, %(threshold)s, %(platform_may_begin)s, %(proposer)s,
-                %(create_time)s, %(expire_time)s)
+                %(behind)s::text[], %(create_time)s, %(expire_time)s)
         """,
         {
             "tenant_uid": proposal.tenant_uid,
@@ -178,6 +178,7 @@ async def insert_proposal(tx: SystemTransaction, proposal: Proposal) -> None:
             "threshold": proposal.terms.threshold,
             "platform_may_begin": proposal.terms.platform_may_begin,
             "proposer": proposal.proposer,
+            "behind": sorted(proposal.behind),
             "create_time": proposal.create_time,
             "expire_time": proposal.expire_time,
         },

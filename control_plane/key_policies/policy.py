@@ -6,15 +6,15 @@ what has become something else.
 """
 
 import hashlib
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from control_plane.errors import EtagMismatchError, PermissionDeniedError, PolicyDeniedError, PreconditionError
+from control_plane.errors import EtagMismatchError, PermissionDeniedError, PreconditionError
 from control_plane.key_policies.compare import loosenings
 from control_plane.key_policies.model import UNSET, Terms
+from control_plane.tokens.model import check_apart
 
 PROPOSAL_LIFETIME: Final = timedelta(hours=24)
 
@@ -138,10 +138,3 @@ class Policy:
 
     def _with(self, terms: Terms, now: datetime) -> "Policy":
         return replace(self, terms=terms, revision=self.revision + 1, update_time=now, proposal=None)
-
-
-def check_apart(one: AbstractSet[str], other: AbstractSet[str], *, name: str) -> None:
-    """Raise PolicyDeniedError unless it takes two to show both credentials: no one person stands behind each."""
-    if not one or not other or one & other:
-        text = "it takes another administrator, neither of whom has issued the other's token, nor one person both"
-        raise PolicyDeniedError(name, text, reason="SECOND_PERSON_NEEDED")

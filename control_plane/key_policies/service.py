@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from control_plane.errors import NotFoundError, UnavailableError
-from control_plane.ids import new_uuid, uuid_of
+from control_plane.ids import new_uuid
 from control_plane.key_policies import store
 from control_plane.key_policies.approvals import Approval, Wish
 from control_plane.key_policies.gate import approval_details, approval_name
@@ -20,7 +20,6 @@ from control_plane.postgres.effects import Effect, JsonValue
 from control_plane.postgres.placement import Placement
 from control_plane.serving.principal import TENANT_BOUND, Principal
 from control_plane.tokens import store as tokens_store
-from control_plane.tokens.model import ANYBODY, THE_PLATFORM, issuers_of
 
 _LOOK_AGAIN_S: Final = 0.02
 # Twelve seconds: longer than any statement of a tenant's may take.
@@ -207,14 +206,9 @@ async def _decide_use(
 
 
 async def _administrator(tx: TenantTransaction, principal: Principal) -> Administrator:
-    """Say who changes something, and who stands behind the credential: of a token that is not known, nobody can say."""
-    if principal.role not in TENANT_BOUND:
-        return Administrator(name=str(principal), is_tenants=False, behind=frozenset({THE_PLATFORM}))
-    token_id = uuid_of(principal.token_id or "")
-    issuers = await tokens_store.find_issuers(tx, token_id) if token_id else None
-    behind = frozenset() if issuers is None else frozenset(issuers_of(principal.subject, issuers))
-    known = frozenset() if ANYBODY in behind else behind
-    return Administrator(name=str(principal), is_tenants=True, behind=known)
+    """Say who changes something, and who stands behind the credential."""
+    behind = await tokens_store.find_behind(tx, principal)
+    return Administrator(name=str(principal), is_tenants=principal.role in TENANT_BOUND, behind=behind)
 
 
 def _told(terms: Terms) -> dict[str, JsonValue]:

@@ -20,7 +20,6 @@ from control_plane.serving.call import Call, current_call
 from control_plane.serving.fields import check_mask
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens
-from control_plane.serving.principal import Principal
 
 UPDATABLE: Final = ("enforced", "rules", "locked")
 _ChangeRequest = key_policies_pb2.UpdateKeyPolicyRequest | key_policies_pb2.ProposeKeyPolicyChangeRequest
@@ -63,7 +62,7 @@ class KeyPolicyServicer(key_policies_pb2_grpc.KeyPolicyServiceServicer):
         policy = await service.approve_change(
             call.tenant(),
             _proposal_id(request.change),
-            principal=_principal(call),
+            principal=call.require_principal(),
             system=call.database.system(),
             now=datetime.now(UTC),
         )
@@ -110,7 +109,7 @@ class KeyPolicyServicer(key_policies_pb2_grpc.KeyPolicyServiceServicer):
         violations.check()
         wish = Wish(uses=uses, lifetime=lifetime, now=datetime.now(UTC))
         approval = await service.approve_use(
-            call.tenant(), approval_id, principal=_principal(call), wish=wish, etag=request.etag
+            call.tenant(), approval_id, principal=call.require_principal(), wish=wish, etag=request.etag
         )
         return write_approval(approval, call.tenant_name)
 
@@ -120,7 +119,7 @@ class KeyPolicyServicer(key_policies_pb2_grpc.KeyPolicyServiceServicer):
     ) -> key_use_approvals_pb2.KeyUseApproval:
         call, approval_id = current_call(), _approval_id(request.name)
         approval = await service.deny_use(
-            call.tenant(), approval_id, principal=_principal(call), now=datetime.now(UTC), etag=request.etag
+            call.tenant(), approval_id, principal=call.require_principal(), now=datetime.now(UTC), etag=request.etag
         )
         return write_approval(approval, call.tenant_name)
 
@@ -138,14 +137,8 @@ def _change(request: _ChangeRequest, call: Call) -> service.Change:
         return read_terms(asked, mask, before.terms, violations=Violations())
 
     return service.Change(
-        terms=terms, principal=_principal(call), now=datetime.now(UTC), validate_only=request.validate_only
+        terms=terms, principal=call.require_principal(), now=datetime.now(UTC), validate_only=request.validate_only
     )
-
-
-def _principal(call: Call) -> Principal:
-    if call.principal is None:
-        raise RuntimeError(f"the rule of {call.method} lets in whoever shows no credential")
-    return call.principal
 
 
 def _proposal_id(text: str) -> UUID:

@@ -63,6 +63,13 @@ class Call:
             raise RuntimeError(message)
         return self.placement
 
+    def require_principal(self) -> Principal:
+        """Return who calls; RuntimeError for a rule that lets in whoever shows no credential."""
+        if self.principal is None:
+            message = f"the rule of {self.method} lets in whoever shows no credential"
+            raise RuntimeError(message)
+        return self.principal
+
     def system(self) -> SystemHandle:
         """Open the registry, audited as the rule says."""
         return self.database.system(before_commit=self._before_commit())

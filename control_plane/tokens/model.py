@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from control_plane.errors import PolicyDeniedError
+
 # As `Role` in rules.proto, in the words of the claim.
 TENANT_ROLES: Final = frozenset({"tenant-admin", "tenant-member", "auditor"})
 SCOPES: Final = frozenset({
@@ -103,6 +105,16 @@ def issuers_of(issuer: str, behind: AbstractSet[str]) -> tuple[str, ...]:
     """Say who stands behind a token that `issuer` issues, whose own credential has `behind` behind it."""
     found = tuple(sorted(behind | {issuer}))
     return found if len(found) <= _MOST_ISSUERS else (ANYBODY,)
+
+
+def check_apart(one: AbstractSet[str], other: AbstractSet[str], *, name: str) -> None:
+    """Raise PolicyDeniedError unless it takes two to show both credentials: no one person stands behind each.
+
+    Whoever has nobody behind is anybody. `name` is the resource that takes two administrators.
+    """
+    if not one or not other or one & other:
+        text = "it takes another administrator, neither of whom has issued the other's token, nor one person both"
+        raise PolicyDeniedError(name, text, reason="SECOND_PERSON_NEEDED")
 
 
 def subject_violation(subject: str) -> str | None:

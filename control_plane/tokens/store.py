@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from control_plane.ids import uuid_of
 from control_plane.postgres.database import TenantTransaction
-from control_plane.tokens.model import Enrolment, Token
+from control_plane.serving.principal import TENANT_BOUND, Principal
+from control_plane.tokens.model import ANYBODY, THE_PLATFORM, Enrolment, Token, issuers_of
 
 
 async def find(tx: TenantTransaction, token_id: UUID) -> Token | None:
@@ -55,6 +57,19 @@ async def find_issuers(tx: TenantTransaction, token_id: UUID) -> frozenset[str] 
     """Find who stands behind a token; None where that is not known."""
     row = await tx.fetch_one("SELECT issuers FROM tokens WHERE id = %(id)s", {"id": token_id})
     return None if row is None or row["issuers"] is None else frozenset(row["issuers"])
+
+
+async def find_behind(tx: TenantTransaction, principal: Principal) -> frozenset[str]:
+    """Find all who could have made a caller's credential, the caller among them; nobody where that is not known.
+
+    It is the same for as long as the token lives, whatever becomes of its issuers'.
+    """
+    if principal.role not in TENANT_BOUND:
+        return frozenset({THE_PLATFORM})
+    token_id = uuid_of(principal.token_id or "")
+    issuers = await find_issuers(tx, token_id) if token_id else None
+    behind = frozenset() if issuers is None else frozenset(issuers_of(principal.subject, issuers))
+    return frozenset() if ANYBODY in behind else behind
 
 
 async def revoke(tx: TenantTransaction, token_id: UUID, *, now: datetime) -> tuple[Token, int] | None:

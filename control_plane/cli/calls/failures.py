@@ -38,7 +38,6 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "TENANT_MISMATCH": "use a token of the tenant that you name",
     "ENROLMENT_CLOSED": "`{bulkhead} tokens issue TENANT --subject NAME --role tenant-admin` enrols another",
     "ROTATION_IN_PROGRESS": "`{bulkhead} operations list` shows how far it is",
-    "ESCROW_SECOND_PERSON": "another administrator of the tenant confirms it, with --token-file FILE",
     "ESCROW_NOT_PROPOSED": "`{bulkhead} keys escrow enable TENANT …` proposes one, for a day",
     "ESCROW_ON": "`{bulkhead} keys escrow disable TENANT` ends the one that there is",
     "ESCROW_OFF": "without an escrow keys come back from a backup of the vault, and from nowhere else",

@@ -11,14 +11,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from bulkhead.v1 import escrows_pb2
-from control_plane.errors import ConflictError, InvalidArgumentError, PreconditionError
+from control_plane.errors import ConflictError, InvalidArgumentError, PolicyDeniedError, PreconditionError
 from control_plane.escrows import store
 from control_plane.escrows.making import make
 from control_plane.escrows.model import Recipient, Terms
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import BUILT_IN, Purpose
 from control_plane.postgres.database import SystemTransaction
+from control_plane.postgres.placement import Placement
 from control_plane.recipients.hpke import PrivateKey
+from control_plane.serving.principal import Principal
 from tests.fixtures.escrow import PEOPLE, Ceremony
 
 OFF, ON = escrows_pb2.Escrow.OFF, escrows_pb2.Escrow.ON
@@ -41,23 +43,84 @@ async def test_an_escrow_needs_two_administrators_and_then_covers_every_key(escr
     assert enabled == await escrow.get(tenant)
 
 
-async def test_whoever_proposed_an_escrow_does_not_confirm_it(escrow: Ceremony) -> None:
+async def _refusal(escrow: Ceremony, tenant: Placement, digest: str, *, by: Principal | None = None) -> str:
+    """Return why a confirmation was refused, after which nothing is in escrow."""
+    with pytest.raises(PolicyDeniedError) as refused:
+        await escrow.confirm(tenant, digest, by=by)
+    assert (await escrow.rows(tenant))["tenant_escrows"] == 0
+    return refused.value.code
+
+
+@pytest.mark.behaviour("S2.13", "H26")
+async def test_nobody_makes_up_who_confirms_their_escrow(escrow: Ceremony) -> None:
+    """By the token they proposed with, by one that they have issued, by that one's child, by another of their own."""
     tenant = await escrow.cell.tenant()
-    proposed = await escrow.propose(tenant)
+    token = await escrow.cell.token(tenant, subject="alice", issuer="alice")
+    alice = await escrow.cell.verifier.verify(token)
+    child = await escrow.made_up(tenant, "zoe", by=token)
+    parent = await escrow.cell.token(tenant, subject="zoe", issuer="alice")
+    grandchild = await escrow.made_up(tenant, "yan", by=parent)
+    again = await escrow.made_up(tenant, "alice")
+    digest = (await escrow.propose(tenant, by=alice)).proposal.digest
+    refusals = [await _refusal(escrow, tenant, digest, by=who) for who in (alice, child, grandchild, again)]
 
-    with pytest.raises(PreconditionError) as refused:
-        await escrow.confirm(tenant, proposed.proposal.digest, subject="alice")
-    assert refused.value.code == "ESCROW_SECOND_PERSON"
-    assert (await escrow.get(tenant)).state == OFF
+    assert refusals == ["SECOND_PERSON_NEEDED"] * 4
+    assert (await escrow.confirm(tenant, digest)).state == ON
 
 
-async def test_what_was_swapped_in_the_database_after_it_was_proposed_is_not_confirmed(escrow: Ceremony) -> None:
+@pytest.mark.behaviour("S2.13", "H26")
+async def test_the_platform_does_not_make_up_both_who_enable_an_escrow(escrow: Ceremony) -> None:
+    tenant = await escrow.cell.tenant()
+    eve, mallory = [await escrow.made_up(tenant, subject) for subject in ("eve", "mallory")]
+    digest = (await escrow.propose(tenant, by=eve)).proposal.digest
+    refusal = await _refusal(escrow, tenant, digest, by=mallory)
+
+    assert refusal == "SECOND_PERSON_NEEDED"
+    # Whom it has vouched for, and one who has enrolled, are two.
+    assert (await escrow.confirm(tenant, digest)).state == ON
+
+
+async def test_who_stands_behind_a_token_does_not_change_when_theirs_is_revoked(escrow: Ceremony) -> None:
+    tenant = await escrow.cell.tenant()
+    token = await escrow.cell.token(tenant, subject="alice", issuer="alice")
+    digest = (await escrow.propose(tenant, by=await escrow.cell.verifier.verify(token))).proposal.digest
+    child = await escrow.made_up(tenant, "zoe", by=token)
+    await escrow.execute("UPDATE tenant_org_1.tokens SET revoke_time = now() WHERE subject = 'alice'")
+
+    assert await _refusal(escrow, tenant, digest, by=child) == "SECOND_PERSON_NEEDED"
+
+
+@pytest.mark.parametrize("subject", ["alice", "bob"])
+async def test_with_a_token_from_before_issuers_were_kept_no_escrow_is_enabled(escrow: Ceremony, subject: str) -> None:
+    tenant = await escrow.cell.tenant()
+    alice, bob = [await escrow.administrator(tenant, name) for name in ("alice", "bob")]
+    await escrow.execute(f"UPDATE tenant_org_1.tokens SET issuers = NULL WHERE subject = '{subject}'")
+    digest = (await escrow.propose(tenant, by=alice)).proposal.digest
+
+    assert await _refusal(escrow, tenant, digest, by=bob) == "SECOND_PERSON_NEEDED"
+
+
+async def test_a_proposal_from_before_it_said_who_stands_behind_it_is_confirmed_by_nobody(escrow: Ceremony) -> None:
+    tenant = await escrow.cell.tenant()
+    await escrow.propose(tenant)
+    await escrow.execute("UPDATE csm_system.escrow_proposals SET behind = DEFAULT")
+    digest = (await escrow.get(tenant)).proposal.digest
+
+    assert await _refusal(escrow, tenant, digest) == "SECOND_PERSON_NEEDED"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["recipients = jsonb_set(recipients, '{{1,public}}', '\"{eve}\"')", "behind = '{{carol}}'"],
+    ids=["a recipient", "the proposer"],
+)
+async def test_what_was_swapped_in_the_database_after_it_was_proposed_is_not_confirmed(
+    escrow: Ceremony, change: str
+) -> None:
     tenant = await escrow.cell.tenant()
     proposed = await escrow.propose(tenant)
     eve = base64.b64encode(PrivateKey.generate().public).decode()
-    await escrow.execute(
-        f"UPDATE csm_system.escrow_proposals SET recipients = jsonb_set(recipients, '{{1,public}}', '\"{eve}\"')"
-    )
+    await escrow.execute(f"UPDATE csm_system.escrow_proposals SET {change.format(eve=eve)}")
 
     with pytest.raises(InvalidArgumentError, match="digest"):
         await escrow.confirm(tenant, proposed.proposal.digest)

@@ -21,9 +21,10 @@ async def test_each_call_answers_what_is_so_then(escrow: Ceremony) -> None:
         for name in PEOPLE
     ]
     wish = escrows_pb2.EnableEscrowRequest(name=NAME, recipients=recipients, threshold=3, platform_may_begin=True)
-    proposed = await escrow.calling(tenant, "EnableEscrow").EnableEscrow(wish, CONTEXT)
+    alice, bob = [await escrow.administrator(tenant, subject) for subject in ("alice", "bob")]
+    proposed = await escrow.calling(tenant, "EnableEscrow", by=alice).EnableEscrow(wish, CONTEXT)
     confirmation = escrows_pb2.ConfirmEscrowRequest(name=NAME, digest=proposed.proposal.digest)
-    enabled = await escrow.calling(tenant, "ConfirmEscrow", subject="bob").ConfirmEscrow(confirmation, CONTEXT)
+    enabled = await escrow.calling(tenant, "ConfirmEscrow", by=bob).ConfirmEscrow(confirmation, CONTEXT)
     found = await escrow.calling(tenant, "GetEscrow").GetEscrow(escrows_pb2.GetEscrowRequest(name=NAME), CONTEXT)
     asked = recoveries_pb2.BeginRecoveryRequest(parent=PARENT, reason="a drill")
     begun = await escrow.calling(tenant, "BeginRecovery").BeginRecovery(asked, CONTEXT)

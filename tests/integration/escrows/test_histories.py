@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulkhead.v1 import escrows_pb2, recoveries_pb2
-from control_plane.errors import PreconditionError
+from control_plane.errors import PolicyDeniedError, PreconditionError
 from control_plane.operations.model import OperationState
 from control_plane.postgres.placement import Placement
+from control_plane.serving.principal import Principal
 from tests.fixtures.escrow import PEOPLE, Ceremony
 
 EXAMPLES: Final = 25
@@ -31,6 +32,8 @@ class History:
 
     ceremony: Ceremony
     tenant: Placement
+    alice: Principal
+    bob: Principal
     is_on: bool = False
     digest: str = ""
     recovery: recoveries_pb2.KeyRecovery | None = None
@@ -46,11 +49,11 @@ class History:
         match what:
             case "propose":
                 proposed = await self._refused_for(
-                    "ESCROW_ON" if self.is_on else "", self.ceremony.propose(self.tenant)
+                    "ESCROW_ON" if self.is_on else "", self.ceremony.propose(self.tenant, by=self.alice)
                 )
                 self.digest = proposed.proposal.digest if proposed else self.digest
             case "confirm" | "confirm alone":
-                await self._confirm(subject="alice" if what == "confirm alone" else "bob")
+                await self._confirm(by=self.alice if what == "confirm alone" else self.bob)
             case "disable":
                 if await self._refused_for(self._in_recovery(), self.ceremony.disable(self.tenant)):
                     self.is_on, self.digest = False, ""
@@ -85,10 +88,10 @@ class History:
         assert keks == {self.kek} | ({self.latest_kek} if self.recovery else set())
         assert await self.ceremony.ring.other_process().derive(self.tenant, b"label")
 
-    async def _confirm(self, *, subject: str) -> None:
+    async def _confirm(self, *, by: Principal) -> None:
         code = "ESCROW_ON" if self.is_on else "ESCROW_NOT_PROPOSED" if not self.digest else ""
-        code = code or ("ESCROW_SECOND_PERSON" if subject == "alice" else "")
-        asked = self.ceremony.confirm(self.tenant, self.digest, subject=subject)
+        code = code or ("SECOND_PERSON_NEEDED" if by == self.alice else "")
+        asked = self.ceremony.confirm(self.tenant, self.digest, by=by)
         if await self._refused_for(code, asked):
             self.is_on, self.digest = True, ""
 
@@ -127,7 +130,7 @@ class History:
         """Return what comes; None where it is refused, for what it has to be."""
         if not code:
             return await asked
-        with pytest.raises(PreconditionError) as refused:
+        with pytest.raises((PolicyDeniedError, PreconditionError)) as refused:
             await asked
         assert refused.value.code == code
         return None
@@ -141,7 +144,8 @@ async def test_whatever_is_done_to_an_escrow_it_is_whole_or_not_there(
     escrow: Ceremony, before: list[str], steps: list[str]
 ) -> None:
     tenant = await escrow.cell.tenant(f"org_{next(_numbers)}")
-    history = History(ceremony=escrow, tenant=tenant)
+    alice, bob = [await escrow.administrator(tenant, subject) for subject in ("alice", "bob")]
+    history = History(ceremony=escrow, tenant=tenant, alice=alice, bob=bob)
     for step in [*before, *steps]:
         await history.step(step)
         await history.check()

@@ -7,7 +7,13 @@ from uuid import UUID
 
 import pytest
 
-from control_plane.errors import EtagMismatchError, InvalidArgumentError, PreconditionError, Violations
+from control_plane.errors import (
+    EtagMismatchError,
+    InvalidArgumentError,
+    PolicyDeniedError,
+    PreconditionError,
+    Violations,
+)
 from control_plane.escrows.model import (
     Afterwards,
     Approval,
@@ -30,9 +36,11 @@ PROPOSAL: Final = Proposal(
     tenant_uid=TENANT,
     terms=TERMS,
     proposer="tenant-admin:alice",
+    behind=frozenset({"alice", "carol"}),
     create_time=NOW,
     expire_time=NOW + timedelta(days=1),
 )
+BOB: Final = frozenset({"bob", "dora"})
 RECOVERY: Final = Recovery(
     id=UUID(int=3),
     tenant_uid=TENANT,
@@ -87,6 +95,8 @@ def test_a_proposals_digest_is_over_all_that_it_says() -> None:
         replace(PROPOSAL, id=UUID(int=9)),
         replace(PROPOSAL, tenant_uid=UUID(int=9)),
         replace(PROPOSAL, proposer="tenant-admin:bob"),
+        replace(PROPOSAL, behind=frozenset({"alice"})),
+        replace(PROPOSAL, behind=frozenset({"alicecarol"})),
         replace(PROPOSAL, expire_time=NOW),
         replace(PROPOSAL, terms=replace(TERMS, threshold=3)),
         replace(PROPOSAL, terms=replace(TERMS, platform_may_begin=True)),
@@ -99,25 +109,43 @@ def test_a_proposals_digest_is_over_all_that_it_says() -> None:
 
 
 def test_another_administrator_confirms_what_was_proposed() -> None:
-    PROPOSAL.check_confirmable("e", actor="tenant-admin:bob", digest=PROPOSAL.digest, now=NOW)
+    PROPOSAL.check_confirmable("e", behind=BOB, digest=PROPOSAL.digest, now=NOW)
 
 
 @pytest.mark.behaviour("S2.13")
-def test_whoever_proposed_it_cannot_confirm_it() -> None:
-    with pytest.raises(PreconditionError) as refused:
-        PROPOSAL.check_confirmable("e", actor="tenant-admin:alice", digest=PROPOSAL.digest, now=NOW)
+@pytest.mark.parametrize(
+    "behind",
+    [
+        # Whoever proposed it.
+        {"alice", "carol"},
+        # Bob, whose token Alice has issued; or who has issued Alice's.
+        {"bob", "alice"},
+        {"bob", "carol"},
+        # Nobody knows.
+        set(),
+    ],
+)
+def test_one_person_does_not_stand_behind_who_proposed_it_and_who_confirms_it(behind: set[str]) -> None:
+    with pytest.raises(PolicyDeniedError) as refused:
+        PROPOSAL.check_confirmable("e", behind=behind, digest=PROPOSAL.digest, now=NOW)
 
-    assert refused.value.code == "ESCROW_SECOND_PERSON"
+    assert refused.value.code == "SECOND_PERSON_NEEDED"
+
+
+def test_what_was_proposed_by_nobody_knows_whom_is_confirmed_by_nobody() -> None:
+    unknown = replace(PROPOSAL, behind=frozenset())
+    with pytest.raises(PolicyDeniedError):
+        unknown.check_confirmable("e", behind=BOB, digest=unknown.digest, now=NOW)
 
 
 def test_other_words_than_those_that_were_proposed_are_not_confirmed() -> None:
     with pytest.raises(InvalidArgumentError, match="digest"):
-        PROPOSAL.check_confirmable("e", actor="tenant-admin:bob", digest="0" * 64, now=NOW)
+        PROPOSAL.check_confirmable("e", behind=BOB, digest="0" * 64, now=NOW)
 
 
 def test_a_proposal_expires() -> None:
     with pytest.raises(PreconditionError) as refused:
-        PROPOSAL.check_confirmable("e", actor="tenant-admin:bob", digest=PROPOSAL.digest, now=NOW + timedelta(days=1))
+        PROPOSAL.check_confirmable("e", behind=BOB, digest=PROPOSAL.digest, now=NOW + timedelta(days=1))
 
     assert refused.value.code == "ESCROW_NOT_PROPOSED"
 

@@ -165,9 +165,9 @@ class EscrowProposal(_message.Message):
     platform_may_begin: _builtins.bool
     """Whether the platform's administrator may begin a recovery."""
     proposer: _builtins.str
-    """Who has proposed it, and cannot confirm it."""
+    """Who has proposed it. Nobody confirms it behind whose credential one of those stands who stand behind theirs."""
     digest: _builtins.str
-    """Over all of it, the recipients' keys included: what is confirmed."""
+    """Over all of it, the recipients' keys and who stands behind the proposer's credential included: what is confirmed."""
     @_builtins.property
     def recipients(self) -> _containers.RepeatedCompositeFieldContainer[Global___EscrowRecipient]:
         """Who is to have a share."""

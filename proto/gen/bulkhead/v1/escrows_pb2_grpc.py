@@ -28,7 +28,8 @@ if _version_not_supported:
 
 class EscrowServiceStub:
     """Has a tenant's keys in escrow, where the tenant wants that: none is by default. Two administrators of the tenant decide
-    it, and nobody else. With an escrow, keys can be had back when the KEK is lost, by the recipients and not without them.
+    it, behind whose credentials no one person stands, and nobody else. With an escrow, keys can be had back when the KEK is
+    lost, by the recipients and not without them.
     """
 
     def __init__(self, channel):
@@ -81,7 +82,8 @@ class EscrowServiceStub:
 
 class EscrowServiceServicer:
     """Has a tenant's keys in escrow, where the tenant wants that: none is by default. Two administrators of the tenant decide
-    it, and nobody else. With an escrow, keys can be had back when the KEK is lost, by the recipients and not without them.
+    it, behind whose credentials no one person stands, and nobody else. With an escrow, keys can be had back when the KEK is
+    lost, by the recipients and not without them.
     """
 
     def GetEscrow(self, request, context):
@@ -100,8 +102,10 @@ class EscrowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmEscrow(self, request, context):
-        """Confirm what another administrator has proposed. All keys are copied before it answers; those that are made later are
-        copied as they are stored.
+        """Confirm what another administrator has proposed. Not for whoever has proposed it, nor with a credential behind which
+        one of those stands who stand behind the proposer's: who has issued it, who has issued theirs, and so on, the platform
+        being one (`SECOND_PERSON_NEEDED`). All keys are copied before it answers; those that are made later are copied as they
+        are stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,7 +202,8 @@ def add_EscrowServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class EscrowService:
     """Has a tenant's keys in escrow, where the tenant wants that: none is by default. Two administrators of the tenant decide
-    it, and nobody else. With an escrow, keys can be had back when the KEK is lost, by the recipients and not without them.
+    it, behind whose credentials no one person stands, and nobody else. With an escrow, keys can be had back when the KEK is
+    lost, by the recipients and not without them.
     """
 
     @staticmethod

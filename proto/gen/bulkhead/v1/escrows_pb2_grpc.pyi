@@ -29,7 +29,8 @@ GRPC_VERSION: str
 
 class EscrowServiceStub:
     """Has a tenant's keys in escrow, where the tenant wants that: none is by default. Two administrators of the tenant decide
-    it, and nobody else. With an escrow, keys can be had back when the KEK is lost, by the recipients and not without them.
+    it, behind whose credentials no one person stands, and nobody else. With an escrow, keys can be had back when the KEK is
+    lost, by the recipients and not without them.
     """
 
     @_typing.overload
@@ -43,8 +44,10 @@ class EscrowServiceStub:
     proposal takes its place.
     """
     ConfirmEscrow: _grpc.UnaryUnaryMultiCallable[_escrows_pb2.ConfirmEscrowRequest, _escrows_pb2.Escrow]
-    """Confirm what another administrator has proposed. All keys are copied before it answers; those that are made later are
-    copied as they are stored.
+    """Confirm what another administrator has proposed. Not for whoever has proposed it, nor with a credential behind which
+    one of those stands who stand behind the proposer's: who has issued it, who has issued theirs, and so on, the platform
+    being one (`SECOND_PERSON_NEEDED`). All keys are copied before it answers; those that are made later are copied as they
+    are stored.
     """
     DisableEscrow: _grpc.UnaryUnaryMultiCallable[_escrows_pb2.DisableEscrowRequest, _escrows_pb2.Escrow]
     """End an escrow at once: its copies and shares are deleted, and a proposal, too. The entry in the tenant's audit log
@@ -66,7 +69,8 @@ class EscrowServiceStub:
 @_typing.type_check_only
 class EscrowServiceAsyncStub(EscrowServiceStub):
     """Has a tenant's keys in escrow, where the tenant wants that: none is by default. Two administrators of the tenant decide
-    it, and nobody else. With an escrow, keys can be had back when the KEK is lost, by the recipients and not without them.
+    it, behind whose credentials no one person stands, and nobody else. With an escrow, keys can be had back when the KEK is
+    lost, by the recipients and not without them.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,8 +81,10 @@ class EscrowServiceAsyncStub(EscrowServiceStub):
     proposal takes its place.
     """
     ConfirmEscrow: _aio.UnaryUnaryMultiCallable[_escrows_pb2.ConfirmEscrowRequest, _escrows_pb2.Escrow]  # type: ignore[assignment]
-    """Confirm what another administrator has proposed. All keys are copied before it answers; those that are made later are
-    copied as they are stored.
+    """Confirm what another administrator has proposed. Not for whoever has proposed it, nor with a credential behind which
+    one of those stands who stand behind the proposer's: who has issued it, who has issued theirs, and so on, the platform
+    being one (`SECOND_PERSON_NEEDED`). All keys are copied before it answers; those that are made later are copied as they
+    are stored.
     """
     DisableEscrow: _aio.UnaryUnaryMultiCallable[_escrows_pb2.DisableEscrowRequest, _escrows_pb2.Escrow]  # type: ignore[assignment]
     """End an escrow at once: its copies and shares are deleted, and a proposal, too. The entry in the tenant's audit log
@@ -99,7 +105,8 @@ class EscrowServiceAsyncStub(EscrowServiceStub):
 
 class EscrowServiceServicer(metaclass=_abc_1.ABCMeta):
     """Has a tenant's keys in escrow, where the tenant wants that: none is by default. Two administrators of the tenant decide
-    it, and nobody else. With an escrow, keys can be had back when the KEK is lost, by the recipients and not without them.
+    it, behind whose credentials no one person stands, and nobody else. With an escrow, keys can be had back when the KEK is
+    lost, by the recipients and not without them.
     """
 
     @_abc_1.abstractmethod
@@ -126,8 +133,10 @@ class EscrowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _escrows_pb2.ConfirmEscrowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_escrows_pb2.Escrow, _abc.Awaitable[_escrows_pb2.Escrow]]:
-        """Confirm what another administrator has proposed. All keys are copied before it answers; those that are made later are
-        copied as they are stored.
+        """Confirm what another administrator has proposed. Not for whoever has proposed it, nor with a credential behind which
+        one of those stands who stand behind the proposer's: who has issued it, who has issued theirs, and so on, the platform
+        being one (`SECOND_PERSON_NEEDED`). All keys are copied before it answers; those that are made later are copied as they
+        are stored.
         """
 
     @_abc_1.abstractmethod
