@@ -54,27 +54,45 @@ def lose_kek(stack: Stack, uid: UUID) -> None:
     assert stack.bulkhead("up", "--detach").returncode == 0
 
 
+def made_up(stack: Stack, folder: Path, name: str, *by: str) -> str:
+    """Have the platform, or whoever is named, issue an administrator's token."""
+    file = str(folder / f"{name}.token")
+    done(stack, "tokens", "issue", TENANT, "--role", "tenant-admin", "--subject", name, "--out", file, *by)
+    return file
+
+
 def administrators(stack: Stack, folder: Path) -> tuple[str, str]:
-    files = (str(folder / "alice.token"), str(folder / "dave.token"))
-    for name, file in zip(("alice", "dave"), files, strict=True):
-        done(
-            stack, "tokens", "issue", TENANT, "--role", "tenant-admin", "--subject", name, "--ttl", "12h", "--out", file
-        )
-    return files
+    """The first administrator by the invitation, and another whom the platform vouches for."""
+    invitation, first = str(folder / "invitation"), str(folder / "admin.token")
+    assert stack.bulkhead("tokens", "enrolment", TENANT, "--out", invitation).returncode == 0
+    redeemed = stack.bulkhead("tokens", "redeem", TENANT, "--file", invitation, "--out", first)
+    assert redeemed.returncode == 0, redeemed.stderr + stack.logs()
+    return first, made_up(stack, folder, "dave")
 
 
-def enable(stack: Stack, folder: Path, *, alice: str, dave: str) -> Any:
+def refused(stack: Stack, *arguments: str) -> tuple[int, str]:
+    ran = stack.bulkhead(*arguments, "--json")
+    return ran.returncode, json.loads(ran.stderr)["error"]["reason"]
+
+
+def enable(stack: Stack, folder: Path, *, admin: str, dave: str) -> Any:
+    """Enable it, which neither one person nor the platform does by credentials that they have made up."""
     named = []
     for person in PEOPLE:
         done(stack, "keys", "escrow", "recipient-key", "new", str(folder / person))
         named += ["--recipient", f"{person}={folder / person}.pub"]
-    proposed = done(stack, "keys", "escrow", "enable", TENANT, *named, "--threshold", "2", "--token-file", alice)
-    digest = proposed["proposal"]["digest"]
-    own = stack.bulkhead("keys", "escrow", "confirm", TENANT, "--digest", digest, "--token-file", alice)
-    assert "ESCROW_SECOND_PERSON" in own.stderr
+    wish = ("keys", "escrow", "enable", TENANT, *named, "--threshold", "2", "--token-file")
+    confirm = ("keys", "escrow", "confirm", TENANT, "--digest")
+    platforms = done(stack, *wish, dave)["proposal"]["digest"]
+    both = refused(stack, *confirm, platforms, "--token-file", made_up(stack, folder, "eve"))
+    digest = done(stack, *wish, admin)["proposal"]["digest"]
+    child = made_up(stack, folder, "zoe", "--token-file", admin)
+    refusals = [refused(stack, *confirm, digest, "--token-file", file) for file in (admin, child)]
+
+    assert [both, *refusals] == [(3, "SECOND_PERSON_NEEDED")] * 3
     # Nor is it the platform's.
-    assert stack.bulkhead("keys", "escrow", "confirm", TENANT, "--digest", digest).returncode == 3
-    return done(stack, "keys", "escrow", "confirm", TENANT, "--digest", digest, "--token-file", dave)
+    assert refused(stack, *confirm, digest) == (3, "ROLE_NOT_ALLOWED")
+    return done(stack, *confirm, digest, "--token-file", dave)
 
 
 def approve(stack: Stack, folder: Path, person: str, *, file: Path, session: str) -> list[str]:
@@ -86,7 +104,7 @@ def approve(stack: Stack, folder: Path, person: str, *, file: Path, session: str
         *("--key", str(folder / person), "--session", session, "--out", str(out)),
     )  # fmt: skip
     assert (said["recipient"], out.stat().st_mode & 0o777) == (person, 0o600)
-    assert (said["beginner"], said["reason"]) == ("tenant-admin:alice", "the device is gone")
+    assert (said["beginner"], said["reason"]) == ("tenant-admin:admin", "the device is gone")
     return ["keys", "escrow", "submit", said["recovery"], "--recipient", person, "--file", str(out)]
 
 
@@ -97,14 +115,14 @@ def test_a_lost_kek_is_recovered_by_the_command_line_alone(stack: Stack, tmp_pat
     issue = ("certificates", "issue", TENANT, "--csr", str(tmp_path / "csr.pem"))
     uid = UUID(done(stack, "tenants", "create", TENANT)["uid"])
     before = done(stack, *issue)
-    alice, dave = administrators(stack, tmp_path)
-    enabled = enable(stack, tmp_path, alice=alice, dave=dave)
+    first_admin, dave = administrators(stack, tmp_path)
+    enabled = enable(stack, tmp_path, admin=first_admin, dave=dave)
     lose_kek(stack, uid)
     lost = [stack.bulkhead("certificates", "get", before["name"]), stack.bulkhead(*issue)]
     # Nobody but the tenant begins it: it has not agreed to that.
     stranger = stack.bulkhead("keys", "escrow", "begin", TENANT, "--reason", "to look")
     file = tmp_path / "recovery.json"
-    admin = ("--token-file", alice)
+    admin = ("--token-file", first_admin)
     begun = done(stack, "keys", "escrow", "begin", TENANT, "--reason", "the device is gone", "--out", str(file), *admin)
     session = begun["session_fingerprint"]
     wrong = stack.bulkhead(

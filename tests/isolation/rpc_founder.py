@@ -159,7 +159,7 @@ class Founder:
 
     def _recovery(self, parent: str) -> str:
         """Have the keys in escrow, as two of the tenant's own administrators, and a recovery that was cancelled."""
-        name, admin, second = f"{parent}/escrow", self._admin(parent), self._admin(parent, "second")
+        name, admin, second = f"{parent}/escrow", self._enrolled(parent), self._admin(parent)
         recipients = [
             escrows_pb2.EscrowRecipient(name=person, public_key=PrivateKey.generate().public)
             for person in ("ann", "bob")
@@ -172,8 +172,16 @@ class Founder:
         self._escrows.CancelRecovery(recoveries_pb2.CancelRecoveryRequest(name=begun.name), metadata=admin)
         return begun.name
 
-    def _admin(self, parent: str, subject: str = "founder") -> Metadata:
-        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject=subject, role=rules_pb2.ROLE_TENANT_ADMIN)
+    def _enrolled(self, parent: str) -> Metadata:
+        """Enrol the tenant's first administrator, whom nobody has made up."""
+        name = f"{parent}/enrolment"
+        asked = tokens_pb2.GetEnrolmentTokenRequest(name=name)
+        invitation = self._tokens.GetEnrolmentToken(asked, metadata=self._metadata).enrolment_token
+        redeemed = tokens_pb2.RedeemEnrolmentTokenRequest(name=name, enrolment_token=invitation)
+        return (bearer(self._tokens.RedeemEnrolmentToken(redeemed).token),)
+
+    def _admin(self, parent: str) -> Metadata:
+        wanted = tokens_pb2.IssueTokenRequest(parent=parent, subject="founder", role=rules_pb2.ROLE_TENANT_ADMIN)
         return (bearer(self._tokens.IssueToken(wanted, metadata=self._metadata).token),)
 
     def _done(self, begun: operations_pb2.Operation) -> None:

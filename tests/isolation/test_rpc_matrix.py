@@ -30,8 +30,9 @@ STALE: Final = {
     "EnableKeyVersion", "ScheduleKeyDestruction", "RestoreKey", "ApproveKeyUse", "DenyKeyUse", "EnableEscrow",
     "DisableEscrow",
 }  # fmt: skip
-# What each tenant's escrow is past: it is on, and its recovery was cancelled.
+# What each tenant is past: its first administrator has enrolled, its escrow is on, and the recovery was cancelled.
 TOO_LATE: Final = {
+    "GetEnrolmentToken": "ENROLMENT_CLOSED",
     "ConfirmEscrow": "ESCROW_ON", "ApproveRecovery": "RECOVERY_ENDED", "CancelRecovery": "RECOVERY_ENDED",
 }  # fmt: skip
 # What is sent is refused by the servicer itself: taken, it would make the edge one that others wait for; or it is no

@@ -13,6 +13,7 @@ RECOVERING: Final = "control_plane/escrows/recovering.py"
 RECOVERIES: Final = "control_plane/escrows/recoveries.py"
 SERVICE: Final = "control_plane/escrows/service.py"
 SERVICER: Final = "control_plane/escrows/servicer.py"
+PEOPLE: Final = "control_plane/tokens/model.py"
 COPIES: Final = "control_plane/keys/escrow.py"
 WRAPPING: Final = "control_plane/keys/wrapping.py"
 KEYS_STORE: Final = "control_plane/keys/store.py"
@@ -26,6 +27,7 @@ PROTO: Final = "proto/bulkhead/v1/escrows.proto"
 HPKE_TESTS: Final = "tests/unit/recipients/test_hpke.py"
 CEREMONY_TESTS: Final = "tests/unit/recipients/test_ceremony.py"
 MODEL_TESTS: Final = "tests/unit/escrows/test_escrows_model.py"
+APART_TESTS: Final = "tests/unit/tokens/test_apart.py"
 COPIES_TESTS: Final = "tests/unit/keys/test_escrow.py"
 ENABLING: Final = "tests/integration/escrows/test_enabling.py"
 RECOVERY: Final = "tests/integration/escrows/test_recovery.py"
@@ -101,9 +103,44 @@ _DECIDED: Final = (
     Mutation(
         name="one administrator enables an escrow alone",
         file=MODEL,
-        before="if actor == self.proposer:",
-        after="if not actor:",
-        noticed_by=(f"{MODEL_TESTS}::test_whoever_proposed_it_cannot_confirm_it",),
+        before="        check_apart(self.behind, behind, name=name)\n",
+        after="",
+        noticed_by=(f"{MODEL_TESTS}::test_one_person_does_not_stand_behind_who_proposed_it_and_who_confirms_it",),
+    ),
+    Mutation(
+        name="whoever has issued both administrators' tokens enables an escrow alone",
+        file=PEOPLE,
+        before="    if not one or not other or one & other:\n",
+        after="    if not one or not other or one == other:\n",
+        noticed_by=(
+            f"{APART_TESTS}::test_credentials_that_one_person_could_have_made_are_one",
+            f"{ENABLING}::test_nobody_makes_up_who_confirms_their_escrow",
+            f"{ENABLING}::test_the_platform_does_not_make_up_both_who_enable_an_escrow",
+        ),
+    ),
+    Mutation(
+        name="a proposal of an escrow forgets who stands behind it",
+        file=SERVICE,
+        before="        behind=wish.behind,\n",
+        after="        behind=frozenset({wish.actor}),\n",
+        noticed_by=(f"{ENABLING}::test_nobody_makes_up_who_confirms_their_escrow",),
+    ),
+    Mutation(
+        name="who confirms an escrow stands behind their token alone",
+        file=SERVICER,
+        before="digest=request.digest,\n            behind=await service.who_stands_behind(",
+        after="digest=request.digest,\n            behind=(lambda *_: frozenset({call.actor}))(",
+        noticed_by=(f"{ENABLING}::test_nobody_makes_up_who_confirms_their_escrow",),
+    ),
+    Mutation(
+        name="whoever can write into the database says who stands behind a proposal of an escrow",
+        file=MODEL,
+        before="            _digest(*(one.encode() for one in sorted(self.behind))),\n",
+        after="",
+        noticed_by=(
+            f"{MODEL_TESTS}::test_a_proposals_digest_is_over_all_that_it_says",
+            f"{ENABLING}::test_what_was_swapped_in_the_database_after_it_was_proposed_is_not_confirmed",
+        ),
     ),
     Mutation(
         name="an escrow is confirmed in whatever words",

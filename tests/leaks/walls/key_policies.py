@@ -17,6 +17,8 @@ KEY_USES: Final = "control_plane/encryption/uses.py"
 SECRETS: Final = "control_plane/secrets/service.py"
 TOKENS: Final = "control_plane/tokens/service.py"
 GRANTS: Final = "control_plane/tokens/servicer.py"
+PEOPLE: Final = "control_plane/tokens/model.py"
+ISSUERS: Final = "control_plane/tokens/store.py"
 UNIT: Final = "tests/unit/key_policies"
 DECIDE_TESTS: Final = f"{UNIT}/test_decide.py"
 COMPARE_TESTS: Final = f"{UNIT}/test_compare.py"
@@ -176,7 +178,7 @@ _CHANGES: Final = (
     ),
     Mutation(
         name="a credential of which nobody knows who issued it approves a change",
-        file=POLICY,
+        file=PEOPLE,
         before="    if not one or not other or one & other:\n",
         after="    if one & other:\n",
         noticed_by=(f"{POLICY_TESTS}::test_one_person_does_not_stand_behind_both",),
@@ -297,7 +299,7 @@ _CONSENTS: Final = (
     ),
     Mutation(
         name="of a token from before nobody has to know who issued it",
-        file=SERVICE,
+        file=ISSUERS,
         before="    behind = frozenset() if issuers is None else frozenset(issuers_of(principal.subject, issuers))\n",
         after="    behind = frozenset(issuers_of(principal.subject, issuers or frozenset()))\n",
         noticed_by=(f"{CHANGES}::test_a_token_from_before_issuers_were_kept_approves_nothing",),
