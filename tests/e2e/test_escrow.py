@@ -35,7 +35,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
 
 def done(stack: Stack, *arguments: str) -> Any:
     ran = stack.bulkhead(*arguments, "--json")
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, ran.stderr + stack.logs()
     return json.loads(ran.stdout)
 
 
