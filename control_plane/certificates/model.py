@@ -10,6 +10,7 @@ from uuid import UUID
 
 from control_plane.errors import Violations
 from control_plane.ids import TenantId, uuid_of
+from control_plane.keys.model import Purpose
 
 DEFAULT_PROFILE: Final = "private"
 SHORTEST_VALIDITY: Final = timedelta(minutes=1)
@@ -86,6 +87,8 @@ class Certificate:
     """Of the object's text. None once the certificate was given up: it can never become active then."""
     create_time: datetime
     expire_time: datetime
+    authority_version: int
+    """Which version of the tenant's authority has signed it."""
     revoke_time: datetime | None = None
     revoke_reason: str = ""
     request_id: UUID | None = None
@@ -123,6 +126,11 @@ def certificate_name(tenant_id: TenantId, certificate_id: UUID) -> str:
 def authority_name(tenant_id: TenantId) -> str:
     """Name the tenant's certificate authority as a resource."""
     return f"tenants/{tenant_id}/certificateAuthority"
+
+
+def authority_version_name(tenant_id: TenantId, version: int) -> str:
+    """Name a version of the authority's key as a resource."""
+    return f"tenants/{tenant_id}/keys/{Purpose.AUTHORITY}/versions/{version}"
 
 
 def certificate_id(segment: str) -> UUID | None:

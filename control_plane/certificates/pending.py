@@ -98,7 +98,7 @@ async def publish(
     finally:
         # Also on a COMMIT whose answer was lost: an active certificate cannot be given up.
         if not active:
-            await _withdraw(certificate, objects=objects, drafts=drafts)
+            await withdraw(certificate, objects=objects, drafts=drafts)
     if not active:
         # This took so long that a repeated request took over, or a sweep.
         raise _under_way()
@@ -154,7 +154,8 @@ def audit_details(certificate: Certificate) -> dict[str, str]:
     return {"serial_number": certificate.serial_number, "subject": certificate.subject}
 
 
-async def _withdraw(certificate: Certificate, *, objects: ObjectStore, drafts: TenantHandle) -> None:
+async def withdraw(certificate: Certificate, *, objects: ObjectStore, drafts: TenantHandle) -> None:
+    """Give up a certificate that was claimed, and delete what is left of it. An active one stays as it is."""
     try:
         given_up = await drafts.run(lambda tx: store.give_up(tx, certificate.id))
     except DomainError as error:

@@ -25,8 +25,9 @@ from control_plane.certificates.model import (
 )
 from control_plane.certificates.signing import pem_chain, sign_certificate, term
 from control_plane.certificates.signing_request import KEY_POLICY, SigningRequest, read_signing_request
-from control_plane.errors import NotFoundError, PreconditionError, Violations
+from control_plane.errors import ConflictError, NotFoundError, PreconditionError, Violations
 from control_plane.ids import TenantId, new_uuid
+from control_plane.keys.authorities import Authority
 from control_plane.keys.model import IntegrityError
 from control_plane.keys.service import TenantKeys
 from control_plane.objects.store import ObjectStore
@@ -36,6 +37,8 @@ from control_plane.postgres.placement import Placement
 
 # A text never changes. It makes room for others sooner, where nobody asks for it.
 _CACHED_FOR: Final = timedelta(hours=24)
+# How many may have signed before the one that does: a rotation takes longer than an issue.
+_MOST_AUTHORITIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,8 @@ class Certificates:
         order = await self._order(asked, drafts)
         if isinstance(order, Certificate):
             return order
-        return (await self._signed(order, drafts.placement)).certificate
+        draft, _ = await self._signed(order, drafts.placement)
+        return draft.certificate
 
     async def issue(self, asked: Asked, *, drafts: TenantHandle, effects: TenantHandle) -> Issued:
         """Issue a certificate; for a repeated request, return the one that it was answered with.
@@ -94,14 +98,19 @@ class Certificates:
         order = await self._order(asked, drafts)
         if isinstance(order, Certificate):
             return await self.get(order, drafts.placement)
-        draft = await self._signed(order, drafts.placement)
-        claimed = await pending.claim(draft.certificate, drafts, clock=self._clock)
-        if claimed.id != draft.certificate.id:
-            return await self.get(claimed, drafts.placement)
-        active = await pending.publish(
-            draft.certificate, text=draft.pem_chain, objects=self._objects, drafts=drafts, effects=effects
-        )
-        return Issued(certificate=active, pem_chain=draft.pem_chain)
+        for _ in range(_MOST_AUTHORITIES):
+            draft, authority = await self._signed(order, drafts.placement)
+            claimed = await pending.claim(draft.certificate, drafts, clock=self._clock)
+            if claimed.id != draft.certificate.id:
+                return await self.get(claimed, drafts.placement)
+            # After that: who retires a version looks for what it has signed when it signs no more.
+            if await self._keys.signs(drafts.placement, authority):
+                active = await pending.publish(
+                    draft.certificate, text=draft.pem_chain, objects=self._objects, drafts=drafts, effects=effects
+                )
+                return Issued(certificate=active, pem_chain=draft.pem_chain)
+            await pending.withdraw(draft.certificate, objects=self._objects, drafts=drafts)
+        raise ConflictError("the tenant's certificate authority is being replaced")
 
     async def get(self, certificate: Certificate, placement: Placement) -> Issued:
         """Return the certificate with its text, which is the one that was stored for this row, wherever it is found.
@@ -182,9 +191,10 @@ class Certificates:
             request_hash=request_hash,
         )
 
-    async def _signed(self, order: _Order, placement: Placement) -> Issued:
-        """Make the certificate, and its row; nothing is stored yet."""
-        authority = await self._keys.authority(placement)
+    async def _signed(self, order: _Order, placement: Placement) -> tuple[Issued, Authority]:
+        """Make the certificate, and its row; nothing is stored yet. Say which authority has signed it."""
+        authorities = await self._keys.authorities(placement)
+        authority = authorities.signing
         now, serial = self._clock(), x509.random_serial_number()
         set_term = term(authority.certificate, serial_number=serial, now=now, validity=order.validity)
         if set_term is None:
@@ -193,7 +203,7 @@ class Certificates:
         signed = await asyncio.to_thread(
             sign_certificate, order.request, set_term, authority=authority.certificate, key=authority.private_key
         )
-        text = pem_chain(signed, authority.certificate)
+        text = pem_chain(signed, authorities)
         certificate_id = new_uuid()
         certificate = Certificate(
             id=certificate_id,
@@ -206,10 +216,11 @@ class Certificates:
             sha256=hashlib.sha256(text.encode()).digest(),
             create_time=now,
             expire_time=signed.not_valid_after_utc,
+            authority_version=authority.version,
             request_id=order.request_id,
             request_hash=order.request_hash,
         )
-        return Issued(certificate=certificate, pem_chain=text)
+        return Issued(certificate=certificate, pem_chain=text), authority
 
 
 def _check(violations: Violations, profile: str, *, tenant_id: TenantId) -> None:

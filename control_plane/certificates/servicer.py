@@ -14,6 +14,7 @@ from control_plane.certificates.model import (
     Asked,
     Certificate,
     authority_name,
+    authority_version_name,
     certificate_id,
     certificate_name,
     reason_violation,
@@ -98,11 +99,12 @@ class CertificateServicer(certificates_pb2_grpc.CertificateServiceServicer):
         self, request: certificates_pb2.GetCertificateAuthorityRequest, context: Context
     ) -> certificates_pb2.CertificateAuthority:
         placement = current_call().require_placement()
-        authority = await self._keys.authority(placement)
+        authorities = await self._keys.authorities(placement)
         return certificates_pb2.CertificateAuthority(
             name=authority_name(placement.tenant_id),
-            pem=pem(authority.certificate),
+            pem="".join(map(pem, authorities.trusted)),
             hsm_backed=self._keys.hsm_backed,
+            key_version=authority_version_name(placement.tenant_id, authorities.signing.version),
         )
 
 
@@ -149,6 +151,7 @@ def to_proto(certificate: Certificate, tenant_id: TenantId) -> certificates_pb2.
         dns_names=certificate.dns_names,
         profile=certificate.profile,
         revoke_reason=certificate.revoke_reason,
+        authority_version=authority_version_name(tenant_id, certificate.authority_version),
     )
     message.create_time.FromDatetime(certificate.create_time)
     message.expire_time.FromDatetime(certificate.expire_time)

@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from control_plane.certificates.signing_request import SigningRequest
 from control_plane.keys.algorithms import SigningKey, signing_hash
+from control_plane.keys.authorities import Authorities, key_identifier
 
 BACKDATED: Final = timedelta(minutes=5)
 """How far the clocks of those who verify may be behind ours."""
@@ -67,9 +68,12 @@ def sign_certificate(
     return builder.sign(key, signing_hash(key))
 
 
-def pem_chain(certificate: x509.Certificate, authority: x509.Certificate) -> str:
-    """Render the certificate, then its authority's (RFC 7468)."""
-    return pem(certificate) + pem(authority)
+def pem_chain(certificate: x509.Certificate, authorities: Authorities) -> str:
+    """Render the certificate, what leads from its authority to those before it, and its authority's (RFC 7468).
+
+    In this order, since some follow the first that fits: to one that they trust, or to one that they do not know.
+    """
+    return "".join(map(pem, (certificate, *authorities.crosses, authorities.signing.certificate)))
 
 
 def pem(certificate: x509.Certificate) -> str:
@@ -93,5 +97,4 @@ def _key_usage(request: SigningRequest) -> x509.KeyUsage:
 
 
 def _authority_key_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    own = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_identifier(authority))

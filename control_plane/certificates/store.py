@@ -36,9 +36,10 @@ async def insert_pending(tx: TenantTransaction, certificate: Certificate) -> boo
             """
             INSERT INTO certificates
                 (id, state, serial_number, subject, dns_names, profile, object_path, sha256, create_time, expire_time,
-                 request_id, request_hash)
+                 authority_version, request_id, request_hash)
             VALUES (%(id)s, 'PENDING', %(serial_number)s, %(subject)s, %(dns_names)s, %(profile)s, %(object_path)s,
-                    %(sha256)s, %(create_time)s, %(expire_time)s, %(request_id)s, %(request_hash)s)
+                    %(sha256)s, %(create_time)s, %(expire_time)s, %(authority_version)s, %(request_id)s,
+                    %(request_hash)s)
             ON CONFLICT ON CONSTRAINT certificates_request_id_key DO NOTHING
             """,
             {
@@ -51,6 +52,7 @@ async def insert_pending(tx: TenantTransaction, certificate: Certificate) -> boo
                 "sha256": certificate.sha256,
                 "create_time": certificate.create_time,
                 "expire_time": certificate.expire_time,
+                "authority_version": certificate.authority_version,
                 "request_id": certificate.request_id,
                 "request_hash": certificate.request_hash,
             },
@@ -154,6 +156,18 @@ async def revoke(tx: TenantTransaction, certificate_id: UUID, *, reason: str, no
     return None if row is None else _certificate(row)
 
 
+async def needed_authorities(tx: TenantTransaction, *, now: datetime) -> list[int]:
+    """List the versions of the authority that have signed what is valid still, or may become so. Reads all rows."""
+    rows = await tx.fetch_all(
+        """
+        SELECT DISTINCT authority_version FROM certificates
+        WHERE expire_time > %(now)s AND state <> 'REVOKED' AND sha256 IS NOT NULL
+        """,
+        {"now": now},
+    )
+    return sorted(row["authority_version"] for row in rows)
+
+
 def _certificate(row: Mapping[str, Any]) -> Certificate:
     return Certificate(
         id=row["id"],
@@ -166,6 +180,7 @@ def _certificate(row: Mapping[str, Any]) -> Certificate:
         sha256=row["sha256"],
         create_time=row["create_time"],
         expire_time=row["expire_time"],
+        authority_version=row["authority_version"],
         revoke_time=row["revoke_time"],
         revoke_reason=row["revoke_reason"],
         request_id=row["request_id"],

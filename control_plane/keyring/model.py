@@ -23,15 +23,12 @@ STEPS: Final[Mapping[str, tuple[str, ...]]] = {
     Purpose.STORAGE.value: ("version", "objects", "rows", "retirement"),
     Purpose.SERVICES.value: ("version",),
     Purpose.TOKENS.value: ("publication", "edges", "use"),
+    Purpose.AUTHORITY.value: ("publication", "use", "retirement"),
 }
 """The steps of a rotation, by key. A built-in key without any is not rotated."""
 NAMED_STEPS: Final = ("version",)
 """Those of a key of a tenant's own."""
 _NOT_ROTATED: Final[Mapping[str, str]] = {
-    Purpose.AUTHORITY.value: (
-        "the certificates that it has signed name it and nothing else: it would take a second authority beside it, "
-        "both trusted by the tenant's clients and by the edge, until the last certificate of the old one has expired"
-    ),
     Purpose.ENROLMENT.value: (
         "what it derives is stored nowhere and says no version: it would take new passwords for the tenant's database "
         "and cache logins in the same moment, and open enrolments would end"
@@ -123,9 +120,9 @@ class VersionState(StrEnum):
 
 
 _CHANGED_BY_HAND: Final[Mapping[VersionState, Sequence[str]]] = {
-    # What it seals is with others, who alone know when nothing is left.
-    VersionState.RETIRED: (Purpose.SERVICES.value,),
-    VersionState.ENABLED: (Purpose.SERVICES.value, Purpose.STORAGE.value),
+    # What it seals is with others, who alone know when nothing is left; what it signed is not to be believed any more.
+    VersionState.RETIRED: (Purpose.SERVICES.value, Purpose.AUTHORITY.value),
+    VersionState.ENABLED: (Purpose.SERVICES.value, Purpose.STORAGE.value, Purpose.AUTHORITY.value),
 }
 
 
@@ -205,8 +202,8 @@ class Key:
         if self.id not in _CHANGED_BY_HAND[state]:
             text = f"versions of {self.id} are not brought into that state by hand: its rotation sees to them"
             raise PreconditionError(name, text, reason="KEY_VERSION_NOT_CHANGED", key=self.id)
-        if version is self.primary and state is VersionState.RETIRED:
-            text = f"{name} is what seals; rotate the key first"
+        if version.version >= self.primary.version and state is VersionState.RETIRED:
+            text = f"{name} is what seals or signs, or what will; rotate the key first"
             raise PreconditionError(name, text, reason="KEY_VERSION_PRIMARY")
 
     def check_rotatable(self) -> None:

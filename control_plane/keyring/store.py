@@ -191,6 +191,20 @@ async def is_used_since(
     return row is not None and bool(row["is_used"])
 
 
+async def is_made_since(
+    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, ago: timedelta
+) -> bool:
+    """Say whether a version has been there for that long, used or not, by the database's clock."""
+    row = await tx.fetch_one(
+        """
+        SELECT create_time <= now() - %(ago)s::interval AS is_made FROM csm_system.tenant_keys
+         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND version = %(version)s
+        """,
+        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "ago": ago},
+    )
+    return row is not None and bool(row["is_made"])
+
+
 async def retire_before(
     tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, kept: Sequence[int]
 ) -> list[int]:

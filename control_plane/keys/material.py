@@ -47,6 +47,8 @@ class Material:
     """32 random bytes, an Ed25519 seed, or another private key in PKCS #8 DER."""
     public: bytes | None
     """A public key for tokens (`write_token_key`), an X.509 certificate in DER, or nothing for a symmetric key."""
+    cross: bytes | None = None
+    """Of an authority that took another's place: the same key's certificate by that one, in DER."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +66,6 @@ class TokenKey:
     kid: UUID
     tenant_uid: UUID
     public_key: TokenPublicKey
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Authority:
-    """A tenant's certificate authority."""
-
-    certificate: x509.Certificate
-    private_key: SigningKey = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +103,7 @@ def new_material(purpose: Purpose, *, holder: Holder, now: datetime, make: MakeK
             return Material(private=private, public=write_token_key(token_key.public_key()))
         case Purpose.AUTHORITY:
             authority_key = make(holder.authority_algorithm)
-            certificate = _authority_certificate(authority_key, holder=holder, now=now)
+            certificate = authority_certificate(authority_key, name=_authority_name(holder), now=now)
             return Material(
                 private=private_der(authority_key),
                 public=certificate.public_bytes(serialization.Encoding.DER),
@@ -182,14 +176,29 @@ def _parsed_certificate(der: bytes) -> x509.Certificate:
         raise IntegrityError("the certificate of an authority") from None
 
 
-def _authority_certificate(key: SigningKey, *, holder: Holder, now: datetime) -> x509.Certificate:
+def _authority_name(holder: Holder) -> x509.Name:
     # Two tenants may share a display name; two authorities must not share a subject (RFC 5280, 4.1.2.4).
-    name = x509.Name(
+    return x509.Name(
         [
             x509.NameAttribute(NameOID.COMMON_NAME, common_name(holder.display_name, otherwise=holder.tenant_id)),
             x509.NameAttribute(NameOID.SERIAL_NUMBER, str(holder.tenant_uid)),
         ]
     )
+
+
+def authority_certificate(
+    key: SigningKey,
+    *,
+    name: x509.Name,
+    now: datetime,
+    last: datetime | None = None,
+    signer: tuple[x509.Certificate, SigningKey] | None = None,
+) -> x509.Certificate:
+    """Certify that an authority has that key: by itself, or by another of the same name, which has signed until now.
+
+    Below it are leaves, and where it certifies itself the one that will take its place: that one is self-issued, and
+    does not count (RFC 5280, 6.1.4), but for many who verify it does.
+    """
     usage = x509.KeyUsage(
         key_cert_sign=True,
         crl_sign=True,
@@ -201,16 +210,21 @@ def _authority_certificate(key: SigningKey, *, holder: Holder, now: datetime) ->
         encipher_only=False,
         decipher_only=False,
     )
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now)
-        .not_valid_after(now + AUTHORITY_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .not_valid_after(last or now + AUTHORITY_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1 if signer is None else 0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, signing_hash(key))
     )
+    if signer is None:
+        return builder.sign(key, signing_hash(key))
+    certificate, signing_key = signer
+    own = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+    return builder.add_extension(by, critical=False).sign(signing_key, signing_hash(signing_key))

@@ -4,70 +4,37 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncGenerator, AsyncIterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 from uuid import UUID
 
-import structlog
+from typing_extensions import override
 
-from control_plane.errors import DomainError, UnavailableError
 from control_plane.keys import store
 from control_plane.keys.algorithms import DEFAULT_AUTHORITY, CertificatePolicy, KeyAlgorithm
-from control_plane.keys.cache import Answers, KeyCache
-from control_plane.keys.material import (
-    Authority,
-    Holder,
-    Material,
-    TokenKey,
-    TokenSigner,
-    authority_pair,
-    new_material,
-    token_key_pair,
-)
-from control_plane.keys.model import (
-    BUILT_IN,
-    FIRST_OBJECT_VERSION,
-    NEVER_ROTATED,
-    IntegrityError,
-    KekRef,
-    MissingKeyError,
-    Purpose,
-)
+from control_plane.keys.authorities import Authorities, Authority, authorities, authority_of
+from control_plane.keys.cache import KeyCache
+from control_plane.keys.material import Holder, TokenKey, TokenSigner, new_material, token_key_pair
+from control_plane.keys.model import BUILT_IN, FIRST_OBJECT_VERSION, KekRef, MissingKeyError, Purpose
 from control_plane.keys.named import store as named_store
 from control_plane.keys.named.model import NamedKey
 from control_plane.keys.named.rsa_pool import RsaPool
+from control_plane.keys.opening import KEPT_FOR, OpenKeys
 from control_plane.keys.sealing.objects import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault, RootOfTrust
 from control_plane.keys.wrapping import Wrapping
-from control_plane.postgres.database import Database, SystemTransaction
+from control_plane.postgres.database import Database
 from control_plane.postgres.placement import Placement
 from control_plane.token_keys import TokenAlgorithm, read_token_key
 
 _FIRST_VERSION: Final = 1
-# What a destroyed or rotated key may still be used for by a process that has not heard of it.
-_LIFETIME: Final = timedelta(minutes=5)
-# How long another process may go on with the version of before a rotation: this, and what a slow query takes on top.
-_NEWEST: Final = timedelta(milliseconds=750)
-# By looking, since what is called out (NOTIFY) may be missed.
-_SEALS_SEEN_EVERY: Final = timedelta(milliseconds=500)
-_OPEN_KEYS: Final = 4096
 _TOKEN_KEYS: Final = 16_384
 _LOGIN_LABEL: Final = b"database login 1"
 
-_log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OpenKey:
-    id: UUID
-    version: int
-    material: Material = field(repr=False)
-
-
-class TenantKeys:
+class TenantKeys(OpenKeys):
     """The keys of all tenants of a cell. Needs read access to `csm_system.tenant_keys`; `create` and `destroy` more.
 
     Opened keys are kept for five minutes, a sealed tenant's and retired ones for a second at most, while `run` runs and
@@ -80,15 +47,10 @@ class TenantKeys:
 
     def __init__(self, vault: KeyVault, database: Database, *, pool: RsaPool | None = None) -> None:
         """Keys are made and opened by `vault`, and kept, wrapped, in `database`; RSA keys come from `pool`."""
+        super().__init__(vault, database)
         self.pool = pool or RsaPool()
-        self._vault = vault
         self._wrapping = Wrapping(vault)
-        self._system = database.system()
-        self._open: KeyCache[tuple[UUID, str, int], _OpenKey] = KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
-        self._newest: Answers[tuple[UUID, str], int] = Answers(
-            fresh=_NEWEST, kept=KeyCache(lifetime=_LIFETIME, capacity=_OPEN_KEYS)
-        )
-        self._token_keys: KeyCache[UUID, TokenKey] = KeyCache(lifetime=_LIFETIME, capacity=_TOKEN_KEYS)
+        self._token_keys: KeyCache[UUID, TokenKey] = KeyCache(lifetime=KEPT_FOR, capacity=_TOKEN_KEYS)
 
     @property
     def hsm_backed(self) -> bool:
@@ -148,34 +110,10 @@ class TenantKeys:
                 await self._vault.destroy_kek(kek)
         self.forget(placement.uid)
 
+    @override
     def forget(self, tenant_uid: UUID) -> None:
-        """Drop a tenant's opened keys from this process's memory."""
-        self._open.forget(tenant_uid)
-        self._newest.forget(tenant_uid)
+        super().forget(tenant_uid)
         self._token_keys.forget(tenant_uid)
-
-    def look_again(self, tenant_uid: UUID) -> None:
-        """Have this process find out anew which versions of a tenant's keys are the newest. What is open stays open."""
-        self._newest.forget(tenant_uid)
-
-    async def run(self) -> None:
-        """Drop what must not be used any more, twice a second, until cancelled: also where nobody calls for it."""
-        while True:
-            try:
-                await self.forget_unusable()
-            except DomainError as error:
-                _log.warning("seals_unseen", reason=error.code)
-            await asyncio.sleep(_SEALS_SEEN_EVERY.total_seconds())
-
-    async def forget_unusable(self) -> None:
-        """Drop what is open of sealed tenants, or retired. What is just being opened is found the next time."""
-        owners = self._open.owners()
-        if owners:
-            for tenant_uid in await self._system.run(lambda tx: store.sealed(tx, owners)):
-                self._open.forget(tenant_uid)
-            for key in await self._system.run(lambda tx: store.retired(tx, owners)):
-                if key in self._open:
-                    self._open.forget(key[0])
 
     async def encrypt(
         self, placement: Placement, plaintext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION
@@ -276,10 +214,21 @@ class TenantKeys:
         return found
 
     async def authority(self, placement: Placement) -> Authority:
-        """Return the tenant's own certificate authority."""
-        key = await self._opened(placement.uid, Purpose.AUTHORITY)
-        certificate, private_key = authority_pair(key.material)
-        return Authority(certificate=certificate, private_key=private_key)
+        """Return the tenant's own certificate authority: the version that signs."""
+        return (await self.authorities(placement)).signing
+
+    async def authorities(self, placement: Placement) -> Authorities:
+        """Return that, and all versions that the tenant's certificates are verified against."""
+        opened, signing = await self._all_opened(placement.uid, Purpose.AUTHORITY)
+        return authorities([authority_of(each.material, version=each.version) for each in opened], signing=signing)
+
+    async def signs(self, placement: Placement, authority: Authority) -> bool:
+        """Say whether it is the version that signs, at this very moment: a query each time, and no answer of before."""
+        usable = await self._usable(placement.uid, Purpose.AUTHORITY)
+        if authority.version == next((each.version for each in usable if each.is_used), None):
+            return True
+        self.look_again(placement.uid)
+        return False
 
     async def certificate_policy(self, placement: Placement) -> CertificatePolicy:
         """Return what the tenant wants of its certificates, as it is now: a query each time."""
@@ -323,65 +272,5 @@ class TenantKeys:
         opened = await self._opened(tenant_uid, Purpose.STORAGE, version=version)
         return StorageKey(version=opened.version, private=opened.material.private)
 
-    async def _usable(self, tenant_uid: UUID, key_id: str) -> list[StoredKey]:
-        """List the versions of a key that may be opened: of a sealed tenant none, whoever asks."""
-
-        async def read(tx: SystemTransaction) -> list[StoredKey]:
-            await store.check_unsealed(tx, tenant_uid)
-            return await store.enabled_of(tx, tenant_uid, key_id)
-
-        return await self._system.run(read)
-
     async def _stored(self, tenant_uid: UUID) -> list[StoredKey]:
         return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))
-
-    async def _opened(self, tenant_uid: UUID, key_id: str, *, version: int | None = None) -> _OpenKey:
-        """Open the key of that version, or the newest that is used."""
-        known = self._newest.get if key_id not in NEVER_ROTATED else self._newest.last
-        wanted = version or known((tenant_uid, key_id))
-        kept = self._open.get((tenant_uid, key_id, wanted)) if wanted else None
-        if kept is not None:
-            return kept
-        try:
-            return await self._found(tenant_uid, key_id, version=version)
-        except UnavailableError:
-            last = None if version else self._newest.last((tenant_uid, key_id))
-            kept = self._open.get((tenant_uid, key_id, last)) if last else None
-            if kept is None:
-                raise
-            return kept
-
-    async def _found(self, tenant_uid: UUID, key_id: str, *, version: int | None) -> _OpenKey:
-        since, asked = self._open.epoch, self._newest.epoch
-        stored = await self._chosen(tenant_uid, key_id, version=version)
-        opened = self._open.get((tenant_uid, key_id, stored.version))
-        if opened is None:
-            try:
-                opened = await self._unwrapped(stored)
-            except MissingKeyError:
-                # Its KEK may have been replaced since the row was read.
-                again = await self._chosen(tenant_uid, key_id, version=version)
-                if again.kek == stored.kek:
-                    raise
-                opened = await self._unwrapped(again)
-            self._open.put((tenant_uid, key_id, opened.version), opened, owner=tenant_uid, since=since)
-        if version is None:
-            self._newest.put((tenant_uid, key_id), opened.version, owner=tenant_uid, since=asked)
-        return opened
-
-    async def _chosen(self, tenant_uid: UUID, key_id: str, *, version: int | None) -> StoredKey:
-        for stored in await self._usable(tenant_uid, key_id):
-            if stored.is_used if version is None else stored.version == version:
-                return stored
-        if version is not None:
-            await self._system.run(lambda tx: store.check_enabled(tx, tenant_uid, key_id=key_id, version=version))
-        raise MissingKeyError(f"{key_id} key {version or ''} of tenant {tenant_uid}")
-
-    async def _unwrapped(self, stored: StoredKey) -> _OpenKey:
-        try:
-            private = await self._vault.unwrap(stored.kek, stored.wrapped, aad=stored.binding.aad())
-        except IntegrityError:
-            # Someone has changed, or moved, what is in the database.
-            _log.error("wrapped_key_refused", tenant_uid=str(stored.tenant_uid), purpose=stored.purpose.value)
-            raise
-        return _OpenKey(id=stored.id, version=stored.version, material=Material(private=private, public=stored.public))

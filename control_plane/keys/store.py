@@ -31,6 +31,8 @@ class StoredKey:
     """Whether it is for what is new, too, unless there is a newer one; else it was published only."""
     named: str = ""
     """What its tenant calls it, where the tenant has made it; empty for what every tenant has."""
+    cross: bytes | None = field(default=None, repr=False)
+    """Of an authority: see `Material`. Only where its versions are read."""
     copy: Copy | None = field(default=None, repr=False)
     """For the tenant's escrow: of a new key, or where copies were asked for."""
 
@@ -98,7 +100,7 @@ async def enabled_of(tx: SystemTransaction, tenant_uid: UUID, key_id: str) -> li
     rows = await tx.fetch_all(
         """
         SELECT id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public,
-               use_time IS NOT NULL AS is_used
+               cross_certificate AS cross, use_time IS NOT NULL AS is_used
           FROM csm_system.tenant_keys
          WHERE tenant_uid = %(tenant_uid)s AND key_id = %(key_id)s AND state = 'ENABLED'
          ORDER BY version DESC
@@ -231,9 +233,10 @@ async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> in
         found = await tx.execute(
             """
             INSERT INTO csm_system.tenant_keys
-                   (id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public, state, use_time)
+                   (id, tenant_uid, purpose, key_id, version, algorithm, kek_version, wrapped, public,
+                    cross_certificate, state, use_time)
             VALUES (%(id)s, %(tenant_uid)s, %(purpose)s, %(key_id)s, %(version)s, %(algorithm)s, %(kek_version)s,
-                    %(wrapped)s, %(public)s, 'ENABLED', CASE WHEN %(is_used)s THEN now() END)
+                    %(wrapped)s, %(public)s, %(cross)s, 'ENABLED', CASE WHEN %(is_used)s THEN now() END)
             ON CONFLICT ON CONSTRAINT tenant_keys_version_key DO NOTHING
             """,
             {
@@ -246,6 +249,7 @@ async def insert_missing(tx: SystemTransaction, keys: Iterable[StoredKey]) -> in
                 "kek_version": key.kek_version,
                 "wrapped": key.wrapped,
                 "public": key.public,
+                "cross": key.cross,
                 "is_used": key.is_used,
             },
         )

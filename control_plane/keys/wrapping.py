@@ -1,5 +1,6 @@
 """New versions and new KEKs for tenants' keys: what is done in the vault. No key leaves here; nothing is stored."""
 
+import asyncio
 import hmac
 import secrets
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from typing import Final
 from uuid import UUID
 
 from control_plane.ids import new_uuid
+from control_plane.keys.algorithms import STORED_AS
+from control_plane.keys.authorities import next_authority
 from control_plane.keys.escrow import Copy, EscrowKey, check, check_voucher, copied, opened, root_check, voucher
 from control_plane.keys.material import Holder, Material, check_public_half, new_material
 from control_plane.keys.model import KEY_BYTES, IntegrityError, KekRef, MissingKeyError, Purpose, WrappedKey
@@ -59,6 +62,27 @@ class Wrapping:
         material = new_material(purpose, holder=holder, now=now)
         made = _unwrapped(material, purpose, holder=holder, kek=kek, version=version)
         return await self._with_copy(await self._wrapped(made, material.private), material.private, beside=beside)
+
+    async def next_authority(
+        self, placement: Placement, before: StoredKey, *, version: int, beside: Siblings, now: datetime
+    ) -> StoredKey:
+        """Make the version of a tenant's authority that takes the place of `before`, as `new_version` does."""
+        title = f"{Purpose.AUTHORITY} key of tenant {placement.uid}"
+        old = Material(private=await self.opened(before), public=before.public)
+        material, algorithm = await asyncio.to_thread(next_authority, old, now=now)
+        unwrapped = StoredKey(
+            id=new_uuid(),
+            tenant_uid=placement.uid,
+            purpose=Purpose.AUTHORITY,
+            version=version,
+            algorithm=STORED_AS[algorithm],
+            kek_version=_newest_kek(beside, title=title).version,
+            public=material.public,
+            wrapped=WrappedKey(b""),
+            cross=material.cross,
+        )
+        made = await self._wrapped(unwrapped, material.private)
+        return await self._with_copy(made, material.private, beside=beside)
 
     async def first_version(self, material: Material, purpose: Purpose, *, holder: Holder, kek: KekRef) -> StoredKey:
         """Wrap the first version of a new tenant's key, as `new_version` does."""

@@ -31,6 +31,7 @@ from typing import Final
 from tests.leaks.model import Mutation
 from tests.leaks.walls import (
     audit,
+    authorities,
     budgets,
     caches,
     callers,
@@ -67,6 +68,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *keys.WALLS,
     *key_policies.WALLS,
     *rotations.WALLS,
+    *authorities.WALLS,
     *resealing.WALLS,
     *own_keys.WALLS,
     *devices.WALLS,

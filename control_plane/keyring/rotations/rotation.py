@@ -15,6 +15,7 @@ from typing_extensions import override
 from control_plane.errors import ConflictError, UnavailableError
 from control_plane.keyring import destructions, store
 from control_plane.keyring.destruction import Destroyer
+from control_plane.keyring.rotations.authority import AuthorityRotation
 from control_plane.keyring.rotations.plan import KeyRotation, Means
 from control_plane.keyring.rotations.sealing import SealingRotation, StorageRotation
 from control_plane.keys import store as keys_store
@@ -177,6 +178,7 @@ def rotations(means: Means) -> dict[str, KeyRotation]:
     plans = (
         KekRotation(means),
         TokensRotation(means),
+        AuthorityRotation(means),
         StorageRotation(means),
         SealingRotation(means, purpose=Purpose.SERVICES),
     )

@@ -28,9 +28,10 @@ from control_plane.serving.interceptors.reception import Reception
 from control_plane.serving.paging import PageTokens
 from control_plane.serving.rules import load_rules
 from tests.fixtures.cell import Cell, cell
+from tests.fixtures.keyring import ring
 from tests.unit.certificates.signing_requests import signing_request
 
-__all__ = ["cell"]
+__all__ = ["cell", "ring"]
 
 METHOD = "/bulkhead.v1.CertificateService/IssueCertificate"
 

@@ -158,7 +158,7 @@ async def test_a_proposal_is_checked_and_not_kept_where_nothing_else_is_asked(es
 
 
 @pytest.mark.behaviour("S2.13")
-@pytest.mark.parametrize("key", ["storage", "services", "tokens"])
+@pytest.mark.parametrize("key", ["storage", "services", "tokens", "authority"])
 async def test_a_key_that_is_made_later_is_stored_with_its_copy(escrow: Ceremony, key: str) -> None:
     tenant = await escrow.cell.tenant()
     await escrow.enable(tenant)

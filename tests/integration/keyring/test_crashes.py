@@ -6,20 +6,27 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store
 
+from control_plane.cache.handles import Caches
+from control_plane.certificates.model import Asked
+from control_plane.certificates.service import Certificates, Issued
 from control_plane.keyring.model import STEPS
 from control_plane.keys.model import KekRef
 from control_plane.keys.service import TenantKeys
 from control_plane.objects.store import ObjectStore, TenantObjects
 from control_plane.operations.jobs import JobQueue
-from control_plane.postgres.database import PostgresSettings
+from control_plane.postgres.database import Isolation, PostgresSettings
 from control_plane.postgres.placement import Placement
 from tests.fixtures.keyring import Ring
 from tests.fixtures.stored import ALL, State, add_secret, fill, payload_of, states
+from tests.unit.certificates.signing_requests import signing_request
 
 _WORKER = Path(__file__).with_name("dying_rotator.py")
 _POINTS = [(key, f"{when}:{step}") for key, steps in STEPS.items() for step in steps for when in ("before", "after")]
@@ -79,7 +86,7 @@ class Reader:
         assert verifier is not None
         assert verifier.public_key == signer.private_key.public_key()
         assert (await keys.services_key(tenant)).private
-        await keys.authority(tenant)
+        await keys.authorities(tenant)
         await keys.derive(tenant, b"label")
 
     async def _read(self, keys: TenantKeys, tenant: Placement) -> None:
@@ -91,6 +98,46 @@ class Reader:
         assert await payload_of(self._ring, tenant, "api", 1) == b"hunter2"
         # Whichever it is at this moment.
         assert (await own.get(_WRITTEN)).isdigit()
+
+
+class Issuer:
+    """Issues certificates of the tenants, and verifies all that there are by what processes show, until it is told."""
+
+    def __init__(self, ring: Ring, caches: Caches, tenants: Sequence[Placement]) -> None:
+        self._ring = ring
+        self._caches = caches
+        self._stop = asyncio.Event()
+        self.issued: dict[Placement, list[Issued]] = {tenant: [] for tenant in tenants}
+
+    async def run(self) -> None:
+        while not self._stop.is_set():
+            for tenant, issued in self.issued.items():
+                for keys in (self._ring.cell.keys, self._ring.other_process()):
+                    issued.append(await self._issue(keys, tenant))
+                    roots = (await keys.authorities(tenant)).trusted
+                    for each in issued:
+                        _verify(each, roots)
+                    # One that knows the first authority alone.
+                    _verify(issued[-1], x509.load_pem_x509_certificates(issued[0].pem_chain.encode())[-1:])
+            await asyncio.sleep(0.01)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def _issue(self, keys: TenantKeys, tenant: Placement) -> Issued:
+        certificates = Certificates(keys, self._ring.objects, self._caches)
+        database, method = self._ring.cell.database, "/bulkhead.v1.CertificateService/IssueCertificate"
+        return await certificates.issue(
+            Asked(csr_pem=signing_request()),
+            drafts=database.tenant(tenant, isolation=Isolation.READ_COMMITTED),
+            effects=self._ring.cell.call(tenant, method=method).tenant(),
+        )
+
+
+def _verify(issued: Issued, roots: list[x509.Certificate]) -> None:
+    leaf, *others = x509.load_pem_x509_certificates(issued.pem_chain.encode())
+    verifier = PolicyBuilder().store(Store(roots)).time(datetime.now(UTC) + timedelta(seconds=1))
+    verifier.build_server_verifier(x509.DNSName("a.example")).verify(leaf, others)
 
 
 class Writer:
@@ -147,21 +194,25 @@ async def test_a_killed_rotation_is_completed_and_no_reader_fails_and_no_write_i
         await ring.objects.of(tenant).put(_WRITTEN, plaintext=b"0")
         await add_secret(ring, tenant, "api", b"hunter2")
     reader, writer = Reader(ring, tenants), Writer(ring, tenants)
-    working = [asyncio.create_task(each.run()) for each in (reader, writer)]
     queue = JobQueue(ring.cell.database, postgres_settings)
-    async with queue.open():
+    async with queue.open(), Caches.open(tmp_path / "none.sock", ring.cell.keys.derive, bytes(32)) as caches:
+        issuer = Issuer(
+            ring, caches, [tenant for tenant, (key, _) in zip(tenants, points, strict=True) if key == "authority"]
+        )
+        working = [asyncio.create_task(each.run()) for each in (reader, writer, issuer)]
         for tenant, (key, point) in zip(tenants, points, strict=True):
             begun = await ring.rotate(tenant, key)
             await queue.defer(begun.id)
             died = await workers.run(tenant.tenant_id, point)
             assert died == -signal.SIGKILL, (key, point, workers.log.read_text())
         assert await workers.run("nobody", "never") == 0, workers.log.read_text()
-    for each in (reader, writer):
-        each.stop()
-    await asyncio.gather(*working)
+        for each in (reader, writer, issuer):
+            each.stop()
+        await asyncio.gather(*working)
 
     assert reader.rounds > 0
     assert min(writer.written.values()) > 0
+    assert {each.certificate.authority_version for issued in issuer.issued.values() for each in issued} == {1, 2}
     await writer.check()
     await _check_each_is_rotated_once(ring, dict(zip([tenant.tenant_id for tenant in tenants], points, strict=True)))
     expected = {
@@ -173,7 +224,7 @@ async def test_a_killed_rotation_is_completed_and_no_reader_fails_and_no_write_i
         about_versions = [
             resource for resource, _ in await ring.log(tenant) if "/keys/" in resource and "/versions/" in resource
         ]
-        assert len(about_versions) == {"kek": 3, "storage": 2, "services": 1, "tokens": 2}[key], point
+        assert len(about_versions) == {"kek": 3, "storage": 2, "services": 1, "tokens": 2, "authority": 2}[key], point
         sealed = {await ring.objects.of(tenant).sealed_by(name.path, version=name.version) for name in ALL}
         assert sealed == {2 if key == "storage" else 1}, point
         assert (State.RETIRED in await states(ring, tenant)) is (key == "storage"), point

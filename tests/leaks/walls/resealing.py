@@ -12,7 +12,7 @@ STORE: Final = "control_plane/keyring/store.py"
 SERVICE: Final = "control_plane/keyring/service.py"
 OBJECTS: Final = "control_plane/objects/store.py"
 OBJECT_SEAL: Final = "control_plane/keys/sealing/objects.py"
-KEYS: Final = "control_plane/keys/service.py"
+KEYS: Final = "control_plane/keys/opening.py"
 SECRETS: Final = "control_plane/secrets/service.py"
 SECRETS_STORE: Final = "control_plane/secrets/store.py"
 OPERATIONS: Final = "control_plane/operations/store.py"
@@ -119,8 +119,8 @@ WALLS: Final = (
     Mutation(
         name="what seals is retired",
         file=MODEL,
-        before="        if version is self.primary and state is VersionState.RETIRED:\n",
-        after="        if version is self.primary and state is VersionState.DESTROYED:\n",
+        before="        if version.version >= self.primary.version and state is VersionState.RETIRED:\n",
+        after="        if version.version >= self.primary.version and state is VersionState.DESTROYED:\n",
         noticed_by=(f"{MODEL_TESTS}::test_by_hand_only_that_is_retired_which_others_know_to_be_needed_no_more",),
     ),
     Mutation(

@@ -125,6 +125,7 @@ def test_a_pending_certificate_is_stuck_after_a_while_and_an_active_one_never() 
         sha256=b"",
         create_time=NOW,
         expire_time=NOW,
+        authority_version=1,
     )
     later = NOW + PENDING_IS_STUCK_AFTER
 

@@ -16,6 +16,7 @@ from control_plane.certificates.signing import pem_chain, sign_certificate, term
 from control_plane.certificates.signing_request import SigningRequest, read_signing_request
 from control_plane.errors import Violations
 from control_plane.keys.algorithms import AUTHORITIES, CertificatePolicy, KeyAlgorithm, algorithm_of
+from control_plane.keys.authorities import authorities, authority_of
 from control_plane.keys.material import Holder, authority_pair, new_material
 from control_plane.keys.model import Purpose
 from tests.unit.certificates.signing_requests import P256, PROFILE, dns_names, rsa_key, signing_request
@@ -151,8 +152,11 @@ def test_a_term_is_never_beyond_what_was_asked_for_nor_the_authoritys(validity: 
 
 
 def test_the_chain_is_the_certificate_and_then_its_authority() -> None:
-    own, certificate = authority()
-    text = pem_chain(certificate, own)
+    holder = Holder(tenant_uid=uuid4(), display_name="Org", tenant_id="org_1")
+    made = new_material(Purpose.AUTHORITY, holder=holder, now=NOW)
+    trusted = authorities([authority_of(made, version=1)], signing=1)
+    own, (_, certificate) = trusted.signing.certificate, authority()
+    text = pem_chain(certificate, trusted)
 
     assert x509.load_pem_x509_certificates(text.encode()) == [certificate, own]
     assert signing_request(names=dns_names("a.example")) not in text

@@ -91,15 +91,18 @@ def test_every_purpose_has_a_name() -> None:
         ("services", VersionState.ENABLED, "1", None),
         ("services", VersionState.ENABLED, "2", None),
         ("storage", VersionState.ENABLED, "1", None),
+        ("authority", VersionState.RETIRED, "1", None),
+        ("authority", VersionState.RETIRED, "2", "KEY_VERSION_PRIMARY"),
+        ("authority", VersionState.ENABLED, "1", None),
         *(
             (key_id, VersionState.RETIRED, "1", "KEY_VERSION_NOT_CHANGED")
             for key_id in BUILT_IN_IDS
-            if key_id != "services"
+            if key_id not in {"services", "authority"}
         ),
         *(
             (key_id, VersionState.ENABLED, "1", "KEY_VERSION_NOT_CHANGED")
             for key_id in BUILT_IN_IDS
-            if key_id not in {"services", "storage"}
+            if key_id not in {"services", "storage", "authority"}
         ),
     ],
 )

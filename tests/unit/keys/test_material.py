@@ -22,7 +22,7 @@ def _made(purpose: Purpose, holder: Holder = HOLDER) -> Material:
     return new_material(purpose, holder=holder, now=NOW)
 
 
-def test_an_authority_certifies_itself_for_ten_years_and_nothing_below_its_leaves() -> None:
+def test_an_authority_certifies_itself_for_ten_years_and_below_it_at_most_the_next_one() -> None:
     certificate, private_key = authority_pair(_made(Purpose.AUTHORITY))
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
@@ -31,7 +31,7 @@ def test_an_authority_certifies_itself_for_ten_years_and_nothing_below_its_leave
     certificate.verify_directly_issued_by(certificate)
     assert [name.value for name in names] == ["Example Works"]
     assert constraints.critical
-    assert constraints.value == x509.BasicConstraints(ca=True, path_length=0)
+    assert constraints.value == x509.BasicConstraints(ca=True, path_length=1)
     assert usage.critical
     assert usage.value.key_cert_sign
     assert usage.value.crl_sign

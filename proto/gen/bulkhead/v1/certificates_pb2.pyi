@@ -61,6 +61,7 @@ class Certificate(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_REASON_FIELD_NUMBER: _builtins.int
+    AUTHORITY_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/certificates/{certificate}`."""
     state: Global___Certificate.State.ValueType
@@ -70,11 +71,18 @@ class Certificate(_message.Message):
     subject: _builtins.str
     """Subject, as in RFC 4514."""
     pem_chain: _builtins.str
-    """The certificate, then its authority's, in PEM (RFC 7468). Left empty in lists and by a revocation."""
+    """The certificate, then its authority's, in PEM (RFC 7468). While an authority from before is not retired, what it
+    certifies of the new one stands between them: who trusts the old one alone needs that. Left empty in lists and by a
+    revocation.
+    """
     profile: _builtins.str
     """The reference profile that it was issued under."""
     revoke_reason: _builtins.str
     """Why it was revoked, as the caller said."""
+    authority_version: _builtins.str
+    """Which version of the authority's key has signed it: `tenants/{tenant}/keys/authority/versions/{version}`. Once that is
+    retired, the authority does not answer for it any more, revoked or not.
+    """
     @_builtins.property
     def dns_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """DNS names of the subject alternative name."""
@@ -105,10 +113,11 @@ class Certificate(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_reason: _builtins.str = ...,
+        authority_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dns_names", b"dns_names", "expire_time", b"expire_time", "name", b"name", "pem_chain", b"pem_chain", "profile", b"profile", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "serial_number", b"serial_number", "state", b"state", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_version", b"authority_version", "create_time", b"create_time", "dns_names", b"dns_names", "expire_time", b"expire_time", "name", b"name", "pem_chain", b"pem_chain", "profile", b"profile", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "serial_number", b"serial_number", "state", b"state", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -123,22 +132,28 @@ class CertificateAuthority(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PEM_FIELD_NUMBER: _builtins.int
     HSM_BACKED_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/certificateAuthority`."""
     pem: _builtins.str
-    """Its certificate, in PEM (RFC 7468)."""
+    """What its certificates are verified against, in PEM (RFC 7468): the certificate of the version that signs, then those
+    of all others that are not retired. While its key is rotated there is one more, which will sign.
+    """
     hsm_backed: _builtins.bool
     """Whether its key is held by a hardware security module."""
+    key_version: _builtins.str
+    """Which version of its key signs: `tenants/{tenant}/keys/authority/versions/{version}`."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         pem: _builtins.str = ...,
         hsm_backed: _builtins.bool = ...,
+        key_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hsm_backed", b"hsm_backed", "name", b"name", "pem", b"pem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hsm_backed", b"hsm_backed", "key_version", b"key_version", "name", b"name", "pem", b"pem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

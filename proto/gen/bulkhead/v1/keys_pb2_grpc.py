@@ -145,12 +145,16 @@ class KeyServiceServicer:
         `tokens`: the new version is published first, and signs once every live edge knows it. Older versions verify on, for
         longer than any token lives; the rotation after that retires them.
 
+        `authority`: the new version, of the same name and algorithm, is published first, and signs two seconds later. What
+        older versions have signed is verified on: each is retired once nothing that it signed is valid, when this rotation
+        ends, or the next one, or by RetireKeyVersion.
+
         `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
         it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
         A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
 
-        `authority`, `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+        `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,14 +162,16 @@ class KeyServiceServicer:
 
     def RetireKeyVersion(self, request, context):
         """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
-        sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
+        sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back. Or one of
+        `authority`, as after a suspicion: it is not shown any more, and whoever asks what to trust trusts nothing that it signed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EnableKeyVersion(self, request, context):
-        """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new.
+        """Enable a version of `services`, `storage` or `authority` that was retired: what it sealed opens again, and what it
+        signed is trusted. It seals and signs nothing new.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

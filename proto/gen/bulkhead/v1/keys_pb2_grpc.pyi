@@ -63,19 +63,26 @@ class KeyServiceStub:
     `tokens`: the new version is published first, and signs once every live edge knows it. Older versions verify on, for
     longer than any token lives; the rotation after that retires them.
 
+    `authority`: the new version, of the same name and algorithm, is published first, and signs two seconds later. What
+    older versions have signed is verified on: each is retired once nothing that it signed is valid, when this rotation
+    ends, or the next one, or by RetireKeyVersion.
+
     `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
     it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
     A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
 
-    `authority`, `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+    `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
     """
     RetireKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]
     """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
-    sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
+    sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back. Or one of
+    `authority`, as after a suspicion: it is not shown any more, and whoever asks what to trust trusts nothing that it signed.
     """
     EnableKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]
-    """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
+    """Enable a version of `services`, `storage` or `authority` that was retired: what it sealed opens again, and what it
+    signed is trusted. It seals and signs nothing new.
+    """
     ScheduleKeyDestruction: _grpc.UnaryUnaryMultiCallable[_key_requests_pb2.ScheduleKeyDestructionRequest, _keys_pb2.Key]
     """Have a key of the tenant's own destroyed after a while. From now on each use of it is refused (`KEY_DESTROY_SCHEDULED`)
     and told in the tenant's audit log. When the time has come its material is deleted and the KEK rotated, so that no
@@ -123,19 +130,26 @@ class KeyServiceAsyncStub(KeyServiceStub):
     `tokens`: the new version is published first, and signs once every live edge knows it. Older versions verify on, for
     longer than any token lives; the rotation after that retires them.
 
+    `authority`: the new version, of the same name and algorithm, is published first, and signs two seconds later. What
+    older versions have signed is verified on: each is retired once nothing that it signed is valid, when this rotation
+    ends, or the next one, or by RetireKeyVersion.
+
     `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
     it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
     A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
 
-    `authority`, `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+    `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
     """
     RetireKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
     """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
-    sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
+    sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back. Or one of
+    `authority`, as after a suspicion: it is not shown any more, and whoever asks what to trust trusts nothing that it signed.
     """
     EnableKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.EnableKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
-    """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
+    """Enable a version of `services`, `storage` or `authority` that was retired: what it sealed opens again, and what it
+    signed is trusted. It seals and signs nothing new.
+    """
     ScheduleKeyDestruction: _aio.UnaryUnaryMultiCallable[_key_requests_pb2.ScheduleKeyDestructionRequest, _keys_pb2.Key]  # type: ignore[assignment]
     """Have a key of the tenant's own destroyed after a while. From now on each use of it is refused (`KEY_DESTROY_SCHEDULED`)
     and told in the tenant's audit log. When the time has come its material is deleted and the KEK rotated, so that no
@@ -210,12 +224,16 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         `tokens`: the new version is published first, and signs once every live edge knows it. Older versions verify on, for
         longer than any token lives; the rotation after that retires them.
 
+        `authority`: the new version, of the same name and algorithm, is published first, and signs two seconds later. What
+        older versions have signed is verified on: each is retired once nothing that it signed is valid, when this rotation
+        ends, or the next one, or by RetireKeyVersion.
+
         `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
         it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
         A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
 
-        `authority`, `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+        `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
         """
 
     @_abc_1.abstractmethod
@@ -225,7 +243,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.KeyVersion, _abc.Awaitable[_keys_pb2.KeyVersion]]:
         """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
-        sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
+        sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back. Or one of
+        `authority`, as after a suspicion: it is not shown any more, and whoever asks what to trust trusts nothing that it signed.
         """
 
     @_abc_1.abstractmethod
@@ -234,7 +253,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_changes_pb2.EnableKeyVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.KeyVersion, _abc.Awaitable[_keys_pb2.KeyVersion]]:
-        """Enable a version of `services` or `storage` that was retired: what it sealed opens again. It seals nothing new."""
+        """Enable a version of `services`, `storage` or `authority` that was retired: what it sealed opens again, and what it
+        signed is trusted. It seals and signs nothing new.
+        """
 
     @_abc_1.abstractmethod
     def ScheduleKeyDestruction(
