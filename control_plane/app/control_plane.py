@@ -184,7 +184,7 @@ def _life(process: Process, vault: KeyVault, platform_keys: PlatformKeys, cache:
 
 def _upgrades(database: Database, keys: TenantKeys, postgres: PostgresSettings) -> SchemaUpgrades:
     told = partial(notified, postgres, UPGRADE_CHANNEL)
-    return SchemaUpgrades(database, passwords=keys.login_password, notified=told)
+    return SchemaUpgrades(database, logins=keys.login, notified=told)
 
 
 def _add_isolation(server: grpc.aio.Server, process: Process, verifier: Verifier, *, keys: PlatformKeys) -> None:

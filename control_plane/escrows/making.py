@@ -66,8 +66,8 @@ async def make(
 
 
 def _check_key_id(stored: Sequence[StoredKey]) -> UUID:
-    """Choose the key that derives what is stored nowhere: it is not rotated, and so is there as long as the escrow."""
+    """Choose the key that derives what is stored nowhere: its version stays as long as the escrow."""
     for key in stored:
-        if key.purpose is Purpose.ENROLMENT:
+        if key.purpose is Purpose.ENROLMENT and key.is_used:
             return key.id
     raise MissingKeyError("a key that copies in escrow could be checked by")

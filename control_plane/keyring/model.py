@@ -24,16 +24,11 @@ STEPS: Final[Mapping[str, tuple[str, ...]]] = {
     Purpose.SERVICES.value: ("version",),
     Purpose.TOKENS.value: ("publication", "edges", "use"),
     Purpose.AUTHORITY.value: ("publication", "use", "retirement"),
+    Purpose.ENROLMENT.value: ("publication", "use", "login"),
 }
-"""The steps of a rotation, by key. A built-in key without any is not rotated."""
+"""The steps of a rotation, by key."""
 NAMED_STEPS: Final = ("version",)
 """Those of a key of a tenant's own."""
-_NOT_ROTATED: Final[Mapping[str, str]] = {
-    Purpose.ENROLMENT.value: (
-        "what it derives is stored nowhere and says no version: it would take new passwords for the tenant's database "
-        "and cache logins in the same moment, and open enrolments would end"
-    ),
-}
 
 
 class Found(Enum):
@@ -120,9 +115,14 @@ class VersionState(StrEnum):
 
 
 _CHANGED_BY_HAND: Final[Mapping[VersionState, Sequence[str]]] = {
-    # What it seals is with others, who alone know when nothing is left; what it signed is not to be believed any more.
-    VersionState.RETIRED: (Purpose.SERVICES.value, Purpose.AUTHORITY.value),
-    VersionState.ENABLED: (Purpose.SERVICES.value, Purpose.STORAGE.value, Purpose.AUTHORITY.value),
+    # What it seals is with others, who alone know when nothing is left; what it made is not to be believed any more.
+    VersionState.RETIRED: (Purpose.SERVICES.value, Purpose.AUTHORITY.value, Purpose.ENROLMENT.value),
+    VersionState.ENABLED: (
+        Purpose.SERVICES.value,
+        Purpose.STORAGE.value,
+        Purpose.AUTHORITY.value,
+        Purpose.ENROLMENT.value,
+    ),
 }
 
 
@@ -196,8 +196,11 @@ class Key:
                 return each
         raise NotFoundError(f"{self.name}/versions/{number}")
 
-    def check_change(self, version: KeyVersion, state: VersionState) -> None:
-        """Raise PreconditionError where this version is not brought into that state by hand, and say why."""
+    def check_change(self, version: KeyVersion, state: VersionState, *, needed: Sequence[int] = ()) -> None:
+        """Raise PreconditionError where this version is not brought into that state by hand, and say why.
+
+        `needed` are those that something rests on which does not ask for versions.
+        """
         name = f"{self.name}/versions/{version.version}"
         if self.id not in _CHANGED_BY_HAND[state]:
             text = f"versions of {self.id} are not brought into that state by hand: its rotation sees to them"
@@ -205,18 +208,14 @@ class Key:
         if version.version >= self.primary.version and state is VersionState.RETIRED:
             text = f"{name} is what seals or signs, or what will; rotate the key first"
             raise PreconditionError(name, text, reason="KEY_VERSION_PRIMARY")
+        if version.version in needed and state is VersionState.RETIRED:
+            text = f"{name} vouches for the tenant's escrow, or its database role logs in with it"
+            raise PreconditionError(name, text, reason="KEY_VERSION_NEEDED")
 
     def check_rotatable(self) -> None:
         """Raise PreconditionError for a key that is not rotated, and say what it would take."""
         if self.named is not None:
             _check_named(self.named, self.name)
-        elif self.id not in STEPS:
-            raise PreconditionError(
-                self.name,
-                f"{self.name} is not rotated yet: {_NOT_ROTATED[self.id]}",
-                reason="ROTATION_NOT_SUPPORTED",
-                key=self.id,
-            )
 
 
 def position(key_id: str) -> tuple[int, str]:

@@ -101,7 +101,7 @@ async def change_version(system: SystemHandle, change: VersionChange) -> tuple[K
     Raises:
         EtagMismatchError: the key is not as the caller has seen it.
         NotFoundError: there is no such version.
-        PreconditionError: it is what seals, or its key's versions are not changed by hand.
+        PreconditionError: it is what seals, something rests on it, or its key's versions are not changed by hand.
     """
     placement = change.placement
 
@@ -110,7 +110,8 @@ async def change_version(system: SystemHandle, change: VersionChange) -> tuple[K
         key = await get_key(tx, placement, change.key_id)
         version = key.version(change.version)
         key.check_etag(change.etag)
-        key.check_change(version, change.state)
+        needed = await store.needed_enrolments(tx, placement.uid) if key.id == Purpose.ENROLMENT else ()
+        key.check_change(version, change.state, needed=needed)
         if version.state is change.state:
             tx.unchanged()
             return key, version

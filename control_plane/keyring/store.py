@@ -161,20 +161,40 @@ async def withdraw(tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose,
     )
 
 
-async def retire(tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, unused_for: timedelta) -> list[int]:
-    """Retire the versions that a newer one took the place of so long ago; return which."""
+async def retire(
+    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, unused_for: timedelta, kept: Sequence[int] = ()
+) -> list[int]:
+    """Retire the versions that a newer one took the place of so long ago, but for some; return which."""
     rows = await tx.fetch_all(
         """
         UPDATE csm_system.tenant_keys AS old SET state = 'RETIRED'
-         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND state = 'ENABLED' AND EXISTS (
+         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND state = 'ENABLED'
+           AND version <> ALL (%(kept)s::integer[]) AND EXISTS (
                SELECT 1 FROM csm_system.tenant_keys AS newer
                 WHERE newer.tenant_uid = old.tenant_uid AND newer.purpose = old.purpose
                   AND newer.version > old.version AND newer.use_time < now() - %(unused_for)s::interval)
         RETURNING version
         """,
-        {"tenant_uid": tenant_uid, "purpose": purpose.value, "unused_for": unused_for},
+        {"tenant_uid": tenant_uid, "purpose": purpose.value, "unused_for": unused_for, "kept": list(kept)},
     )
     return sorted(row["version"] for row in rows)
+
+
+async def needed_enrolments(tx: SystemTransaction, tenant_uid: UUID) -> list[int]:
+    """List the versions that the tenant's database role logs in with, or that vouch for its escrow."""
+    rows = await tx.fetch_all(
+        """
+        SELECT version FROM csm_system.tenant_keys AS k
+         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s
+           AND (EXISTS (SELECT 1 FROM csm_system.tenant_escrows AS e
+                         WHERE e.tenant_uid = k.tenant_uid AND e.check_key_id = k.id)
+             OR EXISTS (SELECT 1 FROM csm_system.tenant_schemas AS s
+                         WHERE s.tenant_uid = k.tenant_uid AND s.login_version = k.version))
+         ORDER BY version
+        """,
+        {"tenant_uid": tenant_uid, "purpose": Purpose.ENROLMENT.value},
+    )
+    return [row["version"] for row in rows]
 
 
 async def is_used_since(

@@ -96,8 +96,6 @@ NAMED: Final = (Purpose.ENCRYPTION, Purpose.SIGNING)
 KEK: Final = "kek"
 BUILT_IN_IDS: Final = (KEK, *(purpose.value for purpose in BUILT_IN))
 """What the keys of every tenant are called, in the order in which they are listed."""
-ROTATED: Final = frozenset({Purpose.STORAGE, Purpose.SERVICES, Purpose.TOKENS, Purpose.AUTHORITY})
-"""The built-in purposes whose keys get new versions. Of the others what was made with a key does not say with which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -20,17 +20,20 @@ from control_plane.keys.model import BUILT_IN, FIRST_OBJECT_VERSION, KekRef, Mis
 from control_plane.keys.named import store as named_store
 from control_plane.keys.named.model import NamedKey
 from control_plane.keys.named.rsa_pool import RsaPool
-from control_plane.keys.opening import KEPT_FOR, OpenKeys
+from control_plane.keys.opening import KEPT_FOR, OpenKey, OpenKeys
 from control_plane.keys.sealing.objects import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault, RootOfTrust
 from control_plane.keys.wrapping import Wrapping
 from control_plane.postgres.database import Database
 from control_plane.postgres.placement import Placement
+from control_plane.postgres.schemas import tenancy
+from control_plane.postgres.schemas.tenancy import Login
 from control_plane.token_keys import TokenAlgorithm, read_token_key
 
 _FIRST_VERSION: Final = 1
 _TOKEN_KEYS: Final = 16_384
+_LOGINS: Final = 4096
 _LOGIN_LABEL: Final = b"database login 1"
 
 
@@ -51,6 +54,7 @@ class TenantKeys(OpenKeys):
         self.pool = pool or RsaPool()
         self._wrapping = Wrapping(vault)
         self._token_keys: KeyCache[UUID, TokenKey] = KeyCache(lifetime=KEPT_FOR, capacity=_TOKEN_KEYS)
+        self._login_versions: KeyCache[UUID, int] = KeyCache(lifetime=KEPT_FOR, capacity=_LOGINS)
 
     @property
     def hsm_backed(self) -> bool:
@@ -114,6 +118,7 @@ class TenantKeys(OpenKeys):
     def forget(self, tenant_uid: UUID) -> None:
         super().forget(tenant_uid)
         self._token_keys.forget(tenant_uid)
+        self._login_versions.forget(tenant_uid)
 
     async def encrypt(
         self, placement: Placement, plaintext: bytes, *, object_name: str, object_version: int = FIRST_OBJECT_VERSION
@@ -235,15 +240,30 @@ class TenantKeys(OpenKeys):
         return await self._system.run(lambda tx: store.certificate_policy(tx, placement.uid))
 
     async def derive(self, placement: Placement, purpose_label: bytes) -> bytes:
-        """Derive 32 secret bytes, the same ones for the same label, that only this tenant's key gives."""
+        """Derive 32 secret bytes that only this tenant's key gives; for a label the same, until the key is rotated."""
+        return _derived(await self._opened(placement.uid, Purpose.ENROLMENT), purpose_label)
+
+    async def derive_each(self, placement: Placement, purpose_label: bytes) -> list[bytes]:
+        """Derive the same with each version of the key that is not retired; first, what `derive` gives."""
+        opened, used = await self._all_opened(placement.uid, Purpose.ENROLMENT)
+        return [_derived(each, purpose_label) for each in sorted(opened, key=lambda each: each.version != used)]
+
+    async def login(self, placement: Placement) -> Login:
+        """Return what the tenant's own database role is to log in with. It is stored nowhere."""
         key = await self._opened(placement.uid, Purpose.ENROLMENT)
-        return hmac.digest(key.material.private, purpose_label, hashlib.sha256)
+        return Login(version=key.version, password=_derived(key, _LOGIN_LABEL).hex())
 
     async def login_password(self, placement: Placement, *, anew: bool = False) -> str:
-        """Return what the tenant's own database role logs in with. It is stored nowhere, and changes with the key."""
+        """Return what the tenant's own database role logs in with now: with which version of the key, is noted."""
         if anew:
             self.forget(placement.uid)
-        return (await self.derive(placement, _LOGIN_LABEL)).hex()
+        version, since = self._login_versions.get(placement.uid), self._login_versions.epoch
+        if version is None:
+            version = await self._system.run(lambda tx: tenancy.login_version(tx, placement.uid))
+        if version is None:
+            return (await self.login(placement)).password
+        self._login_versions.put(placement.uid, version, owner=placement.uid, since=since)
+        return _derived(await self._opened(placement.uid, Purpose.ENROLMENT, version=version), _LOGIN_LABEL).hex()
 
     async def _add(self, placement: Placement, purpose: Purpose) -> None:
         """Give a tenant the first key of a purpose, under the KEK that its newest keys are under.
@@ -274,3 +294,7 @@ class TenantKeys(OpenKeys):
 
     async def _stored(self, tenant_uid: UUID) -> list[StoredKey]:
         return await self._system.run(lambda tx: store.enabled(tx, tenant_uid))
+
+
+def _derived(key: OpenKey, label: bytes) -> bytes:
+    return hmac.digest(key.material.private, label, hashlib.sha256)

@@ -5,7 +5,7 @@ committed its entry in the audit log. Nothing in between knows it.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -84,7 +84,8 @@ async def create_secret(
         AlreadyExistsError: when there is one of this id, or the request id was used for another request.
         QuotaExceededError: when the tenant has as many secrets as it may have.
     """
-    secret = await _new_secret(tenant.placement, creation, keys=keys, now=now)
+    hashes = await _creation_hashes(tenant.placement, creation, keys=keys) if creation.request_id else []
+    secret = _new_secret(creation, request_hash=hashes[0] if hashes else None, now=now)
     version = _new_version(secret.uid, FIRST_VERSION, now=now)
     sealed = await _sealed(tenant.placement, version, creation.payload, keys=keys) if creation.payload else None
 
@@ -93,7 +94,7 @@ async def create_secret(
         earlier = None if secret.request_id is None else await store.find_by_request(tx, secret.request_id)
         if earlier is not None:
             tx.unchanged()
-            _check_same(earlier, secret, name=secret_name(tx.placement, earlier.id))
+            _check_same(earlier, hashes, name=secret_name(tx.placement, earlier.id))
             return earlier
         if await store.find(tx, secret.id) is not None:
             raise AlreadyExistsError(name)
@@ -169,7 +170,7 @@ async def add_version(
         AlreadyExistsError: when the request id was used for another request.
         QuotaExceededError: when the secret has as many values as it may have.
     """
-    request_hash = await _request_hash(
+    hashes = await _request_hashes(
         tenant.placement, addition.actor, addition.secret_id, payload=addition.payload, keys=keys
     )
     # The number is known only under the lock, and sealing needs it. That the vault is asked before, if at all, keeps
@@ -182,12 +183,12 @@ async def add_version(
         wanted = replace(
             _new_version(secret.uid, secret.latest_version + 1, now=now),
             request_id=addition.request_id,
-            request_hash=request_hash if addition.request_id else None,
+            request_hash=hashes[0] if addition.request_id else None,
         )
         earlier = None if wanted.request_id is None else await store.find_version_by_request(tx, wanted.request_id)
         if earlier is not None:
             tx.unchanged()
-            _check_same(earlier, wanted, name=secret_name(tx.placement, secret.id))
+            _check_same(earlier, hashes, name=secret_name(tx.placement, secret.id))
             return earlier
         if await store.count_values(tx, secret.uid) >= MOST_VALUES:
             name = secret_name(tx.placement, secret.id)
@@ -327,13 +328,13 @@ async def _locked(tx: TenantTransaction, secret_id: str) -> Secret:
     return secret
 
 
-def _check_same(earlier: Secret | Version, wanted: Secret | Version, *, name: str) -> None:
-    if earlier.request_hash != wanted.request_hash:
+def _check_same(earlier: Secret | Version, hashes: Sequence[bytes], *, name: str) -> None:
+    if earlier.request_hash not in hashes:
         raise AlreadyExistsError(name, "the request id was used for another request", reason="REQUEST_ID_REUSED")
 
 
-async def _new_secret(placement: Placement, creation: Creation, *, keys: TenantKeys, now: datetime) -> Secret:
-    secret = Secret(
+def _new_secret(creation: Creation, *, request_hash: bytes | None, now: datetime) -> Secret:
+    return Secret(
         uid=new_uuid(),
         id=creation.secret_id,
         settings=creation.settings,
@@ -341,10 +342,13 @@ async def _new_secret(placement: Placement, creation: Creation, *, keys: TenantK
         latest_version=FIRST_VERSION if creation.payload else 0,
         create_time=now,
         update_time=now,
+        request_id=creation.request_id,
+        request_hash=request_hash,
     )
-    if creation.request_id is None:
-        return secret
-    request_hash = await _request_hash(
+
+
+async def _creation_hashes(placement: Placement, creation: Creation, *, keys: TenantKeys) -> list[bytes]:
+    return await _request_hashes(
         placement,
         creation.actor,
         creation.secret_id,
@@ -353,7 +357,6 @@ async def _new_secret(placement: Placement, creation: Creation, *, keys: TenantK
         payload=creation.payload,
         keys=keys,
     )
-    return replace(secret, request_id=creation.request_id, request_hash=request_hash)
 
 
 def _new_version(secret_uid: UUID, number: int, *, now: datetime) -> Version:
@@ -383,5 +386,7 @@ async def _resealed(placement: Placement, secret_uid: UUID, number: int, old: by
     return await keys.encrypt(placement, payload, object_name=name, object_version=number)
 
 
-async def _request_hash(placement: Placement, *parts: object, payload: bytes, keys: TenantKeys) -> bytes:
-    return fingerprint(await keys.derive(placement, _REQUESTS_LABEL), *parts, payload=payload)
+async def _request_hashes(placement: Placement, *parts: object, payload: bytes, keys: TenantKeys) -> list[bytes]:
+    """Tell the request from others: what is kept of it, and what an older version of the key would have kept."""
+    derived = await keys.derive_each(placement, _REQUESTS_LABEL)
+    return [fingerprint(key, *parts, payload=payload) for key in derived]

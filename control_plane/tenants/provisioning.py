@@ -111,8 +111,8 @@ class TenantCreation:
 
     async def _create_schema(self, operation: Operation) -> None:
         _, placement = await self._load(operation)
-        password = await self._keys.login_password(placement) if placement.is_strict else ""
-        await create_tenant_schema(self._database, placement, password=password)
+        login = await self._keys.login(placement) if placement.is_strict else None
+        await create_tenant_schema(self._database, placement, login=login)
 
     async def _create_cache(self, operation: Operation) -> None:
         _, placement = await self._load(operation)

@@ -159,7 +159,7 @@ async def show_enrolment(tenant: TenantHandle, *, keys: TenantKeys, now: datetim
         )
 
     enrolment = await tenant.run(work)
-    return enrolment, await _enrolment_token(tenant.placement, enrolment.id, keys=keys)
+    return enrolment, _enrolment_token(await keys.derive(tenant.placement, _enrolment_label(enrolment.id)))
 
 
 async def redeem_enrolment(tenant: TenantHandle, enrolment_token: str, *, keys: TenantKeys, now: datetime) -> Issued:
@@ -236,14 +236,17 @@ async def _enrolment_of(tenant: TenantHandle, enrolment_token: str, *, keys: Ten
 
     shown = enrolment_token.encode("utf-8", "replace")
     for enrolment in await tenant.run(work):
-        expected = await _enrolment_token(tenant.placement, enrolment.id, keys=keys)
-        if hmac.compare_digest(expected.encode(), shown):
-            return enrolment
+        for secret in await keys.derive_each(tenant.placement, _enrolment_label(enrolment.id)):
+            if hmac.compare_digest(_enrolment_token(secret).encode(), shown):
+                return enrolment
     raise _refused("ENROLMENT_UNKNOWN")
 
 
-async def _enrolment_token(placement: Placement, enrolment_id: UUID, *, keys: TenantKeys) -> str:
-    secret = await keys.derive(placement, b"enrolment/" + enrolment_id.bytes)
+def _enrolment_label(enrolment_id: UUID) -> bytes:
+    return b"enrolment/" + enrolment_id.bytes
+
+
+def _enrolment_token(secret: bytes) -> str:
     return ENROLMENT_PREFIX + base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
 
 

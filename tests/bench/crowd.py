@@ -21,7 +21,7 @@ from psycopg import sql
 from control_plane.ids import TenantId, dns_label, new_uuid, schema_name
 from control_plane.postgres.database import Database, Isolation, PostgresSettings, SystemTransaction
 from control_plane.postgres.placement import Placement
-from control_plane.postgres.schemas.tenancy import create_tenant_schema
+from control_plane.postgres.schemas.tenancy import Login, create_tenant_schema
 from control_plane.settings import Settings
 from tests.bench.measure import Figure, quantile
 from tests.bench.system import System
@@ -123,7 +123,7 @@ async def _make(database: Database, isolation: str) -> list[Placement]:
 
     async def maker() -> None:
         for placement in itertools.chain.from_iterable(logins):
-            await create_tenant_schema(database, placement, password=PASSWORD)
+            await create_tenant_schema(database, placement, login=Login(version=1, password=PASSWORD))
             made.append(placement)
             if len(made) % PROGRESS == 0:
                 sys.stderr.write(f"{len(made)} of {TENANTS[isolation]} {isolation} tenants made\n")

@@ -172,7 +172,7 @@ async def _fill(database: Database, vault: KeyVault, superuser: str) -> list[Ten
                 await copying.write_row((*named, key.wrapped, key.public, "ENABLED"))
         await cursor.execute(_KEKS)
     first = await _placement(database, next(iter(uids)))
-    await tenancy.create_tenant_schema(database, first, password="")
+    await tenancy.create_tenant_schema(database, first)
     await _make_logs(superuser, first, [tenant_id for tenant_id in uids if tenant_id != first.tenant_id])
     return list(uids)
 

@@ -17,7 +17,7 @@ from psycopg import sql
 from control_plane.errors import UnavailableError
 from control_plane.postgres.database import Database, Isolation, PostgresSettings, TenantTransaction
 from control_plane.postgres.placement import Placement
-from control_plane.postgres.schemas.tenancy import create_tenant_schema
+from control_plane.postgres.schemas.tenancy import Login, create_tenant_schema
 from tests.fixtures.canaries import ConnectAs, RawConnection, insert_row, rows_of, tables_of
 from tests.fixtures.postgres import MakeTenant, login_password
 
@@ -195,7 +195,7 @@ async def test_a_password_that_was_changed_elsewhere_is_asked_for_anew(
     both: tuple[Placement, Placement], database: Database, postgres_settings: PostgresSettings
 ) -> None:
     ours, _ = both
-    await create_tenant_schema(database, ours, password="another")
+    await create_tenant_schema(database, ours, login=Login(version=1, password="another"))
     asked = []
 
     async def passwords(placement: Placement, *, anew: bool = False) -> str:

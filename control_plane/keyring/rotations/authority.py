@@ -1,14 +1,14 @@
 """How a tenant's certificate authority is rotated: a second one beside the first, until that is needed no more."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from typing_extensions import override
 
 from control_plane.certificates import store as certificates_store
 from control_plane.keyring import store
-from control_plane.keyring.rotations.plan import KeyRotation, Means
+from control_plane.keyring.rotations.plan import Means
+from control_plane.keyring.rotations.published import PublishedRotation
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import MissingKeyError, Purpose
 from control_plane.operations.model import Operation
@@ -17,7 +17,7 @@ from control_plane.postgres.database import Isolation, SystemTransaction
 from control_plane.postgres.placement import Placement
 
 
-class AuthorityRotation(KeyRotation):
+class AuthorityRotation(PublishedRotation):
     """A new authority, of the same name and algorithm, that every process shows before it signs.
 
     No edge is waited for: none trusts a tenant's authority in anything. The old one certifies the new one, so that who
@@ -26,9 +26,8 @@ class AuthorityRotation(KeyRotation):
 
     def __init__(self, means: Means) -> None:
         """Look into the tenant's certificates for what still needs an old version."""
-        super().__init__(means, key_id=Purpose.AUTHORITY.value)
+        super().__init__(means, purpose=Purpose.AUTHORITY)
         self._directory = means.directory
-        self._settling = means.settling
 
     @property
     @override
@@ -36,34 +35,14 @@ class AuthorityRotation(KeyRotation):
         return {"publication": self._publish, "use": self._use, "retirement": self._retire}
 
     @override
-    async def _take_back(self, operation: Operation, version: int) -> None:
-        withdrawn = operation.tenant_uid
-        await self._database.system().run(
-            lambda tx: store.withdraw(tx, withdrawn, purpose=Purpose.AUTHORITY, version=version)
-        )
-
-    async def _publish(self, operation: Operation) -> None:
-        placement, version = await self._placement(operation), await self._version(operation)
-        made = await self._made(placement, version)
-
-        async def work(tx: SystemTransaction) -> None:
-            if await keys_store.insert_missing(tx, [replace(made, is_used=False)]):
-                tx.record(self._effect(placement, version, state="ENABLED"))
-            else:
-                tx.unchanged()
-
-        await self._recorded(operation).run(work)
-
-    async def _made(self, placement: Placement, version: int) -> keys_store.StoredKey:
+    async def _made(self, placement: Placement, version: int, *, now: datetime) -> keys_store.StoredKey:
         system = self._database.system()
         enabled = await system.run(lambda tx: keys_store.enabled_of(tx, placement.uid, Purpose.AUTHORITY))
         before = next((each for each in enabled if each.is_used), None)
         if before is None:
             raise MissingKeyError(f"{Purpose.AUTHORITY} key of tenant {placement.uid}")
         beside = await system.run(lambda tx: keys_store.siblings(tx, placement.uid))
-        return await self._wrapping.next_authority(
-            placement, before, version=version, beside=beside, now=datetime.now(UTC)
-        )
+        return await self._wrapping.next_authority(placement, before, version=version, beside=beside, now=now)
 
     async def _use(self, operation: Operation) -> None:
         """Sign with it when every process has had the time to show it to those who verify."""
@@ -80,13 +59,6 @@ class AuthorityRotation(KeyRotation):
 
         await self._recorded(operation).run(work)
         self._keys.look_again(placement.uid)
-
-    async def _is_known(self, placement: Placement, version: int) -> bool:
-        return await self._database.system().run(
-            lambda tx: store.is_made_since(
-                tx, placement.uid, purpose=Purpose.AUTHORITY, version=version, ago=self._settling
-            )
-        )
 
     async def _retire(self, operation: Operation) -> None:
         """Retire what has signed no certificate that is valid still.

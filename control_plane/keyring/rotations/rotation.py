@@ -6,7 +6,6 @@ it, before it is used; what is old goes when nothing needs it any more.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -16,7 +15,9 @@ from control_plane.errors import ConflictError, UnavailableError
 from control_plane.keyring import destructions, store
 from control_plane.keyring.destruction import Destroyer
 from control_plane.keyring.rotations.authority import AuthorityRotation
+from control_plane.keyring.rotations.enrolment import EnrolmentRotation
 from control_plane.keyring.rotations.plan import KeyRotation, Means
+from control_plane.keyring.rotations.published import PublishedRotation
 from control_plane.keyring.rotations.sealing import SealingRotation, StorageRotation
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KEK, KekRef, Purpose
@@ -30,37 +31,18 @@ from control_plane.tokens.model import LONGEST_LIFETIME
 _VERIFIES_ON: Final = LONGEST_LIFETIME + timedelta(hours=1)
 
 
-class TokensRotation(KeyRotation):
+class TokensRotation(PublishedRotation):
     """A new key for new tokens, which every edge and every process can verify before there are any."""
 
     def __init__(self, means: Means) -> None:
         """Sign with the new version once no edge lags."""
-        super().__init__(means, key_id=Purpose.TOKENS.value)
+        super().__init__(means, purpose=Purpose.TOKENS)
         self._lagging_edges = means.lagging_edges
 
     @property
     @override
     def runs(self) -> Mapping[str, StepRun]:
         return {"publication": self._publish, "edges": self._wait_for_edges, "use": self._use}
-
-    @override
-    async def _take_back(self, operation: Operation, version: int) -> None:
-        withdrawn = operation.tenant_uid
-        await self._database.system().run(
-            lambda tx: store.withdraw(tx, withdrawn, purpose=Purpose.TOKENS, version=version)
-        )
-
-    async def _publish(self, operation: Operation) -> None:
-        placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
-        made = await self._new_version(placement, Purpose.TOKENS, version=version, now=now)
-
-        async def work(tx: SystemTransaction) -> None:
-            if await keys_store.insert_missing(tx, [replace(made, is_used=False)]):
-                tx.record(self._effect(placement, version, state="ENABLED"))
-            else:
-                tx.unchanged()
-
-        await self._recorded(operation).run(work)
 
     async def _wait_for_edges(self, operation: Operation) -> None:
         revision = await self._database.system().run(lambda tx: store.edge_revision(tx, operation.tenant_uid))
@@ -179,6 +161,7 @@ def rotations(means: Means) -> dict[str, KeyRotation]:
         KekRotation(means),
         TokensRotation(means),
         AuthorityRotation(means),
+        EnrolmentRotation(means),
         StorageRotation(means),
         SealingRotation(means, purpose=Purpose.SERVICES),
     )

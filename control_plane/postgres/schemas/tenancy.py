@@ -3,11 +3,13 @@
 One tenant a transaction: each takes some 90 locks, and a few hundred tenants would use up the server's table of them.
 """
 
+from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 from psycopg import sql
 
-from control_plane.postgres.database import Database
+from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.placement import Placement
 from control_plane.postgres.pools import Connection
 from control_plane.postgres.schemas.lint import find_faults
@@ -26,13 +28,22 @@ _BOUNDS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """What a strict tenant's own role logs in with."""
+
+    version: int
+    """Of the key that it is derived from."""
+    password: str = field(repr=False)
+
+
 _PATIENCE: Final = "SET LOCAL lock_timeout = '500ms'"
 
 
-async def create_tenant_schema(database: Database, placement: Placement, *, password: str = "") -> None:
+async def create_tenant_schema(database: Database, placement: Placement, *, login: Login | None = None) -> None:
     """Make the tenant's role and schema, or bring an older schema up to date. Safe to call again, and at once.
 
-    A strict tenant's role logs in with the password, from now on if it had another one.
+    A strict tenant's role logs in with `login`, from now on if it had another one, but for one of a newer version.
 
     Raises:
         MigrationError: a table would not be protected by row-level security; nothing was made.
@@ -44,14 +55,36 @@ async def create_tenant_schema(database: Database, placement: Placement, *, pass
         if version == 0:
             await _create_role(connection, placement)
         if placement.is_strict:
-            await _set_password(connection, placement, password)
+            _check_login(placement, login)
         if version < TENANT_VERSION:
             await _migrate(connection, placement, version=version)
             await _put_canary(connection, placement, database.canaries.marker(placement.uid))
+        if placement.is_strict and login is not None:
+            await _change_login(connection, placement, login)
         if version == 0:
             # Last: from here to the end of the transaction, all others who make tenants wait for these roles.
             await _take_turn(connection, placement.login)
             await _grant_roles(connection, placement)
+
+
+async def change_login(database: Database, placement: Placement, login: Login) -> None:
+    """Have a strict tenant's role log in with this from now on. Safe to call again; who is logged in stays so.
+
+    Raises:
+        UnavailableError: the database is away, or busy with the same tenant.
+    """
+    async with database.ddl() as connection:
+        await _take_turn(connection, placement.schema)
+        await _change_login(connection, placement, login)
+
+
+async def login_version(tx: SystemTransaction, tenant_uid: UUID) -> int | None:
+    """Say of which version of its key a strict tenant's role has its password; None where it has none yet."""
+    row = await tx.fetch_one(
+        "SELECT login_version FROM csm_system.tenant_schemas WHERE tenant_uid = %(tenant_uid)s",
+        {"tenant_uid": tenant_uid},
+    )
+    return None if row is None else row["login_version"]
 
 
 async def drop_tenant_schema(database: Database, placement: Placement) -> None:
@@ -164,12 +197,28 @@ async def _grant_roles(connection: Connection, placement: Placement) -> None:
     await connection.execute(sql.SQL("GRANT csm_tenant TO {} WITH INHERIT TRUE, SET FALSE").format(role))
 
 
-async def _set_password(connection: Connection, placement: Placement, password: str) -> None:
-    """Send what the server verifies the password with (SCRAM), never the password: statements are logged."""
-    if not password:
+def _check_login(placement: Placement, login: Login | None) -> None:
+    if login is None or not login.password:
         message = f"{placement.role} would log in without a password"
         raise ValueError(message)
-    verifier = connection.pgconn.encrypt_password(password.encode(), placement.role.encode(), b"scram-sha-256")
+
+
+async def _change_login(connection: Connection, placement: Placement, login: Login) -> None:
+    """Send what the server verifies the password with (SCRAM), never the password: statements are logged.
+
+    In one transaction with the version that it is of. A version that is older than that changes nothing: whoever comes
+    with it has not heard of the newer one.
+    """
+    cursor = await connection.execute(
+        """
+        UPDATE csm_system.tenant_schemas SET login_version = %(version)s
+         WHERE tenant_uid = %(tenant_uid)s AND coalesce(login_version, 0) <= %(version)s
+        """,
+        {"tenant_uid": placement.uid, "version": login.version},
+    )
+    if not cursor.rowcount:
+        return
+    verifier = connection.pgconn.encrypt_password(login.password.encode(), placement.role.encode(), b"scram-sha-256")
     await connection.execute(
         sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(placement.role), sql.Literal(verifier.decode()))
     )

@@ -6,7 +6,7 @@ be changed now is tried again later, ever more seldom; the others do not wait fo
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -19,7 +19,6 @@ from control_plane.errors import TenantSealedError, UnavailableError
 from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.directory import SELECT_PLACEMENTS
 from control_plane.postgres.placement import Placement
-from control_plane.postgres.pools import Passwords
 from control_plane.postgres.schemas import tenancy
 from control_plane.postgres.schemas.migrations import MigrationError
 
@@ -36,15 +35,17 @@ _LONGEST_FAILURE: Final = 500
 _log: Final = structlog.get_logger("postgres.upgrades")
 
 Notified = Callable[[], AsyncIterator[str]]
+Logins = Callable[[Placement], Awaitable[tenancy.Login]]
+"""Tells what a strict tenant's own role is to log in with. MAY raise UnavailableError and TenantSealedError."""
 
 
 class SchemaUpgrades:
     """Upgrades the tenants of one cell, while `run` runs."""
 
-    def __init__(self, database: Database, *, passwords: Passwords, notified: Notified) -> None:
+    def __init__(self, database: Database, *, logins: Logins, notified: Notified) -> None:
         """Look at once, when `notified` names somebody, and each half minute."""
         self._database = database
-        self._passwords = passwords
+        self._logins = logins
         self._notified = notified
         self._urgent = asyncio.Semaphore(_AT_ONCE)
 
@@ -89,8 +90,8 @@ class SchemaUpgrades:
     async def _try(self, placement: Placement) -> bool:
         """Upgrade one; note where that fails, and say so."""
         try:
-            password = await self._passwords(placement) if placement.is_strict else ""
-            await tenancy.create_tenant_schema(self._database, placement, password=password)
+            login = await self._logins(placement) if placement.is_strict else None
+            await tenancy.create_tenant_schema(self._database, placement, login=login)
         except (MigrationError, psycopg.Error, TenantSealedError, UnavailableError) as error:
             _log.warning("schema_upgrade_failed", tenant=placement.tenant_id, error=str(error))
             failure = str(error)[:_LONGEST_FAILURE]

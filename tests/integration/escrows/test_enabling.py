@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from bulkhead.v1 import escrows_pb2
+from bulkhead.v1 import escrows_pb2, key_changes_pb2, keys_pb2
 from control_plane.errors import ConflictError, InvalidArgumentError, PolicyDeniedError, PreconditionError
 from control_plane.escrows import store
 from control_plane.escrows.making import make
@@ -24,6 +24,7 @@ from control_plane.serving.principal import Principal
 from tests.fixtures.escrow import PEOPLE, Ceremony
 
 OFF, ON = escrows_pb2.Escrow.OFF, escrows_pb2.Escrow.ON
+State = keys_pb2.KeyVersion.State
 
 
 @pytest.mark.behaviour("S2.13")
@@ -158,13 +159,41 @@ async def test_a_proposal_is_checked_and_not_kept_where_nothing_else_is_asked(es
 
 
 @pytest.mark.behaviour("S2.13")
-@pytest.mark.parametrize("key", ["storage", "services", "tokens", "authority"])
+@pytest.mark.parametrize("key", ["storage", "services", "tokens", "authority", "enrolment"])
 async def test_a_key_that_is_made_later_is_stored_with_its_copy(escrow: Ceremony, key: str) -> None:
     tenant = await escrow.cell.tenant()
     await escrow.enable(tenant)
     await escrow.ring.rotated(tenant, key)
 
     assert f"tenants/org_1/keys/{key}/versions/2" in (await escrow.get(tenant)).key_versions
+
+
+@pytest.mark.behaviour("S2.5")
+async def test_a_key_that_vouches_for_an_escrow_is_kept_as_long_as_that(escrow: Ceremony) -> None:
+    tenant, first = await escrow.cell.tenant(), "tenants/org_1/keys/enrolment/versions/1"
+    await escrow.enable(tenant)
+
+    async def rotated() -> list[int]:
+        await escrow.ring.rotated(tenant, "enrolment")
+        await escrow.execute("UPDATE csm_system.tenant_keys SET use_time = now() - interval '1 year'")
+        return [version.state for version in await escrow.ring.versions(tenant, "enrolment")]
+
+    await rotated()
+    assert set(await rotated()) == {State.ENABLED}
+    assert await rotated() == [State.ENABLED, State.ENABLED, State.RETIRED, State.ENABLED]
+    context: Any = None
+    request = key_changes_pb2.RetireKeyVersionRequest(name=first)
+    with pytest.raises(PreconditionError, match="vouches for") as refused:
+        await escrow.ring.calling(tenant, "RetireKeyVersion").RetireKeyVersion(request, context)
+    assert refused.value.code == "KEY_VERSION_NEEDED"
+    await escrow.disable(tenant)
+    assert (await rotated())[-1] == State.RETIRED
+    # The next one is vouched for by the key that derives now.
+    await escrow.enable(tenant)
+    (row,) = await escrow.execute(
+        "SELECT version FROM csm_system.tenant_keys JOIN csm_system.tenant_escrows ON check_key_id = tenant_keys.id"
+    )
+    assert row["version"] == 5
 
 
 async def test_the_first_key_for_services_is_stored_with_its_copy(escrow: Ceremony) -> None:

@@ -19,7 +19,21 @@ from tests.fixtures.escrow import PEOPLE, Ceremony
 EXAMPLES: Final = 25
 _numbers: Final = count(1)
 STEPS: Final = st.lists(
-    st.sampled_from(["propose", "confirm", "confirm alone", "disable", "begin", "cancel", "storage", "kek", *PEOPLE]),
+    st.sampled_from(
+        [
+            "propose",
+            "confirm",
+            "confirm alone",
+            "disable",
+            "begin",
+            "cancel",
+            "storage",
+            "kek",
+            "authority",
+            "enrolment",
+            *PEOPLE,
+        ]
+    ),
     max_size=14,
 )
 # Long enough for a recovery: by chance few of them come that far.
@@ -62,7 +76,7 @@ class History:
             case "cancel" if self.recovery:
                 await self.ceremony.cancel(self.tenant, self.recovery.name)
                 self.recovery, self.approved = None, set()
-            case "storage" | "kek":
+            case "storage" | "kek" | "authority" | "enrolment":
                 await self._rotate(what)
             case name if name in PEOPLE and self.recovery:
                 await self._approve(name)

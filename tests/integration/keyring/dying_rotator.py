@@ -2,8 +2,8 @@
 
 Run as a process of its own: SOCKET_DIR PORT DBNAME VAULT_DIR OBJECTS_DIR TENANT POINT. A point is `before:STEP` or
 `after:STEP`, `amid:destruction` (the old KEK is gone, and nobody has written it down), `amid:replacement` (an object is
-being sealed anew), `amid:objects` (one was, and nobody has written it down), or `never`. It ends when no operation is
-running any more. Edges know everything at once.
+being sealed anew), `amid:objects` (one was, and nobody has written it down), `amid:login` (a role has another password,
+and the rotation has not ended), or `never`. It ends when no operation is running any more. Edges know all at once.
 """
 
 import asyncio
@@ -28,8 +28,11 @@ from control_plane.operations.plan import Step
 from control_plane.operations.service import OperationRunner
 from control_plane.postgres.database import Database, PostgresSettings
 from control_plane.postgres.directory import Directory
+from control_plane.postgres.placement import Placement
+from control_plane.postgres.schemas import tenancy
 
 _DEADLINE_S = 60.0
+_CHANGE_LOGIN = tenancy.change_login
 
 
 def die() -> None:
@@ -60,6 +63,12 @@ class DyingBucket(LocalBucket):
 
         await super().replace(key, read)
         die()
+
+
+async def _change_login(database: Database, placement: Placement, login: tenancy.Login) -> None:
+    async with asyncio.timeout(_DEADLINE_S):
+        await _CHANGE_LOGIN(database, placement, login)
+    die()
 
 
 def _step(step: Step, tenant: str, point: str) -> Step:
@@ -104,6 +113,8 @@ async def main() -> None:
                 touched=lambda _: None,
             )
         )
+        if point == "amid:login":
+            tenancy.change_login = _change_login
         for plan in plans.values():
             plan.steps = [_step(step, tenant, point) for step in plan.steps]
         queue = JobQueue(database, settings)

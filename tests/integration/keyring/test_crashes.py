@@ -224,7 +224,10 @@ async def test_a_killed_rotation_is_completed_and_no_reader_fails_and_no_write_i
         about_versions = [
             resource for resource, _ in await ring.log(tenant) if "/keys/" in resource and "/versions/" in resource
         ]
-        assert len(about_versions) == {"kek": 3, "storage": 2, "services": 1, "tokens": 2, "authority": 2}[key], point
+        assert (
+            len(about_versions)
+            == {"kek": 3, "storage": 2, "services": 1, "tokens": 2, "authority": 2, "enrolment": 2}[key]
+        ), point
         sealed = {await ring.objects.of(tenant).sealed_by(name.path, version=name.version) for name in ALL}
         assert sealed == {2 if key == "storage" else 1}, point
         assert (State.RETIRED in await states(ring, tenant)) is (key == "storage"), point

@@ -113,15 +113,6 @@ async def test_there_is_no_key_of_another_name(ring: Ring, key: str) -> None:
         await ring.rotate(tenant, key)
 
 
-async def test_a_key_that_is_not_rotated_is_refused_with_what_it_would_take(ring: Ring) -> None:
-    tenant = await ring.cell.tenant()
-
-    with pytest.raises(PreconditionError, match="new passwords") as refused:
-        await ring.rotate(tenant, "enrolment")
-    assert refused.value.code == "ROTATION_NOT_SUPPORTED"
-    assert ring.deferred == []
-
-
 async def test_a_repeated_request_gets_the_same_operation_and_another_one_with_its_id_is_refused(ring: Ring) -> None:
     tenant, request_id = await ring.cell.tenant(), str(uuid4())
     begun = await ring.rotate(tenant, "storage", request_id=request_id)

@@ -21,7 +21,7 @@ from control_plane.postgres.schemas.migrations import Migration
 from control_plane.postgres.schemas.tenancy import TENANT_MIGRATIONS, TENANT_VERSION
 from control_plane.postgres.schemas.upgrades import CHANNEL, Elsewhere, SchemaUpgrades
 from tests.fixtures.canaries import RawConnection, rows_of, tables_of
-from tests.fixtures.postgres import MakeTenant, login_password
+from tests.fixtures.postgres import MakeTenant, login
 
 NEXT = TENANT_VERSION + 1
 NOTES = Migration(version=NEXT, name="notes", text="ALTER TABLE users ADD COLUMN note text NOT NULL DEFAULT ''")
@@ -29,7 +29,7 @@ NOTES = Migration(version=NEXT, name="notes", text="ALTER TABLE users ADD COLUMN
 
 @pytest.fixture
 def reconciler(database: Database, postgres_settings: PostgresSettings) -> SchemaUpgrades:
-    return SchemaUpgrades(database, passwords=login_password, notified=partial(notified, postgres_settings, CHANNEL))
+    return SchemaUpgrades(database, logins=login, notified=partial(notified, postgres_settings, CHANNEL))
 
 
 def release(monkeypatch: pytest.MonkeyPatch) -> None:

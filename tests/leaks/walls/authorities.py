@@ -5,6 +5,7 @@ from typing import Final
 from tests.leaks.model import Mutation
 
 ROTATION: Final = "control_plane/keyring/rotations/authority.py"
+PUBLISHED: Final = "control_plane/keyring/rotations/published.py"
 MODEL: Final = "control_plane/keyring/model.py"
 AUTHORITIES: Final = "control_plane/keys/authorities.py"
 KEYS_STORE: Final = "control_plane/keys/store.py"
@@ -23,7 +24,7 @@ WALLS: Final = (
     ),
     Mutation(
         name="an authority is used at once when it is made",
-        file=ROTATION,
+        file=PUBLISHED,
         before="[replace(made, is_used=False)]",
         after="[replace(made, is_used=True)]",
         noticed_by=(f"{TESTS}::test_a_new_authority_is_shown_by_every_process_before_it_signs",),

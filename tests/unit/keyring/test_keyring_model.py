@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from control_plane.errors import EtagMismatchError, NotFoundError, PreconditionError
 from control_plane.keyring.model import STEPS, Found, Key, KeyVersion, Resealing, VersionState, kek_version
-from control_plane.keys.model import BUILT_IN, BUILT_IN_IDS, KEK, NAMED, ROTATED, Purpose
+from control_plane.keys.model import BUILT_IN, BUILT_IN_IDS, KEK, NAMED, Purpose
 from control_plane.objects.paths import ObjectName
 
 NOW: Final = datetime(2027, 1, 2, tzinfo=UTC)
@@ -67,15 +67,20 @@ def test_a_kek_is_primary_once_something_is_wrapped_under_it() -> None:
     assert version(1, wraps=False, destroyed=True).state is VersionState.DESTROYED
 
 
-def test_exactly_the_keys_with_several_versions_are_rotated_and_the_others_say_what_it_would_take() -> None:
-    assert set(STEPS) == {KEK, *(purpose.value for purpose in ROTATED)}
+def test_every_key_that_a_tenant_has_from_the_beginning_is_rotated() -> None:
+    assert set(STEPS) == set(BUILT_IN_IDS)
     for key_id in BUILT_IN_IDS:
-        if key_id in STEPS:
-            _key(FIRST, key_id=key_id).check_rotatable()
-            continue
-        with pytest.raises(PreconditionError, match="it would take") as refused:
-            _key(FIRST, key_id=key_id).check_rotatable()
-        assert refused.value.code == "ROTATION_NOT_SUPPORTED"
+        _key(FIRST, key_id=key_id).check_rotatable()
+
+
+def test_what_something_rests_on_is_not_retired() -> None:
+    key = _key(SECOND, FIRST, key_id="enrolment")
+    key.check_change(FIRST, VersionState.RETIRED, needed=[2])
+    key.check_change(FIRST, VersionState.ENABLED, needed=[1])
+
+    with pytest.raises(PreconditionError) as refused:
+        key.check_change(FIRST, VersionState.RETIRED, needed=[1])
+    assert refused.value.code == "KEY_VERSION_NEEDED"
 
 
 def test_every_purpose_has_a_name() -> None:
@@ -94,15 +99,18 @@ def test_every_purpose_has_a_name() -> None:
         ("authority", VersionState.RETIRED, "1", None),
         ("authority", VersionState.RETIRED, "2", "KEY_VERSION_PRIMARY"),
         ("authority", VersionState.ENABLED, "1", None),
+        ("enrolment", VersionState.RETIRED, "1", None),
+        ("enrolment", VersionState.RETIRED, "2", "KEY_VERSION_PRIMARY"),
+        ("enrolment", VersionState.ENABLED, "1", None),
         *(
             (key_id, VersionState.RETIRED, "1", "KEY_VERSION_NOT_CHANGED")
             for key_id in BUILT_IN_IDS
-            if key_id not in {"services", "authority"}
+            if key_id not in {"services", "authority", "enrolment"}
         ),
         *(
             (key_id, VersionState.ENABLED, "1", "KEY_VERSION_NOT_CHANGED")
             for key_id in BUILT_IN_IDS
-            if key_id not in {"services", "storage", "authority"}
+            if key_id not in {"services", "storage", "authority", "enrolment"}
         ),
     ],
 )
