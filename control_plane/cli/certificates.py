@@ -82,7 +82,7 @@ def revoke_certificate(
 
 @command(app, "authority")
 def get_authority(session: Session, tenant: arguments.Tenant, *, out: arguments.OutFile = None) -> None:
-    """Show a tenant's own authority. --out writes its certificate in PEM."""
+    """Show a tenant's own authority. --out writes in PEM all that its certificates are verified against."""
     answer = session.call(f"{_SERVICE}/GetCertificateAuthority", {"name": f"{tenant}/certificateAuthority"})
     if out:
         session.deliver(answer["pem"], out, mode=_PUBLIC)

@@ -78,7 +78,10 @@ def rotate_key(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")] = True,
     timeout: operations.Timeout = operations.TIMEOUT,
 ) -> None:
-    """Replace a key by a new version, while everything is served: kek, storage, services, tokens, or a tenant's own."""
+    """Replace a key by a new version, while everything is served: any that a tenant has, but for imported ones.
+
+    What else becomes of the old version, and when, depends on the key: see docs/vault.md.
+    """
     request = {
         "name": name,
         "etag": etag,
@@ -100,14 +103,17 @@ def rotate_key(
 
 @command(app, "retire")
 def retire_version(session: Session, name: Version, *, etag: arguments.Etag = "") -> None:
-    """Retire an old version of services: what it sealed does not open any more, until the version is enabled again."""
+    """Retire an old version of services, authority or enrolment: what it sealed, signed or derived counts no more.
+
+    Until the version is enabled again.
+    """
     session.show(session.call_once(f"{_SERVICE}/RetireKeyVersion", {"name": name, "etag": etag}))
     session.hint("keys", "enable", name)
 
 
 @command(app, "enable")
 def enable_version(session: Session, name: Version, *, etag: arguments.Etag = "") -> None:
-    """Enable a version of services or storage that was retired. It seals nothing new."""
+    """Enable a version of services, storage, authority or enrolment that was retired. It is for nothing new."""
     session.show(session.call_once(f"{_SERVICE}/EnableKeyVersion", {"name": name, "etag": etag}))
 
 

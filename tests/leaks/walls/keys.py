@@ -157,7 +157,7 @@ WALLS: Final = (
     Mutation(
         name="whatever is derived of a tenant's key is the same",
         file=SERVICE,
-        before="return hmac.digest(key.material.private, purpose_label, hashlib.sha256)",
+        before="return hmac.digest(key.material.private, label, hashlib.sha256)",
         after="return hmac.digest(key.material.private, _LOGIN_LABEL, hashlib.sha256)",
         noticed_by=(f"{TENANT_KEYS}::test_the_keys_of_two_tenants_have_nothing_in_common",),
     ),

@@ -54,8 +54,9 @@ WALLS: Final = (
     Mutation(
         name="a version of every tenant's is retired",
         file=STORE,
-        before="tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND state = 'ENABLED'\n           AND",
-        after="purpose = %(purpose)s AND state = 'ENABLED'\n           AND",
+        before="tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND state = 'ENABLED'\n"
+        "           AND version < %(version)s",
+        after="purpose = %(purpose)s AND state = 'ENABLED'\n           AND version < %(version)s",
         noticed_by=(f"{TESTS}::test_all_that_older_versions_sealed_is_sealed_by_the_new_one_and_they_are_retired",),
     ),
     Mutation(

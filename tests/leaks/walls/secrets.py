@@ -102,8 +102,8 @@ WALLS: Final = (
     Mutation(
         name="a request id of one value is answered for another",
         file=SERVICE,
-        before="    if earlier.request_hash != wanted.request_hash:\n",
-        after="    if earlier.request_hash == wanted.request_hash == b'':\n",
+        before="    if earlier.request_hash not in hashes:\n",
+        after="    if earlier.request_hash in ():\n",
         noticed_by=(f"{SECRETS}::test_a_request_id_is_good_for_one_request_of_one_caller",),
     ),
     Mutation(

@@ -239,8 +239,8 @@ WALLS: Final = (
     Mutation(
         name="a strict tenant is made without a password",
         file=TENANCY,
-        before="    if not password:\n",
-        after="    if password is None:\n",
+        before="    if login is None or not login.password:\n",
+        after="    if login == '':\n",
         noticed_by=(f"{STRICT}::test_a_strict_tenant_without_a_password_is_not_made",),
     ),
     Mutation(

@@ -149,12 +149,16 @@ class KeyServiceServicer:
         older versions have signed is verified on: each is retired once nothing that it signed is valid, when this rotation
         ends, or the next one, or by RetireKeyVersion.
 
+        `enrolment`: the new version is published first, and derives what is new two seconds later; then the tenant's own
+        database role, where it has one, is given a new password. What older versions derived is taken on, for longer than any
+        enrolment is open; the rotation after that retires them, but for one that vouches for the tenant's escrow.
+
         `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
         it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
         A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
 
-        `enrolment` and imported keys are refused (`ROTATION_NOT_SUPPORTED`), and the message says why.
+        Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,16 +166,19 @@ class KeyServiceServicer:
 
     def RetireKeyVersion(self, request, context):
         """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
-        sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back. Or one of
-        `authority`, as after a suspicion: it is not shown any more, and whoever asks what to trust trusts nothing that it signed.
+        sealed by it still is not looked for, since it lies where it was put; EnableKeyVersion brings it back.
+
+        Or one of `authority` or `enrolment`, as after a suspicion: whoever asks what to trust trusts nothing that it signed,
+        revoked or not; and the enrolment tokens that it derived open nothing. One that vouches for an escrow, or that the
+        tenant's database role logs in with, is refused (`KEY_VERSION_NEEDED`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EnableKeyVersion(self, request, context):
-        """Enable a version of `services`, `storage` or `authority` that was retired: what it sealed opens again, and what it
-        signed is trusted. It seals and signs nothing new.
+        """Enable a version of `services`, `storage`, `authority` or `enrolment` that was retired: what it sealed opens again,
+        what it signed is trusted, and what it derived is taken. It is for nothing new.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
