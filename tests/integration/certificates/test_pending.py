@@ -197,7 +197,7 @@ async def _cut_off(bench: Bench, tenant: Placement, request: Asked) -> None:
     """Leave what a process leaves that dies between the object and the activation."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(store, "activate", _failing(store.activate, done=False))
-        patched.setattr(pending, "_withdraw", _nothing)
+        patched.setattr(pending, "withdraw", _nothing)
         with pytest.raises(UnavailableError):
             await bench.issue(tenant, request)
 

@@ -1,8 +1,8 @@
 """How one authority takes another's place, and what those make of it who trust either alone."""
 
 import ssl
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -11,57 +11,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from control_plane.certificates.signing import pem_chain, sign_certificate, term
-from control_plane.certificates.signing_request import read_signing_request
-from control_plane.errors import Violations
-from control_plane.keys.algorithms import AUTHORITIES, CertificatePolicy, KeyAlgorithm, algorithm_of
-from control_plane.keys.authorities import Authorities, authorities, authority_of, key_identifier, next_authority
-from control_plane.keys.material import AUTHORITY_LIFETIME, Holder, Material, new_material, private_der
+from control_plane.keys.algorithms import AUTHORITIES, KeyAlgorithm, algorithm_of
+from control_plane.keys.authorities import authority_of, key_identifier, next_authority
+from control_plane.keys.material import AUTHORITY_LIFETIME, Holder, new_material
 from control_plane.keys.model import IntegrityError, Purpose
-from tests.unit.certificates.signing_requests import P256, PROFILE, signing_request
-
-NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
-LATER = NOW + timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signed:
-    certificate: x509.Certificate
-    chain: list[x509.Certificate]
-    pem: str
-
-
-def _first(algorithm: KeyAlgorithm = KeyAlgorithm.EC_P256) -> Material:
-    holder = Holder(
-        tenant_uid=UUID(int=7), display_name="Example Works", tenant_id="org_1", authority_algorithm=algorithm
-    )
-    return new_material(Purpose.AUTHORITY, holder=holder, now=NOW)
-
-
-def _versions(count: int) -> list[Material]:
-    """Make so many, the oldest first."""
-    found = [_first()]
-    while len(found) < count:
-        found.append(next_authority(found[-1], now=NOW)[0])
-    return found
-
-
-def _trusted(versions: list[Material], *, signing: int, retired: tuple[int, ...] = ()) -> Authorities:
-    numbered = [(number, each) for number, each in enumerate(versions, 1) if number not in retired]
-    every = [authority_of(each, version=number) for number, each in reversed(numbered)]
-    return authorities(every, signing=signing)
-
-
-def _sign(trusted: Authorities) -> Signed:
-    own, found = trusted.signing, Violations()
-    request = read_signing_request(signing_request(), PROFILE, policy=CertificatePolicy(), violations=found)
-    found.check()
-    set_term = term(own.certificate, serial_number=17, now=LATER, validity=timedelta(days=1))
-    assert request is not None
-    assert set_term is not None
-    certificate = sign_certificate(request, set_term, authority=own.certificate, key=own.private_key)
-    pem = pem_chain(certificate, trusted)
-    return Signed(certificate=certificate, chain=x509.load_pem_x509_certificates(pem.encode())[1:], pem=pem)
+from tests.unit.keys.authority_versions import LATER, NOW, Signed, first, private_key_pem, sign, trusted_of, versions_of
 
 
 def _verifies(signed: Signed, root: x509.Certificate) -> bool:
@@ -97,14 +51,10 @@ def _shakes_hands(signed: Signed, root: x509.Certificate, folder: Path) -> bool:
     return True
 
 
-def private_key_pem() -> bytes:
-    return ssl.DER_cert_to_PEM_cert(private_der(P256)).replace("CERTIFICATE", "PRIVATE KEY").encode()
-
-
 @pytest.mark.behaviour("S2.5")
 @pytest.mark.parametrize("algorithm", sorted(AUTHORITIES))
 def test_the_next_authority_has_the_same_name_and_algorithm_and_a_key_of_its_own(algorithm: KeyAlgorithm) -> None:
-    before = _first(algorithm)
+    before = first(algorithm)
     made, said = next_authority(before, now=LATER)
     old, new = authority_of(before, version=1), authority_of(made, version=2)
 
@@ -124,8 +74,8 @@ def test_the_next_authority_has_the_same_name_and_algorithm_and_a_key_of_its_own
 @pytest.mark.behaviour("S2.5")
 @pytest.mark.parametrize("trusts", [1, 2, 3])
 def test_what_the_newest_signs_is_taken_by_all_who_trust_one_that_is_not_retired(trusts: int, tmp_path: Path) -> None:
-    versions = _versions(3)
-    signed = _sign(_trusted(versions, signing=3))
+    versions = versions_of(3)
+    signed = sign(trusted_of(versions, signing=3))
     root = authority_of(versions[trusts - 1], version=trusts).certificate
 
     assert _shakes_hands(signed, root, tmp_path)
@@ -136,8 +86,8 @@ def test_what_the_newest_signs_is_taken_by_all_who_trust_one_that_is_not_retired
 
 
 def test_what_an_authority_has_signed_is_taken_by_those_alone_who_trust_it_or_what_was_before(tmp_path: Path) -> None:
-    versions = _versions(2)
-    signed = _sign(_trusted(versions, signing=1))
+    versions = versions_of(2)
+    signed = sign(trusted_of(versions, signing=1))
     first, second = (authority_of(each, version=1).certificate for each in versions)
 
     assert signed.chain == [first]
@@ -146,19 +96,19 @@ def test_what_an_authority_has_signed_is_taken_by_those_alone_who_trust_it_or_wh
 
 
 def test_nothing_leads_to_what_is_retired_nor_beyond_it(tmp_path: Path) -> None:
-    versions = _versions(3)
+    versions = versions_of(3)
     for retired, crosses in (((1,), 1), ((2,), 0), ((1, 2), 0)):
-        trusted = _trusted(versions, signing=3, retired=retired)
+        trusted = trusted_of(versions, signing=3, retired=retired)
         assert len(trusted.crosses) == crosses
         assert len(trusted.trusted) == 3 - len(retired)
         assert trusted.trusted[0] == trusted.signing.certificate
-    signed = _sign(_trusted(versions, signing=3, retired=(1, 2)))
+    signed = sign(trusted_of(versions, signing=3, retired=(1, 2)))
 
     assert not _shakes_hands(signed, authority_of(versions[0], version=1).certificate, tmp_path)
 
 
 def test_one_that_has_expired_certifies_none() -> None:
-    before = _first()
+    before = first()
     made, _ = next_authority(before, now=NOW + AUTHORITY_LIFETIME + timedelta(seconds=1))
 
     assert made.cross is None
@@ -166,7 +116,7 @@ def test_one_that_has_expired_certifies_none() -> None:
 
 
 def test_a_certificate_by_the_one_before_is_of_the_same_key_and_name_or_refused() -> None:
-    one, other = (next_authority(_first(), now=NOW)[0] for _ in range(2))
+    one, other = (next_authority(first(), now=NOW)[0] for _ in range(2))
     holder = Holder(tenant_uid=UUID(int=8), display_name="Another", tenant_id="org_2")
     foreign = next_authority(new_material(Purpose.AUTHORITY, holder=holder, now=NOW), now=NOW)[0]
 
