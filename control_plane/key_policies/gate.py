@@ -19,7 +19,7 @@ from control_plane.key_policies import store
 from control_plane.key_policies.approvals import MOST_OF_ONE_WAITING, MOST_WAITING, Approval, State, asked
 from control_plane.key_policies.decide import Decision, Unmatched, Verdict, decide
 from control_plane.key_policies.model import KeyUse, Terms
-from control_plane.keys.cache import KeyCache
+from control_plane.keys.opened.cache import KeyCache
 from control_plane.postgres.database import TenantHandle, TenantTransaction
 from control_plane.postgres.effects import Effect, JsonValue
 from control_plane.postgres.placement import Placement

@@ -14,13 +14,13 @@ from typing_extensions import override
 from control_plane.keys import store
 from control_plane.keys.algorithms import DEFAULT_AUTHORITY, CertificatePolicy, KeyAlgorithm
 from control_plane.keys.authorities import Authorities, Authority, authorities, authority_of
-from control_plane.keys.cache import KeyCache
 from control_plane.keys.material import Holder, TokenKey, TokenSigner, new_material, token_key_pair
 from control_plane.keys.model import BUILT_IN, FIRST_OBJECT_VERSION, KekRef, MissingKeyError, Purpose
 from control_plane.keys.named import store as named_store
 from control_plane.keys.named.model import NamedKey
 from control_plane.keys.named.rsa_pool import RsaPool
-from control_plane.keys.opening import KEPT_FOR, OpenKey, OpenKeys
+from control_plane.keys.opened.cache import KeyCache
+from control_plane.keys.opened.opening import KEPT_FOR, OpenKey, OpenKeys
 from control_plane.keys.sealing.objects import ObjectSeal, StorageKey
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault, RootOfTrust

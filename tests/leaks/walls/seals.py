@@ -7,7 +7,7 @@ from tests.leaks.model import Mutation
 AUTHORIZATION: Final = "control_plane/serving/interceptors/authorization.py"
 HANDLES: Final = "control_plane/postgres/handles.py"
 SQL: Final = "control_plane/postgres/sql/system/0014_seals.sql"
-KEYS: Final = "control_plane/keys/opening.py"
+KEYS: Final = "control_plane/keys/opened/opening.py"
 PROCESS: Final = "control_plane/app/process.py"
 SERVICE: Final = "control_plane/tenants/service.py"
 SERVICER: Final = "control_plane/tenants/servicer.py"

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from uuid import UUID
 
-from control_plane.keys.cache import Answers, KeyCache
+from control_plane.keys.opened.cache import Answers, KeyCache
 
 ALPHA, BETA = UUID(int=1), UUID(int=2)
 

@@ -10,9 +10,9 @@ import structlog
 
 from control_plane.errors import DomainError, KeyRetiredError, UnavailableError
 from control_plane.keys import store
-from control_plane.keys.cache import Answers, KeyCache
 from control_plane.keys.material import Material
 from control_plane.keys.model import IntegrityError, MissingKeyError
+from control_plane.keys.opened.cache import Answers, KeyCache
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault
 from control_plane.postgres.database import Database, SystemTransaction
