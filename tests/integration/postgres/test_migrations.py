@@ -131,3 +131,38 @@ async def test_a_role_that_was_given_powers_loses_them_at_the_next_start(
         ),
     )
     assert role == {"powers": False}
+
+
+async def test_the_passwords_of_strict_tenants_from_before_are_of_the_first_version(
+    absent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [each for each in SYSTEM_MIGRATIONS if each.version < _numbered("login_versions")]
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "SYSTEM_MIGRATIONS", tuple(before))
+        older.setattr(migrations, "SYSTEM_VERSION", len(before))
+        await migrate_system(absent)
+    connection = await psycopg.AsyncConnection.connect(absent, row_factory=psycopg.rows.dict_row, autocommit=True)
+    async with connection:
+        for name, isolation in (("one", "STRICT"), ("other", "POOLED")):
+            uid = new_uuid()
+            await connection.execute(
+                """
+                INSERT INTO csm_system.tenants (id, uid, display_name, state, tier, isolation, schema_name, dns_label)
+                VALUES (%s, %s, '', 'ACTIVE', 'standard', %s, %s, %s)
+                """,
+                (name, uid, isolation, f"tenant_{name}", name),
+            )
+            await connection.execute(
+                "INSERT INTO csm_system.tenant_schemas (tenant_uid, version) VALUES (%s, 1)", (uid,)
+            )
+        await migrate_system(absent)
+        query = """
+            SELECT id, login_version FROM csm_system.tenant_schemas JOIN csm_system.tenants ON uid = tenant_uid
+        """
+        rows = await rows_of(connection, sql.SQL(query))
+
+    assert {row["id"]: row["login_version"] for row in rows} == {"one": 1, "other": None}
+
+
+def _numbered(name: str) -> int:
+    return next(each.version for each in SYSTEM_MIGRATIONS if each.name == name)

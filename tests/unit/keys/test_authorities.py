@@ -11,9 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from control_plane.keys.algorithms import AUTHORITIES, KeyAlgorithm, algorithm_of
+from control_plane.keys.algorithms import AUTHORITIES, KeyAlgorithm, algorithm_of, signing_hash
 from control_plane.keys.authorities import authority_of, key_identifier, next_authority
-from control_plane.keys.material import AUTHORITY_LIFETIME, Holder, new_material
+from control_plane.keys.material import AUTHORITY_LIFETIME, Holder, authority_pair, new_material
 from control_plane.keys.model import IntegrityError, Purpose
 from tests.unit.keys.authority_versions import LATER, NOW, Signed, first, private_key_pem, sign, trusted_of, versions_of
 
@@ -124,3 +124,28 @@ def test_a_certificate_by_the_one_before_is_of_the_same_key_and_name_or_refused(
         with pytest.raises(IntegrityError):
             authority_of(replace(one, cross=forged), version=2)
     assert authority_of(one, version=2).cross is not None
+
+
+def test_what_takes_the_place_of_an_authority_from_before_is_taken_by_those_who_keep_to_the_standard(
+    tmp_path: Path,
+) -> None:
+    """It allows for none below it; the next one is self-issued, and does not count (RFC 5280, 6.1.4)."""
+    (made,) = versions_of(1)
+    certificate, key = authority_pair(made)
+    builder = x509.CertificateBuilder(
+        certificate.issuer,
+        certificate.subject,
+        certificate.public_key(),
+        certificate.serial_number,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
+    for each in certificate.extensions:
+        is_bound = isinstance(each.value, x509.BasicConstraints)
+        value = x509.BasicConstraints(ca=True, path_length=0) if is_bound else each.value
+        builder = builder.add_extension(value, critical=each.critical)
+    old = builder.sign(key, signing_hash(key))
+    before = replace(made, public=old.public_bytes(Encoding.DER))
+    signed = sign(trusted_of([before, next_authority(before, now=NOW)[0]], signing=2))
+
+    assert _shakes_hands(signed, old, tmp_path)
