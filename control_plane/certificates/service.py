@@ -103,13 +103,18 @@ class Certificates:
             claimed = await pending.claim(draft.certificate, drafts, clock=self._clock)
             if claimed.id != draft.certificate.id:
                 return await self.get(claimed, drafts.placement)
-            # After that: who retires a version looks for what it has signed when it signs no more.
-            if await self._keys.signs(drafts.placement, authority):
+            signs = False
+            try:
+                # After that: who retires a version looks for what it has signed when it signs no more.
+                signs = await self._keys.signs(drafts.placement, authority)
+            finally:
+                if not signs:
+                    await pending.withdraw(draft.certificate, objects=self._objects, drafts=drafts)
+            if signs:
                 active = await pending.publish(
                     draft.certificate, text=draft.pem_chain, objects=self._objects, drafts=drafts, effects=effects
                 )
                 return Issued(certificate=active, pem_chain=draft.pem_chain)
-            await pending.withdraw(draft.certificate, objects=self._objects, drafts=drafts)
         raise ConflictError("the tenant's certificate authority is being replaced")
 
     async def get(self, certificate: Certificate, placement: Placement) -> Issued:

@@ -46,8 +46,8 @@ WALLS: Final = (
     Mutation(
         name="a certificate is issued by an authority that was replaced",
         file=ISSUE,
-        before="            if await self._keys.signs(drafts.placement, authority):\n",
-        after="            if authority.version:\n",
+        before="signs = await self._keys.signs(drafts.placement, authority)",
+        after="signs = authority is not None",
         noticed_by=(f"{TESTS}::test_who_has_not_heard_of_a_new_authority_signs_with_it_all_the_same",),
     ),
     Mutation(
