@@ -17,7 +17,7 @@ local OF_GET, OF_GRPC = {}, {} -- written by `ext_authz/xds/resources/filters.py
 -- Whether there was a handshake, in which a name was asked for.
 local IS_TLS = false -- written by the same
 local KEY = "x-bulkhead-tenant"
-local IN_PATH = "^/api/v1/tenants/([^/?]+)/?([^?]*)(.*)$"
+local TENANTS = "/api/v1/tenants/"
 -- An item is one of its collection. What else a path or a query may hold, the agent looks at.
 local ITEM = "^(%w+/)[%w_-]+$"
 local PLAIN_QUERY = "^%?page_size=%d+$"
@@ -60,6 +60,19 @@ local function remembered(credential)
   return known
 end
 
+-- Return the id of the tenant that a path names, what follows it, and the query: nothing where it names none.
+local function read_path(path)
+  local first = #TENANTS + 1
+  if string.sub(path, 1, first - 1) ~= TENANTS then
+    return nil
+  end
+  local mark = string.find(path, "?", first, true) or #path + 1
+  local slash = math.min(string.find(path, "/", first, true) or mark, mark)
+  if slash > first then
+    return string.sub(path, first, slash - 1), string.sub(path, slash + 1, mark - 1), string.sub(path, mark)
+  end
+end
+
 local function class_of(headers, path, rest, query)
   if rest == nil then
     return OF_GRPC[path]
@@ -67,8 +80,11 @@ local function class_of(headers, path, rest, query)
   if headers:get(":method") ~= "GET" or query ~= "" and string.find(query, PLAIN_QUERY) == nil then
     return nil
   end
-  local collection = string.match(rest, ITEM)
-  return OF_GET[collection and collection .. "*" or rest]
+  return OF_GET[rest] or OF_GET[(string.match(rest, ITEM) or "") .. "*"]
+end
+
+local function is_twice(value)
+  return value ~= nil and string.find(value, ",", 1, true) ~= nil
 end
 
 local function is_for(lease, key, named, host, server)
@@ -144,9 +160,14 @@ local function show_lease(handle, headers, credential, class, key, named)
   local host, server = headers:get(":authority"), IS_TLS and handle:streamInfo():requestedServerName() or ""
   local known = remembered(credential)
   local lease = known and known.leases[class]
+  local now = lease and handle:timestamp()
+  local is_good = lease and is_for(lease, key, named, host, server) and lease.ends > now and lease.calls > 0
+  -- What was sent twice is the agent's to refuse: none of it was ever granted a lease, and it touches nobody's.
+  if not is_good and (is_twice(credential) or is_twice(named)) then
+    return
+  end
   if lease ~= nil then
-    local now = handle:timestamp()
-    if is_for(lease, key, named, host, server) and lease.ends > now and lease.calls > 0 then
+    if is_good then
       if lease.repeats then
         lease.repeats = lease.repeats + 1
         return true
@@ -176,7 +197,7 @@ end
 local function choose_routes(handle)
   local headers = handle:headers()
   local path, named = headers:get(":path") or "", headers:get("x-tenant-id")
-  local id, rest, query = string.match(path, IN_PATH)
+  local id, rest, query = read_path(path)
   local key
   if id or named then
     key = "id:" .. (id or named)
@@ -186,11 +207,8 @@ local function choose_routes(handle)
   headers:replace(KEY, key)
   local credential = headers:get("authorization")
   local class = credential and class_of(headers, path, rest, query)
-  -- What was sent twice is the agent's to refuse.
-  if class and not string.find(credential, ",", 1, true) and not (named and string.find(named, ",", 1, true)) then
-    if show_lease(handle, headers, credential, class, key, named) then
-      headers:replace(KEY, NOBODYS)
-    end
+  if class and show_lease(handle, headers, credential, class, key, named) then
+    headers:replace(KEY, NOBODYS)
   end
   handle:clearRouteCache()
 end

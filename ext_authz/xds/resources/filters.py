@@ -20,6 +20,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
     RuntimeFractionalPercent,
+    TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.rbac.v3 import Permission, Policy, Principal, PrincipalSet, Rbac, RbacAction
 from envoy_data_plane.envoy.config.route.v3 import (
@@ -29,6 +30,11 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RateLimitActionMaskedRemoteAddress,
 )
 from envoy_data_plane.envoy.extensions.common.ratelimit.v3 import LocalRateLimitDescriptor, RateLimitDescriptorEntry
+from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import (
+    Composite,
+    CompositePerRoute,
+    ExecuteFilterAction,
+)
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthz
 from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
     GrpcJsonTranscoder,
@@ -53,6 +59,8 @@ from envoy_data_plane.envoy.type.v3 import (
     TokenBucket,
 )
 from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.xds.core.v3 import TypedExtensionConfig as Action
+from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherOnMatch
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -64,7 +72,8 @@ from ext_authz.leases.grants import GRANT
 from ext_authz.xds.resources import clusters
 from ext_authz.xds.resources.limits import Limits
 
-EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
+# Asks the agent, but on routes that leave it out.
+ASKING: Final = "bulkhead.asking"
 SERVICES: Final = (certificates_pb2.DESCRIPTOR.services_by_name["CertificateService"],)
 LEASED_RPCS: Final = leased_rpcs(SERVICES)
 CONTEXT: Final = "x-bulkhead-context"
@@ -99,7 +108,7 @@ def http_filters(lua: str, limits: Limits) -> list[HttpFilter]:
         HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Any.pack(_source_limit(limits))),
         HttpFilter(name="envoy.filters.http.on_demand", typed_config=Any.pack(OnDemand())),
         HttpFilter(name=LEASED_CONTEXT, typed_config=Any.pack(HeaderMutationFilter())),
-        HttpFilter(name=EXT_AUTHZ, typed_config=Any.pack(_ext_authz())),
+        HttpFilter(name=ASKING, typed_config=Any.pack(_asking())),
         HttpFilter(name=RBAC, typed_config=Any.pack(_admission())),
         HttpFilter(name="envoy.filters.http.grpc_json_transcoder", typed_config=Any.pack(_transcoder(limits))),
         HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(_router())),
@@ -155,6 +164,21 @@ def _source_limit(limits: Limits) -> LocalRateLimit:
 def _always(key: str) -> RuntimeFractionalPercent:
     hundred = FractionalPercent(numerator=100, denominator=FractionalPercentDenominatorType.HUNDRED)
     return RuntimeFractionalPercent(default_value=hundred, runtime_key=f"bulkhead.{key}")
+
+
+def _asking() -> Composite:
+    """Make `ext_authz` for each request whose route does not say otherwise. Made in vain, it costs 5 µs; this, 1 µs.
+
+    One filter, and no chain of them: what stands in a chain behind a filter that waits is left out (1.40).
+    """
+    ext_authz = TypedExtensionConfig(name="envoy.filters.http.ext_authz", typed_config=Any.pack(_ext_authz()))
+    always = Any.pack(ExecuteFilterAction(typed_config=ext_authz))
+    return Composite(matcher=Matcher(on_no_match=MatcherOnMatch(action=Action(name="ask", typed_config=always))))
+
+
+def unasked() -> Any:
+    """Return what a route says to `ASKING` that leaves the agent out: nothing is to be made."""
+    return Any.pack(CompositePerRoute(matcher=Matcher()))
 
 
 def _ext_authz() -> ExtAuthz:

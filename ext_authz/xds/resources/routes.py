@@ -31,7 +31,6 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatchTlsContextMatchOptions,
     VirtualHost,
 )
-from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthzPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutationPerRoute, Mutations
 from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import LuaPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import RbacPerRoute
@@ -47,14 +46,15 @@ from ext_authz.policies.model import State, TenantPolicy
 from ext_authz.xds.resources import clusters
 from ext_authz.xds.resources.connection_manager import TENANT_KEY
 from ext_authz.xds.resources.filters import (
+    ASKING,
     CONTEXT,
-    EXT_AUTHZ,
     LEASE,
     LEASED_CONTEXT,
     LEASED_RPCS,
     LUA,
     RBAC,
     SERVICES,
+    unasked,
 )
 
 EPOCH: Final = "epoch"
@@ -120,7 +120,7 @@ class TenantRoutes:
             _fill_in(route.match, policy)
         settings = routes_pb2.CheckSettings(context_extensions={EPOCH: str(policy.revision)})
         asked = routes_pb2.ExtAuthzPerRoute(check_settings=settings)
-        told = host.typed_per_filter_config[EXT_AUTHZ]
+        told = host.typed_per_filter_config[ASKING]
         told.type_url, told.value = _PER_ROUTE, asked.SerializeToString(deterministic=True)
         return made.SerializeToString(deterministic=True)
 
@@ -194,15 +194,15 @@ def _held() -> Route:
     """Return what is refused as the agent has refused it a moment ago."""
     services = "|".join(re.escape(service.full_name) for service in SERVICES)
     match = RouteMatch(safe_regex=RegexMatcher(regex=f"({REST}/{_TENANT}|/({services}))(/.*)?"), headers=[_shows(HELD)])
-    unasked = {EXT_AUTHZ: Any.pack(ExtAuthzPerRoute(disabled=True)), RBAC: Any.pack(RbacPerRoute())}
+    settings = {ASKING: unasked(), RBAC: Any.pack(RbacPerRoute())}
     refused = DirectResponseAction(status=429)
-    return Route(name=HELD, match=match, direct_response=refused, typed_per_filter_config=unasked)
+    return Route(name=HELD, match=match, direct_response=refused, typed_per_filter_config=settings)
 
 
 def _without_the_agent() -> dict[str, Any]:
     """Leave the agent out; the context is the lease's, which the script has added."""
     return {
-        EXT_AUTHZ: Any.pack(ExtAuthzPerRoute(disabled=True)),
+        ASKING: unasked(),
         # What it would look for, the route has: a context, and what REST and gRPC read alike. A query is a page's size.
         RBAC: Any.pack(RbacPerRoute()),
         # There is no grant in the answer.

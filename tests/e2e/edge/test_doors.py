@@ -12,7 +12,7 @@ from tests.fixtures.edge import EdgeWorld
 from tests.fixtures.edge_wire import Door, Fields, framed, http2, rest
 
 HTTP_MANAGER: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
+ASKING: Final = "bulkhead.asking"
 # By whom these are served elsewhere in the stack, or in other stacks.
 DOORS: Final = (
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
@@ -71,8 +71,10 @@ def routes(config: Any) -> dict[str, Any]:
     return {one["name"]: one for one in found}
 
 
-def disabled(route: Any) -> bool:
-    return bool(route.get("typed_per_filter_config", {}).get(EXT_AUTHZ, {}).get("disabled"))
+def leaves_the_agent_out(one: Any) -> bool:
+    """Tell whether a route or a host says to what asks anything but what the agent is told."""
+    settings = one.get("typed_per_filter_config", {}).get(ASKING)
+    return settings is not None and settings.keys() != {"@type", "check_settings"}
 
 
 @pytest.mark.parametrize("path", DOORS)
@@ -130,7 +132,7 @@ def test_the_agent_is_passed_by_on_no_route_of_anybodys(edge_world: EdgeWorld, r
     every = [*hosts, *(route for host in hosts for route in host["routes"])]
 
     assert f"tenant:{edge_world.tenant_a.tenant_id}" in routes
-    own = [one for one in every if disabled(one) or "direct_response" in one or "redirect" in one]
+    own = [one for one in every if leaves_the_agent_out(one) or "direct_response" in one or "redirect" in one]
     # What is shown there nobody has whom the agent has not given it.
     assert {one["name"] for one in own} == {"leased", "held"}
     assert {one["match"]["headers"][0]["name"] for one in own} == {"x-bulkhead-lease"}
@@ -210,8 +212,8 @@ def test_every_listener_is_hardened(config: Any) -> None:
         assert all(prefix in removed for prefix in ("x-bulkhead-", "x-envoy-", "x-forwarded-"))
         filters = [one["name"].rpartition(".")[2] for one in manager["http_filters"]]
         assert filters[-1] == "router"
-        assert filters.index("lua") < filters.index("on_demand") < filters.index("ext_authz")
-        assert filters.index("ext_authz") < filters.index("grpc_json_transcoder")
+        assert filters.index("lua") < filters.index("on_demand") < filters.index("asking")
+        assert filters.index("asking") < filters.index("grpc_json_transcoder")
 
 
 def test_what_envoy_says_of_itself_holds_no_private_key(edge_world: EdgeWorld) -> None:

@@ -18,6 +18,7 @@ GRANT_TESTS: Final = "tests/unit/ext_authz/leases/test_grants.py"
 CLASS_TESTS: Final = "tests/unit/ext_authz/leases/test_classes.py"
 LEASE_TESTS: Final = "tests/unit/ext_authz/authz/test_leases.py"
 ROUTE_TESTS: Final = "tests/unit/ext_authz/xds/resources/test_routes.py"
+LIVE: Final = "tests/integration/ext_authz/envoy_edge/test_live_config.py"
 RENEWALS: Final = "tests/integration/ext_authz/envoy_edge/test_lease_renewals.py"
 HELD_INSIDE: Final = "tests/integration/ext_authz/envoy_edge/test_leases.py"
 OVER_TLS: Final = (
@@ -169,6 +170,16 @@ WALLS: Final = (
         noticed_by=(f"{HELD_INSIDE}::test_what_no_route_took_does_not_stand_for_the_agents_word",),
     ),
     Mutation(
+        name="a route that asks leaves the agent out",
+        file=ROUTES,
+        before="    settings = {LEASED_CONTEXT: Any.pack(",
+        after="    settings = {ASKING: unasked(), LEASED_CONTEXT: Any.pack(",
+        noticed_by=(
+            f"{ROUTE_TESTS}::test_only_what_takes_a_lease_leaves_the_agent_out",
+            f"{LIVE}::test_the_agent_is_passed_by_nowhere",
+        ),
+    ),
+    Mutation(
         name="leases are granted where nobody keeps them",
         file=LEASES,
         before="if told is None or not decision",
@@ -220,15 +231,15 @@ WALLS: Final = (
     Mutation(
         name="a lease is spent beyond its end",
         file=SCRIPT,
-        before=" and lease.ends > now and lease.calls > 0 then",
-        after=" and lease.calls > 0 then",
+        before=" and lease.ends > now and lease.calls > 0\n",
+        after=" and lease.calls > 0\n",
         noticed_by=(f"{HELD_INSIDE}::test_a_lease_ends_at_its_time_however_late_it_came",),
     ),
     Mutation(
         name="a header that was sent twice finds a lease",
         file=SCRIPT,
-        before='if class and not string.find(credential, ",", 1, true) and not (named and',
-        after="if class and not (named and not named and",
+        before="(is_twice(credential) or is_twice(named))",
+        after="(is_twice(credential) and is_twice(named))",
         noticed_by=(f"{HELD_INSIDE}::test_a_header_that_names_somebody_and_is_there_twice_never_finds_a_lease",),
     ),
     Mutation(
@@ -248,7 +259,7 @@ WALLS: Final = (
     Mutation(
         name="strangers flood the agent",
         file=SCRIPT,
-        before="      headers:replace(KEY, NOBODYS)\n",
+        before="    headers:replace(KEY, NOBODYS)\n",
         after="",
         noticed_by=(f"{REFUSALS}::test_strangers_are_refused_without_asking_and_cannot_tell",),
     ),

@@ -138,9 +138,16 @@ WALLS: Final = (
     Mutation(
         name="the agent is not asked",
         file=FILTERS,
-        before="        HttpFilter(name=EXT_AUTHZ, typed_config=Any.pack(_ext_authz())),\n",
+        before="        HttpFilter(name=ASKING, typed_config=Any.pack(_asking())),\n",
         after="",
         noticed_by=(f"{LIVE}::test_every_listener_has_the_same_chain",),
+    ),
+    Mutation(
+        name="the agent is asked only where a route says so",
+        file=FILTERS,
+        before='Matcher(on_no_match=MatcherOnMatch(action=Action(name="ask", typed_config=always)))',
+        after="Matcher()",
+        noticed_by=(f"{PATHS}::test_the_agent_is_asked_about_the_plain_path",),
     ),
     Mutation(
         name="what has no context goes on",

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composite
 from envoy_data_plane.envoy.service.auth.v3 import CheckResponse, OkHttpResponse
 from envoy_data_plane.google.rpc import Status
+from envoy_data_plane.xds.type.matcher.v3 import Matcher
 
+from ext_authz.xds.resources import filters
 from ext_authz.xds.stream import Stream
 from tests.integration.ext_authz.envoy_edge.calls import call
 from tests.integration.ext_authz.envoy_edge.decisions import CONTEXT, denied, headers, serving_worker
@@ -53,6 +56,19 @@ async def test_what_an_agent_says_that_is_no_decision_admits_nobody(edge: Edge) 
 
     assert edge.upstream.seen == []
     assert statuses == {name: {503} for name in GARBAGE}
+
+
+@pytest.mark.behaviour("T-E13")
+async def test_where_nothing_asks_the_agent_nobody_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asks is made for each request: should it not be, there is no context, either."""
+    monkeypatch.setattr(filters, "_asking", lambda: Composite(matcher=Matcher()))
+    async with running_edge() as edge:
+        answer = await send(edge.http_port, request(CERTIFICATES, ("x-bulkhead-context", CONTEXT)))
+        over_grpc = await call(edge.http_port, ("x-tenant-id", "acme"))
+
+        assert (answer.status, json.loads(answer.body)["code"]) == (503, "UNAVAILABLE")
+        assert over_grpc.code.name == "UNAVAILABLE"
+        assert (edge.workers.raw, edge.upstream.seen) == ([], [])
 
 
 @pytest.mark.behaviour("T-E13")

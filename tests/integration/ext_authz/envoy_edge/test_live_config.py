@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ext_authz.xds.resources.filters import ASKING
 from tests.integration.ext_authz.envoy_edge.edge import TENANTS, Edge, suspended
 from tests.integration.ext_authz.envoy_edge.http1 import request, send
 
@@ -16,7 +17,7 @@ CHAIN = [
     "envoy.filters.http.local_ratelimit",
     "envoy.filters.http.on_demand",
     "bulkhead.leased_context",
-    "envoy.filters.http.ext_authz",
+    "bulkhead.asking",
     "envoy.filters.http.rbac",
     "envoy.filters.http.grpc_json_transcoder",
     "envoy.filters.http.router",
@@ -47,9 +48,7 @@ async def test_the_agent_is_passed_by_nowhere(edge: Edge) -> None:
     routes = [route for routes in _all(dump, "routes") for route in routes]
 
     own = [
-        route
-        for route in routes
-        if "ext_authz" in str(route.get("typed_per_filter_config")) or "direct_response" in route
+        route for route in routes if ASKING in route.get("typed_per_filter_config", {}) or "direct_response" in route
     ]
     epochs = {str(tenant.revision) for tenant in TENANTS}
 
@@ -63,7 +62,11 @@ async def test_the_agent_is_passed_by_nowhere(edge: Edge) -> None:
     assert {name for _, name in prefixes} == {"certificates.read.", "certificates.list.", "held."}
     assert all("safe_regex" in route["match"] for route in own)
     hosts = [host for hosts in _all(dump, "virtual_hosts") for host in hosts]
-    assert [host for host in hosts if "disabled" in str(host.get("typed_per_filter_config"))] == []
+    # What a host says to it is said to the agent, and nothing else: `disabled` is not.
+    assert [host["typed_per_filter_config"].keys() for host in hosts] == [{ASKING}] * len(hosts)
+    told = [host["typed_per_filter_config"][ASKING] for host in hosts]
+    assert [set(one) for one in told] == [{"@type", "check_settings"}] * len(hosts)
+    assert {one["@type"].rpartition(".")[2] for one in told} == {"ExtAuthzPerRoute"}
 
 
 @pytest.mark.behaviour("T-E15")

@@ -6,11 +6,14 @@ from uuid import UUID
 
 import pytest
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration, ScopedRouteConfiguration
+from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import CompositePerRoute
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthzPerRoute
+from envoy_data_plane.xds.type.matcher.v3 import Matcher
 
 from ext_authz.leases.grants import HELD
 from ext_authz.leases.lines import LEASED, SERVED
 from ext_authz.policies.model import State, TenantPolicy
+from ext_authz.xds.resources.filters import ASKING
 from ext_authz.xds.resources.routes import TenantRoutes, UnusablePolicyError, scope
 
 POLICY = TenantPolicy(
@@ -107,6 +110,17 @@ def test_the_agent_is_told_the_epoch() -> None:
     served = [route for route in host.routes if route.name == "served"]
     assert served
     assert all(route.route and set(route.typed_per_filter_config) == {"bulkhead.leased_context"} for route in served)
+
+
+def test_only_what_takes_a_lease_leaves_the_agent_out() -> None:
+    (host,) = _made(POLICY).virtual_hosts
+    out = [route for route in host.routes if ASKING in route.typed_per_filter_config]
+    told = [route.typed_per_filter_config[ASKING] for route in out]
+
+    assert [route.name for route in out] == [LEASED] * 4 + [HELD]
+    # A matcher of nothing: whatever is in the request, nothing is made that would ask.
+    assert {one.type_url.rpartition(".")[2] for one in told} == {"CompositePerRoute"}
+    assert {one.value for one in told} == {bytes(CompositePerRoute(matcher=Matcher()))}
 
 
 def test_a_suspended_tenant_has_no_routes() -> None:
