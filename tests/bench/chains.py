@@ -43,7 +43,7 @@ from ext_authz.xds.resources.validation import envoy_binary
 from tests.fixtures.ports import free_ports
 
 _ROUTER: Final = "envoy.filters.http.router"
-_ASKS: Final = frozenset({filters.ASKING, filters.RBAC, filters.LEASED_CONTEXT})
+_ASKS: Final = frozenset({filters.ASKING, filters.RBAC})
 _FINDS: Final = frozenset({"envoy.filters.http.lua", "envoy.filters.http.on_demand"})
 # Nothing here is measured at its limit.
 _LIMITS: Final = Limits(requests_per_second=1_000_000, request_burst=1_000_000)

@@ -38,7 +38,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from ext_authz.leases.grants import HELD
 from ext_authz.leases.lines import LEASED, SERVED
-from ext_authz.xds.resources.filters import CONTEXT, GRPC, HELD_FOR
+from ext_authz.xds.resources.filters import CONTEXT, GRPC, HELD_FOR, LEASE
 
 PROBLEM: Final = "application/problem+json"
 
@@ -85,7 +85,7 @@ _OUT_OF_ORDER: Final = 'response.code_details == "ext_authz_denied" || response.
 # A route has limits that come sooner.
 _HELD: Final = 'response.code_details == "stream_idle_timeout"'
 # `filters.py` says what is not admitted.
-_MISREAD: Final = f'{_NOT_ADMITTED} && "{CONTEXT}" in request.headers'
+_MISREAD: Final = f'{_NOT_ADMITTED} && "{CONTEXT}" in request.headers && !("{LEASE}" in request.headers)'
 
 
 def local_replies() -> LocalReplyConfig:

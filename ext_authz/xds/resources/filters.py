@@ -34,6 +34,7 @@ from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import (
     Composite,
     CompositePerRoute,
     ExecuteFilterAction,
+    FilterChainConfiguration,
 )
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthz
 from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
@@ -50,7 +51,7 @@ from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac as RoleB
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
-from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import (
     FractionalPercent,
     FractionalPercentDenominatorType,
@@ -84,9 +85,7 @@ ENVOYS: Final = "x-envoy-"
 # What the script shows.
 LEASE: Final = "x-bulkhead-lease"
 HELD_FOR: Final = "x-bulkhead-retry-after"
-_SHOWN: Final = (LEASE, HELD_FOR)
-# Takes the context of a lease away again, on the routes that ask the agent.
-LEASED_CONTEXT: Final = "bulkhead.leased_context"
+_SHOWN: Final = (LEASE, HELD_FOR, CONTEXT)
 LUA: Final = "envoy.filters.http.lua"
 RBAC: Final = "envoy.filters.http.rbac"
 
@@ -107,7 +106,6 @@ def http_filters(lua: str, limits: Limits) -> list[HttpFilter]:
         ),
         HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Any.pack(_source_limit(limits))),
         HttpFilter(name="envoy.filters.http.on_demand", typed_config=Any.pack(OnDemand())),
-        HttpFilter(name=LEASED_CONTEXT, typed_config=Any.pack(HeaderMutationFilter())),
         HttpFilter(name=ASKING, typed_config=Any.pack(_asking())),
         HttpFilter(name=RBAC, typed_config=Any.pack(_admission())),
         HttpFilter(name="envoy.filters.http.grpc_json_transcoder", typed_config=Any.pack(_transcoder(limits))),
@@ -167,12 +165,18 @@ def _always(key: str) -> RuntimeFractionalPercent:
 
 
 def _asking() -> Composite:
-    """Make `ext_authz` for each request whose route does not say otherwise. Made in vain, it costs 5 µs; this, 1 µs.
+    """Make what asks the agent, for each request whose route does not say otherwise. Made in vain, it costs 6 µs.
 
-    One filter, and no chain of them: what stands in a chain behind a filter that waits is left out (1.40).
+    Before it is asked goes what the script has shown and no route has taken: it says nothing, to anybody, and the
+    context that stands is the agent's. `ext_authz` comes last: when it has its answer, the request goes on behind the
+    whole of this chain, and what stood in it after `ext_authz` would be left out (1.40).
     """
-    ext_authz = TypedExtensionConfig(name="envoy.filters.http.ext_authz", typed_config=Any.pack(_ext_authz()))
-    always = Any.pack(ExecuteFilterAction(typed_config=ext_authz))
+    untaken = Mutations(request_mutations=[HeaderMutation(remove=name) for name in _SHOWN])
+    chain = [
+        TypedExtensionConfig(name=_HEADER_MUTATION, typed_config=Any.pack(HeaderMutationFilter(mutations=untaken))),
+        TypedExtensionConfig(name="envoy.filters.http.ext_authz", typed_config=Any.pack(_ext_authz())),
+    ]
+    always = Any.pack(ExecuteFilterAction(filter_chain=FilterChainConfiguration(typed_config=chain)))
     return Composite(matcher=Matcher(on_no_match=MatcherOnMatch(action=Action(name="ask", typed_config=always))))
 
 
@@ -200,8 +204,6 @@ def _ext_authz() -> ExtAuthz:
         encode_raw_headers=True,
         include_peer_certificate=True,
         include_tls_session=True,
-        # What the script has shown to a route that does not take it says nothing.
-        disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in _SHOWN]),
         clear_route_cache=False,
     )
 
@@ -210,16 +212,18 @@ def _admission() -> RoleBasedAccessControl:
     """Let on only what the agent has given a context, and what the transcoder reads as the agent has read it.
 
     Without a context goes nothing: neither what an empty answer of the agent's lets through, nor what has no route,
-    whose body the transcoder would else read, and complain about, before it is refused.
+    whose body the transcoder would else read, and complain about, before it is refused. Nor does what still shows a
+    lease here: nobody has asked about it.
 
     A parameter of the query may not name a field that is in the path: the transcoder would append it, and in protocol
     buffers the last one counts (`/api/v1/tenants/a/certificates?parent=tenants/b`). Nor may a parameter's name be
     written with `%`. A REST path with gRPC's content type would pass the transcoder by.
     """
-    context = Principal(header=HeaderMatcher(name=CONTEXT, present_match=True))
+    context, shown = (Principal(header=HeaderMatcher(name=name, present_match=True)) for name in (CONTEXT, LEASE))
     rest = Principal(header=HeaderMatcher(name=":path", string_match=StringMatcher(prefix="/api/")))
     untranscoded = Principal(and_ids=PrincipalSet(ids=[rest, _matching("content-type", GRPC)]))
-    admitted = [context, *(Principal(not_id=wrong) for wrong in (_matching(":path", _twice_bound()), untranscoded))]
+    wrong = (shown, _matching(":path", _twice_bound()), untranscoded)
+    admitted = [context, *(Principal(not_id=one) for one in wrong)]
     policy = Policy(permissions=[Permission(any=True)], principals=[Principal(and_ids=PrincipalSet(ids=admitted))])
     return RoleBasedAccessControl(rules=Rbac(action=RbacAction.ALLOW, policies={"admission": policy}))
 

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
-from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -31,7 +30,6 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatchTlsContextMatchOptions,
     VirtualHost,
 )
-from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutationPerRoute, Mutations
 from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import LuaPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import RbacPerRoute
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
@@ -49,7 +47,6 @@ from ext_authz.xds.resources.filters import (
     ASKING,
     CONTEXT,
     LEASE,
-    LEASED_CONTEXT,
     LEASED_RPCS,
     LUA,
     RBAC,
@@ -158,14 +155,11 @@ def _served() -> Iterator[Route]:
     A service is one route and not one for each of its methods: a tenant's routes are a third of the memory that Envoy
     needs for it, and the agent knows the methods.
     """
-    # What the script has added for a lease that no route before these has taken.
-    untaken = Mutations(request_mutations=[HeaderMutation(remove=CONTEXT)])
-    settings = {LEASED_CONTEXT: Any.pack(HeaderMutationPerRoute(mutations=untaken))}
     rest = RouteMatch(path_separated_prefix=f"{REST}/{_TENANT}")
-    yield Route(name=SERVED, match=rest, route=_onwards(), typed_per_filter_config=settings)
+    yield Route(name=SERVED, match=rest, route=_onwards())
     for service in SERVICES:
         match = RouteMatch(path_separated_prefix=f"/{service.full_name}", grpc=RouteMatchGrpcRouteMatchOptions())
-        yield Route(name=SERVED, match=match, route=_onwards(), typed_per_filter_config=settings)
+        yield Route(name=SERVED, match=match, route=_onwards())
 
 
 def _leased() -> Iterator[Route]:

@@ -18,6 +18,7 @@ GRANT_TESTS: Final = "tests/unit/ext_authz/leases/test_grants.py"
 CLASS_TESTS: Final = "tests/unit/ext_authz/leases/test_classes.py"
 LEASE_TESTS: Final = "tests/unit/ext_authz/authz/test_leases.py"
 ROUTE_TESTS: Final = "tests/unit/ext_authz/xds/resources/test_routes.py"
+FAULTS: Final = "tests/integration/ext_authz/envoy_edge/test_agent_faults.py"
 LIVE: Final = "tests/integration/ext_authz/envoy_edge/test_live_config.py"
 RENEWALS: Final = "tests/integration/ext_authz/envoy_edge/test_lease_renewals.py"
 HELD_INSIDE: Final = "tests/integration/ext_authz/envoy_edge/test_leases.py"
@@ -164,16 +165,23 @@ WALLS: Final = (
     ),
     Mutation(
         name="the context of a lease that no route took goes on",
-        file=ROUTES,
-        before="    untaken = Mutations(request_mutations=[HeaderMutation(remove=CONTEXT)])",
-        after="    untaken = Mutations(request_mutations=[HeaderMutation(remove=LEASE)])",
+        file=FILTERS,
+        before="_SHOWN: Final = (LEASE, HELD_FOR, CONTEXT)",
+        after="_SHOWN: Final = (LEASE, HELD_FOR)",
         noticed_by=(f"{HELD_INSIDE}::test_what_no_route_took_does_not_stand_for_the_agents_word",),
+    ),
+    Mutation(
+        name="what shows a lease that no route took goes on unasked",
+        file=FILTERS,
+        before="    wrong = (shown, ",
+        after="    wrong = (",
+        noticed_by=(f"{FAULTS}::test_where_nothing_asks_the_agent_nobody_goes_on[shows a lease]",),
     ),
     Mutation(
         name="a route that asks leaves the agent out",
         file=ROUTES,
-        before="    settings = {LEASED_CONTEXT: Any.pack(",
-        after="    settings = {ASKING: unasked(), LEASED_CONTEXT: Any.pack(",
+        before="yield Route(name=SERVED, match=rest, route=_onwards())",
+        after="yield Route(name=SERVED, match=rest, route=_onwards(), typed_per_filter_config={ASKING: unasked()})",
         noticed_by=(
             f"{ROUTE_TESTS}::test_only_what_takes_a_lease_leaves_the_agent_out",
             f"{LIVE}::test_the_agent_is_passed_by_nowhere",

@@ -166,15 +166,15 @@ WALLS: Final = (
     Mutation(
         name="a parameter names another tenant",
         file=FILTERS,
-        before='(_matching(":path", _twice_bound()), untranscoded)',
-        after="(untranscoded,)",
+        before='(shown, _matching(":path", _twice_bound()), untranscoded)',
+        after="(shown, untranscoded)",
         noticed_by=(f"{PATHS}::test_a_parameter_cannot_name_another_tenant",),
     ),
     Mutation(
         name="a REST path passes for gRPC",
         file=FILTERS,
-        before='(_matching(":path", _twice_bound()), untranscoded)',
-        after='(_matching(":path", _twice_bound()),)',
+        before='(shown, _matching(":path", _twice_bound()), untranscoded)',
+        after='(shown, _matching(":path", _twice_bound()))',
         noticed_by=(f"{PATHS}::test_a_rest_path_is_not_passed_on_as_grpc",),
     ),
     Mutation(

@@ -58,11 +58,23 @@ async def test_what_an_agent_says_that_is_no_decision_admits_nobody(edge: Edge) 
     assert statuses == {name: {503} for name in GARBAGE}
 
 
+# One that no route takes.
+SHOWS_A_LEASE = f"""
+function envoy_on_request(handle)
+  handle:headers():replace("x-bulkhead-tenant", "id:acme")
+  handle:headers():add("x-bulkhead-lease", "77.certificates.list.uid.session")
+  handle:headers():add("x-bulkhead-context", "{CONTEXT}")
+  handle:clearRouteCache()
+end
+"""
+
+
 @pytest.mark.behaviour("T-E13")
-async def test_where_nothing_asks_the_agent_nobody_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What asks is made for each request: should it not be, there is no context, either."""
+@pytest.mark.parametrize("lua", [pytest.param("", id="shows nothing"), pytest.param(SHOWS_A_LEASE, id="shows a lease")])
+async def test_where_nothing_asks_the_agent_nobody_goes_on(monkeypatch: pytest.MonkeyPatch, lua: str) -> None:
+    """What asks is made for each request. Should it not be, there is no context; or a lease, which nobody took away."""
     monkeypatch.setattr(filters, "_asking", lambda: Composite(matcher=Matcher()))
-    async with running_edge() as edge:
+    async with running_edge(lua=lua) as edge:
         answer = await send(edge.http_port, request(CERTIFICATES, ("x-bulkhead-context", CONTEXT)))
         over_grpc = await call(edge.http_port, ("x-tenant-id", "acme"))
 

@@ -16,7 +16,6 @@ CHAIN = [
     "envoy.filters.http.lua",
     "envoy.filters.http.local_ratelimit",
     "envoy.filters.http.on_demand",
-    "bulkhead.leased_context",
     "bulkhead.asking",
     "envoy.filters.http.rbac",
     "envoy.filters.http.grpc_json_transcoder",
