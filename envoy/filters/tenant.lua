@@ -9,8 +9,8 @@
 -- Where this script fails, the answer is 503; where even that fails, Envoy goes on without it, and there is no key (the
 -- connection manager has removed every `x-bulkhead-*` of the client's before), so no scope, no routes, and no way in.
 --
--- Each call into Envoy costs a microsecond: hence no more of them than this. By now the path is normalised, and the host
--- has lost its port and its trailing dot. A header that was sent twice arrives as `a,b`, which is nobody's id.
+-- To read a header costs a fifth of a microsecond, to set or add one, one and a half. By now the path is normalised, and the
+-- host has lost its port and its trailing dot. A header that was sent twice arrives as `a,b`, which is nobody's id.
 
 -- What may be leased: the class of each RPC, by what follows the tenant in the path of a GET, and by its gRPC path.
 local OF_GET, OF_GRPC = {}, {} -- written by `ext_authz/xds/resources/filters.py`
