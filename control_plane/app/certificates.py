@@ -43,7 +43,9 @@ async def run_certificates(settings: Settings) -> None:
         database, keys = await open_database(stack, await open_vault(settings), postgres)
         # This process has no right to change a table: the control plane does it.
         directory = Directory(database, version=TENANT_VERSION, upgrade=Elsewhere(database).ensure)
-        process = open_process(settings, directory, database=database, keys=keys, platform_key=platform_key)
+        process = open_process(
+            settings, directory, database=database, keys=keys, platform_key=platform_key, publication=None
+        )
         valkey_key = await read_valkey_key(settings)
         caches = await stack.enter_async_context(Caches.open(settings.valkey_socket, process.keys.derive, valkey_key))
 

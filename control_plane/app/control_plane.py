@@ -31,6 +31,7 @@ from control_plane.app.process import (
     tls_files,
 )
 from control_plane.app.vaults import open_vault
+from control_plane.audit.publication import Publication
 from control_plane.audit.servicer import AuditServicer
 from control_plane.cache.probing import Prober
 from control_plane.cache.reconciler import Reconciler
@@ -97,14 +98,22 @@ async def run_control_plane(settings: Settings) -> None:
         database, keys = await open_database(stack, vault, postgres)
         upgrades = _upgrades(database, keys, postgres)
         directory = Directory(database, version=TENANT_VERSION, upgrade=upgrades.ensure)
-        process = open_process(settings, directory, database=database, keys=keys, platform_key=issuer.public_key)
+        platform_keys = PlatformKeys(vault, database)
+        publication = Publication(database, keys, platform_keys)
+        process = open_process(
+            settings,
+            directory,
+            database=database,
+            keys=keys,
+            platform_key=issuer.public_key,
+            publication=publication,
+        )
         valkey_key = await read_valkey_key(settings)
         cache = await stack.enter_async_context(Reconciler.open(settings.valkey_socket, valkey_key, directory.everyone))
         queue = JobQueue(process.database, postgres)
         await stack.enter_async_context(queue.open())
         publisher = Publisher(process.database, partial(notified, postgres, policies_store.CHANNEL))
         edges = Edges(process.database)
-        platform_keys = PlatformKeys(vault, database)
         own = Keys(process=process, vault=vault, platform_keys=platform_keys, queue=queue, edges=edges)
         plans: Plans = {**_life(process, vault, platform_keys, cache), **own.plans()}
         reports = Reports(process.database, process.denials)
@@ -113,6 +122,8 @@ async def run_control_plane(settings: Settings) -> None:
 
         def add(server: grpc.aio.Server) -> None:
             _add_control_plane(server, process=process, plans=plans, defer=own.defer)
+            audit = AuditServicer(process.page_tokens, publication)
+            audit_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
             own.add(server, plans)
             _add_edges(server, publisher=publisher, edges=edges, reports=reports)
             _add_isolation(server, process, verifier, keys=platform_keys)
@@ -196,7 +207,6 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     tenants = TenantServicer(process.directory, process.page_tokens, plans, defer=defer, keys=process.keys)
     tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
-    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
 

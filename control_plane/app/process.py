@@ -17,6 +17,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from control_plane import cell_key
 from control_plane.audit.denials import Denials
+from control_plane.audit.notary import Notary
+from control_plane.audit.publication import Publication
 from control_plane.audit.recorder import effects_recorder
 from control_plane.audit.sealer import Sealer
 from control_plane.breaches.recorder import Breaches
@@ -61,6 +63,7 @@ class Process:
     page_tokens: PageTokens
     denials: Denials
     sealer: Sealer
+    notary: Notary
     breaches: Breaches
     interceptors: Sequence[Interceptor]
     internal_interceptors: Sequence[Interceptor]
@@ -68,11 +71,18 @@ class Process:
 
 
 def open_process(
-    settings: Settings, directory: Directory, *, database: Database, keys: TenantKeys, platform_key: Ed25519PublicKey
+    settings: Settings,
+    directory: Directory,
+    *,
+    database: Database,
+    keys: TenantKeys,
+    platform_key: Ed25519PublicKey,
+    publication: Publication | None,
 ) -> Process:
-    """Put it together; nothing runs yet."""
+    """Put it together; nothing runs yet. Without `publication`, another process publishes the keys of audit logs."""
     verifier = TokenVerifier(keys, directory, database=database, platform_key=platform_key)
-    sealer = Sealer(database, directory)
+    notary = Notary(database, keys, publication=publication)
+    sealer = Sealer(database, directory, sealed=notary.touch)
     denials = Denials(database, directory, touched=sealer.touch)
     breaches = Breaches(database)
     recorder = partial(effects_recorder, touched=sealer.touch)
@@ -94,6 +104,7 @@ def open_process(
         page_tokens=PageTokens(cell_key.load_or_create(settings.secrets_dir / "paging.key")),
         denials=denials,
         sealer=sealer,
+        notary=notary,
         breaches=breaches,
         interceptors=interceptors(BearerAuthentication(verifier.verify)),
         internal_interceptors=interceptors(ServiceAuthentication(settings.services, context_key(settings))),
@@ -202,6 +213,7 @@ async def serve(
                 process.keys.run(),
                 process.denials.run(),
                 process.sealer.run(),
+                process.notary.run(),
                 process.breaches.run(),
                 _report_health(process),
             )

@@ -9,11 +9,10 @@ each its link::
 
 where `canonical` is RFC 8785 over every column, the tenant's uid and n. So a change, a removal, an insertion or a swap
 before the last seal breaks the chain where it happened. What the chain alone cannot show: the removal of the newest
-seals together with their entries, and a log that was replaced by another with all its links made anew. Both need a
-head that somebody else keeps; VerifyAuditLog returns it.
+seals together with their entries, and a log that was replaced by another with all its links made anew. The second the
+tenant's own key shows (`audit_proof.py`); the first needs a head that somebody else keeps; VerifyAuditLog returns it.
 """
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -25,9 +24,9 @@ from uuid import UUID
 
 import rfc8785
 
+from control_plane.audit_proof import Checkpoint, first_head, link
 from control_plane.postgres.effects import JsonValue
 
-_GENESIS: Final = b"bulkhead audit log 1\n"
 # Characters that a terminal, a log or a spreadsheet obeys instead of showing: controls, direction marks, line ends.
 _OBEYED: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Far above any name of ours: an entry stays small whatever a caller sends.
@@ -124,6 +123,12 @@ class Verification:
     unsealed: int
     head: bytes
     first_broken: int
+    last_signed: Checkpoint | None = None
+    """The newest checkpoint that holds."""
+    first_forged_checkpoint: int = 0
+    """The place of the first checkpoint that none of the log's keys has signed; 0 where there is none such."""
+    first_forged_key: int = 0
+    """The first version of the log's key that nobody vouches for; 0 where there is none such."""
 
 
 class Chain:
@@ -133,7 +138,7 @@ class Chain:
         """Continue after the seal `last`, or begin."""
         self._tenant_uid = tenant_uid
         self.sequence = last.sequence if last else 0
-        self.head = last.hash if last else hashlib.sha256(_GENESIS + tenant_uid.bytes).digest()
+        self.head = last.hash if last else first_head(tenant_uid)
         self.position = last.position if last else START
 
     def extend(self, record: Record) -> Seal:
@@ -147,7 +152,7 @@ class Chain:
             raise ValueError(message)
         self.sequence += 1
         self.position = record.position
-        self.head = hashlib.sha256(self.head + canonical(record, self._tenant_uid, sequence=self.sequence)).digest()
+        self.head = link(self.head, canonical(record, self._tenant_uid, sequence=self.sequence))
         return Seal(sequence=self.sequence, entry_id=record.id, entry_xact=record.xact, hash=self.head)
 
     def accepts(self, seal: Seal, record: Record | None) -> bool:

@@ -34,6 +34,14 @@ _SWEEP_EVERY: Final = timedelta(minutes=10)
 _log: Final = structlog.get_logger("audit.sealer")
 
 
+Sealed = Callable[[Placement], None]
+"""Told whose log has got links: `Notary.touch`. Must not block, must not raise."""
+
+
+def _nobody_listens(_: Placement) -> None:
+    """Leave the log unsigned."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Dirty:
     placement: Placement
@@ -53,9 +61,15 @@ class Sealer:
     """Seals the logs of all tenants of a cell, as the role `csm_sealer`, while `run` runs."""
 
     def __init__(
-        self, database: Database, directory: Directory, *, monotonic_s: Callable[[], float] | None = None
+        self,
+        database: Database,
+        directory: Directory,
+        *,
+        sealed: Sealed = _nobody_listens,
+        monotonic_s: Callable[[], float] | None = None,
     ) -> None:
-        """Find all tenants in `directory`."""
+        """Find all tenants in `directory`; tell `sealed` of each log that got links, or may have got some elsewhere."""
+        self._sealed = sealed
         self._database = database
         self._directory = directory
         self._monotonic_s = monotonic_s or time.monotonic
@@ -93,6 +107,7 @@ class Sealer:
         async for placement in self._directory.placements():
             if await self._try(placement):
                 self.touch(placement)
+            self._sealed(placement)
 
     async def seal(self, placement: Placement) -> bool:
         """Seal what can be sealed of one tenant. Return whether entries are left, that may not be sealed yet.
@@ -102,6 +117,8 @@ class Sealer:
         """
         while True:
             progress = await self._database.sealer(placement).run(lambda tx: _seal_batch(tx, placement))
+            if progress.sealed:
+                self._sealed(placement)
             if not progress.sealed or not progress.has_more:
                 return progress.has_more
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import psycopg
 
 from control_plane.audit.model import Entry, Outcome, Position, Record, Seal, SealedEntry
+from control_plane.audit_proof import PublishedKey, Signature, SignedCheckpoint
 from control_plane.errors import ConflictError
 from control_plane.postgres.database import SystemTransaction, TenantTransaction
 from control_plane.tally import Tally
@@ -151,6 +152,19 @@ async def _insert_seals(tx: TenantTransaction, seals: Sequence[Seal]) -> None:
     )
 
 
+async def seal_at(tx: TenantTransaction, sequence: int) -> Seal | None:
+    """Return the link of that number."""
+    row = await tx.fetch_one(
+        """
+        SELECT sequence, entry_id, entry_xact::text AS entry_xact, hash
+          FROM audit_seals
+         WHERE sequence = %(sequence)s
+        """,
+        {"sequence": sequence},
+    )
+    return None if row is None else _seal(row)
+
+
 async def sealed_page(tx: TenantTransaction, after: int, *, limit: int) -> list[tuple[Seal, Record | None]]:
     """List links beyond the sequence number `after`, each with the entry that it is of, if that is there."""
     rows = await tx.fetch_all(
@@ -198,6 +212,86 @@ async def first_overtaken(tx: TenantTransaction) -> int | None:
     return None if row is None or row["sequence"] is None else int(row["sequence"])
 
 
+async def keeps_checkpoints(tx: TenantTransaction) -> bool:
+    """Say whether there is a table of checkpoints: a sealed tenant's schema may be of an older release."""
+    row = await tx.fetch_one("SELECT to_regclass('audit_checkpoints') IS NOT NULL AS kept")
+    return row is not None and bool(row["kept"])
+
+
+async def last_checkpoint(tx: TenantTransaction) -> SignedCheckpoint | None:
+    """Return the newest checkpoint, believed or not."""
+    row = await tx.fetch_one(
+        "SELECT sequence, payload, signature FROM audit_checkpoints ORDER BY sequence DESC LIMIT 1"
+    )
+    return None if row is None else SignedCheckpoint(**row)
+
+
+async def checkpoints(tx: TenantTransaction, after: int, *, limit: int) -> list[SignedCheckpoint]:
+    """List the checkpoints beyond the sequence number `after`."""
+    rows = await tx.fetch_all(
+        """
+        SELECT sequence, payload, signature FROM audit_checkpoints
+         WHERE sequence > %(after)s ORDER BY sequence LIMIT %(limit)s
+        """,
+        {"after": after, "limit": limit},
+    )
+    return [SignedCheckpoint(**row) for row in rows]
+
+
+async def insert_checkpoint(tx: TenantTransaction, signed: SignedCheckpoint) -> None:
+    """Add a checkpoint, unless there is one at that place: the first stays."""
+    await tx.execute(
+        """
+        INSERT INTO audit_checkpoints (sequence, payload, signature)
+        VALUES (%(sequence)s, %(payload)s, %(signature)s)
+        ON CONFLICT DO NOTHING
+        """,
+        {"sequence": signed.sequence, "payload": signed.payload, "signature": signed.signature},
+    )
+
+
+async def published_keys(tx: SystemTransaction, tenant_uid: UUID) -> list[PublishedKey]:
+    """List the published keys of a tenant's log, the oldest first, believed or not."""
+    rows = await tx.fetch_all(
+        """
+        SELECT payload, platform_key_id, platform_signature, own_key_id, own_signature, previous_key_id,
+               previous_signature
+          FROM csm_system.audit_keys WHERE tenant_uid = %(tenant_uid)s ORDER BY version
+        """,
+        {"tenant_uid": tenant_uid},
+    )
+    return [_published_key(row) for row in rows]
+
+
+async def insert_published_key(tx: SystemTransaction, tenant_uid: UUID, *, version: int, key: PublishedKey) -> None:
+    """Publish a version of the key of a tenant's log, unless it is published: the first stays.
+
+    The signatures are the platform's, its own and that of the version before it, in this order.
+    """
+    platform, own, *previous = key.signatures
+    await tx.execute(
+        """
+        INSERT INTO csm_system.audit_keys
+               (tenant_uid, version, payload, platform_key_id, platform_signature, own_key_id, own_signature,
+                previous_key_id, previous_signature)
+        VALUES (%(tenant_uid)s, %(version)s, %(payload)s, %(platform_key_id)s, %(platform_signature)s, %(own_key_id)s,
+                %(own_signature)s, %(previous_key_id)s, %(previous_signature)s)
+        ON CONFLICT ON CONSTRAINT audit_keys_pkey DO NOTHING
+        """,
+        {
+            "tenant_uid": tenant_uid,
+            "version": version,
+            "payload": key.payload,
+            "platform_key_id": platform.key_id,
+            "platform_signature": platform.signature,
+            "own_key_id": own.key_id,
+            "own_signature": own.signature,
+            "previous_key_id": previous[0].key_id if previous else None,
+            "previous_signature": previous[0].signature if previous else None,
+        },
+    )
+
+
 def _parameters(entry: Entry) -> dict[str, object]:
     return {
         "id": entry.id,
@@ -220,6 +314,15 @@ def _sealed_entry(row: Mapping[str, Any]) -> SealedEntry:
         sequence=row["sequence"] or 0,
         hash=row["hash"] or b"",
     )
+
+
+def _published_key(row: Mapping[str, Any]) -> PublishedKey:
+    signatures = [
+        Signature(key_id=row[f"{by}_key_id"], signature=row[f"{by}_signature"])
+        for by in ("platform", "own", "previous")
+        if row[f"{by}_key_id"] is not None
+    ]
+    return PublishedKey(payload=row["payload"], signatures=signatures)
 
 
 def _seal(row: Mapping[str, Any]) -> Seal:

@@ -57,11 +57,10 @@ class KeyUses:
         name = f"tenants/{handle.placement.tenant_id}/keys/{use.key}"
         if use.key == Purpose.SERVICES and _purpose(use.operation) is Purpose.ENCRYPTION:
             return None
-        if use.key in BUILT_IN_IDS:
-            raise _other_purpose(name, use)
+        # First, since a tenant may have called a key so before every tenant had one of that name.
         named = await self._keys.named(handle.placement, use.key)
         if named is None:
-            raise NotFoundError(name)
+            raise _other_purpose(name, use) if use.key in BUILT_IN_IDS else NotFoundError(name)
         if named.kind.purpose is not _purpose(use.operation):
             raise _other_purpose(name, use)
         if named.state is State.DESTROY_SCHEDULED:

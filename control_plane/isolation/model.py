@@ -20,7 +20,6 @@ from uuid import UUID
 import rfc8785
 
 PAYLOAD_TYPE: Final = "application/vnd.bulkhead.isolation+json"
-_DSSE: Final = b"DSSEv1"
 _MOST_TOLD: Final = 20
 
 
@@ -126,12 +125,6 @@ class Attestation:
     payload: bytes
     signature: bytes
     key_id: UUID
-
-
-def signed_bytes(payload: bytes) -> bytes:
-    """Return what the signature is over: DSSE's pre-authentication encoding."""
-    kind = PAYLOAD_TYPE.encode()
-    return b" ".join((_DSSE, str(len(kind)).encode(), kind, str(len(payload)).encode(), payload))
 
 
 def _milliseconds(duration: timedelta) -> int:

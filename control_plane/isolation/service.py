@@ -11,7 +11,7 @@ from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.errors import PreconditionError, TenantSealedError
 from control_plane.ids import TenantId, new_uuid
 from control_plane.isolation import store
-from control_plane.isolation.model import Attestation, Report, Result, Subject, signed_bytes
+from control_plane.isolation.model import PAYLOAD_TYPE, Attestation, Report, Result, Subject
 from control_plane.isolation.probes.probe import Between, BreachNoted, Probe, run
 from control_plane.isolation.walls import Walls
 from control_plane.keys.platform import PlatformKeys
@@ -131,7 +131,7 @@ class Verifier:
             passed=report.passed,
             create_time=report.create_time,
             payload=payload,
-            signature=signer.private_key.sign(signed_bytes(payload)),
+            signature=signer.sign(PAYLOAD_TYPE, payload),
             key_id=signer.key_id,
         )
 

@@ -25,6 +25,7 @@ STEPS: Final[Mapping[str, tuple[str, ...]]] = {
     Purpose.TOKENS.value: ("publication", "edges", "use"),
     Purpose.AUTHORITY.value: ("publication", "use", "retirement"),
     Purpose.ENROLMENT.value: ("publication", "use", "login"),
+    Purpose.AUDIT.value: ("version",),
 }
 """The steps of a rotation, by key."""
 NAMED_STEPS: Final = ("version",)
@@ -226,6 +227,9 @@ def position(key_id: str) -> tuple[int, str]:
 
 def _check_named(named: NamedKey, name: str) -> None:
     named.check_enabled(name)
+    if named.key_id in BUILT_IN_IDS:
+        text = f"{name} was called so before every tenant had a key of that name: it stays as it is"
+        raise PreconditionError(name, text, reason="ROTATION_NOT_SUPPORTED", key=named.key_id)
     if named.origin is Origin.IMPORTED:
         text = f"{name} was imported: its next version is imported, too"
         raise PreconditionError(name, text, reason="ROTATION_NOT_SUPPORTED", key=named.key_id)

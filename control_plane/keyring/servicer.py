@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from google.longrunning import operations_pb2
 from typing_extensions import override
@@ -298,6 +299,9 @@ def _public_pem(purpose: str, public: bytes | None) -> str:
             case Purpose.TOKENS if public is not None:
                 key = read_token_key(public)
                 return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+            case Purpose.AUDIT if public is not None:
+                raw = Ed25519PublicKey.from_public_bytes(public)
+                return raw.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
             case Purpose.SIGNING if public is not None:
                 pem = load_der_public_key(public).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
                 return pem.decode()

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
+from control_plane.dsse import signed_bytes
 from control_plane.keys.algorithms import DEFAULT_AUTHORITY, STORED_AS, KeyAlgorithm, SigningKey, new_key, signing_hash
 from control_plane.keys.model import KEY_BYTES, IntegrityError, Purpose
 from control_plane.token_keys import (
@@ -32,6 +33,7 @@ _ALGORITHMS: Final[Mapping[Purpose, str]] = {
     Purpose.STORAGE: "AES-256-GCM",
     Purpose.SERVICES: "AES-256-GCM",
     Purpose.ENROLMENT: "HMAC-SHA256",
+    Purpose.AUDIT: "Ed25519",
 }
 # Ten years: the authority outlives every certificate of its tenant, and is changed by rotation long before.
 AUTHORITY_LIFETIME: Final = timedelta(days=3652)
@@ -46,7 +48,7 @@ class Material:
     private: bytes = field(repr=False)
     """32 random bytes, an Ed25519 seed, or another private key in PKCS #8 DER."""
     public: bytes | None
-    """A public key for tokens (`write_token_key`), an X.509 certificate in DER, or nothing for a symmetric key."""
+    """A public key (`write_token_key`; raw for the audit log), an X.509 certificate in DER, or nothing: symmetric."""
     cross: bytes | None = None
     """Of an authority that took another's place: the same key's certificate by that one, in DER."""
 
@@ -66,6 +68,19 @@ class TokenKey:
     kid: UUID
     tenant_uid: UUID
     public_key: TokenPublicKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSigner:
+    """Signs a tenant's audit log."""
+
+    version: int
+    key_id: UUID
+    private_key: Ed25519PrivateKey = field(repr=False)
+
+    def sign(self, payload_type: str, payload: bytes) -> bytes:
+        """Sign a payload as a DSSE envelope has it."""
+        return self.private_key.sign(signed_bytes(payload_type, payload))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +116,9 @@ def new_material(purpose: Purpose, *, holder: Holder, now: datetime, make: MakeK
                 token_key.private_bytes_raw() if isinstance(token_key, Ed25519PrivateKey) else private_der(token_key)
             )
             return Material(private=private, public=write_token_key(token_key.public_key()))
+        case Purpose.AUDIT:
+            audit_key = Ed25519PrivateKey.generate()
+            return Material(private=audit_key.private_bytes_raw(), public=audit_key.public_key().public_bytes_raw())
         case Purpose.AUTHORITY:
             authority_key = make(holder.authority_algorithm)
             certificate = authority_certificate(authority_key, name=_authority_name(holder), now=now)
@@ -154,6 +172,8 @@ def check_public_half(purpose: Purpose, material: Material) -> None:
     match purpose:
         case Purpose.TOKENS:
             token_key_pair(material)
+        case Purpose.AUDIT:
+            ed25519_pair(material)
         case Purpose.AUTHORITY:
             authority_pair(material)
         case _:

@@ -81,6 +81,8 @@ class Purpose(StrEnum):
     """Seals what internal services keep for the tenant."""
     ENROLMENT = "enrolment"
     """Derives secrets that are stored nowhere: enrolment tokens, the password of the tenant's own database role."""
+    AUDIT = "audit"
+    """Signs how far the tenant's audit log has got."""
     ENCRYPTION = "encryption"
     """Seals what the tenant likes: keys of its own making."""
     SIGNING = "signing"
@@ -89,7 +91,14 @@ class Purpose(StrEnum):
     """Unwraps, once, a key that the tenant brings along."""
 
 
-BUILT_IN: Final = (Purpose.STORAGE, Purpose.TOKENS, Purpose.AUTHORITY, Purpose.SERVICES, Purpose.ENROLMENT)
+BUILT_IN: Final = (
+    Purpose.STORAGE,
+    Purpose.TOKENS,
+    Purpose.AUTHORITY,
+    Purpose.SERVICES,
+    Purpose.ENROLMENT,
+    Purpose.AUDIT,
+)
 """The purposes for which every tenant has one key, which is called like its purpose."""
 NAMED: Final = (Purpose.ENCRYPTION, Purpose.SIGNING)
 """The purposes of keys of a tenant's own making, which are called as it likes."""

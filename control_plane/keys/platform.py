@@ -1,5 +1,6 @@
 """The platform's own keys, which belong to no tenant: kept as tenants' are, under a KEK of the platform's own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -7,6 +8,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from control_plane.dsse import signed_bytes
 from control_plane.ids import new_uuid
 from control_plane.keys import store
 from control_plane.keys.material import Material, ed25519_pair
@@ -16,7 +18,7 @@ from control_plane.keys.vault import KeyVault
 from control_plane.postgres.database import Database
 
 ATTESTATIONS: Final = "attestations"
-"""Signs what verifications of isolation have found."""
+"""Signs what the platform says: what was verified, what was destroyed, and which keys sign audit logs."""
 
 _KEK: Final = KekRef(tenant_uid=PLATFORM_UID, version=1)
 _FIRST_VERSION: Final = 1
@@ -32,8 +34,7 @@ class AttestationSigner:
 
     def sign(self, payload_type: str, payload: bytes) -> bytes:
         """Sign a payload as a DSSE envelope (version 1) has it: with its type, so that it passes for nothing else."""
-        kind = payload_type.encode()
-        return self.private_key.sign(b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload))
+        return self.private_key.sign(signed_bytes(payload_type, payload))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class PlatformKeys:
         self._vault = vault
         self._system = database.system()
         self._signer: AttestationSigner | None = None
+        self._vouchers: Sequence[Ed25519PublicKey] = ()
 
     @property
     def hsm_backed(self) -> bool:
@@ -63,8 +65,7 @@ class PlatformKeys:
         """Return the newest key for attestations; make the first one where there is none."""
         if self._signer is None:
             keys = await self._stored() or await self._make()
-            private = await self._vault.unwrap(_KEK, keys[0].wrapped, aad=_binding(keys[0]).aad())
-            pair = ed25519_pair(Material(private=private, public=keys[0].public))
+            pair = ed25519_pair(await self._opened(keys[0]))
             self._signer = AttestationSigner(key_id=keys[0].id, private_key=pair)
         return self._signer
 
@@ -78,6 +79,23 @@ class PlatformKeys:
             )
             for key in await self._stored()
         ]
+
+    async def vouchers(self) -> Sequence[Ed25519PublicKey]:
+        """Return the public halves of those keys, each of the private half that the vault opens.
+
+        For whoever must not believe what the database alone says. Asks the vault the first time only.
+
+        Raises:
+            IntegrityError: what is stored is not what was made.
+        """
+        if not self._vouchers:
+            opened = [ed25519_pair(await self._opened(key)) for key in await self._stored()]
+            self._vouchers = [pair.public_key() for pair in opened]
+        return self._vouchers
+
+    async def _opened(self, key: PlatformKey) -> Material:
+        private = await self._vault.unwrap(_KEK, key.wrapped, aad=_binding(key).aad())
+        return Material(private=private, public=key.public)
 
     async def _stored(self) -> list[PlatformKey]:
         return await self._system.run(lambda tx: store.platform_keys(tx, ATTESTATIONS))

@@ -14,7 +14,15 @@ from typing_extensions import override
 from control_plane.keys import store
 from control_plane.keys.algorithms import DEFAULT_AUTHORITY, CertificatePolicy, KeyAlgorithm
 from control_plane.keys.authorities import Authorities, Authority, authorities, authority_of
-from control_plane.keys.material import Holder, TokenKey, TokenSigner, new_material, token_key_pair
+from control_plane.keys.material import (
+    AuditSigner,
+    Holder,
+    TokenKey,
+    TokenSigner,
+    ed25519_pair,
+    new_material,
+    token_key_pair,
+)
 from control_plane.keys.model import BUILT_IN, FIRST_OBJECT_VERSION, KekRef, MissingKeyError, Purpose
 from control_plane.keys.named import store as named_store
 from control_plane.keys.named.model import NamedKey
@@ -185,6 +193,27 @@ class TenantKeys(OpenKeys):
             await self._add(placement, Purpose.SERVICES)
             opened = await self._opened(placement.uid, Purpose.SERVICES)
         return StorageKey(version=opened.version, private=opened.material.private)
+
+    async def audit_signer(self, placement: Placement, *, version: int | None = None) -> AuditSigner:
+        """Return the key for the audit log, of that version or the newest.
+
+        Raises:
+            IntegrityError: the public half that is stored beside it is not its own.
+            MissingKeyError: there is none yet: see `add_audit_key`. Or the tenant had called a key of its own so before
+                there were such: it stays that, and the log is not signed.
+        """
+        opened = await self._opened(placement.uid, Purpose.AUDIT, version=version)
+        if opened.purpose is not Purpose.AUDIT:
+            raise MissingKeyError(f"the key for the audit log of tenant {placement.uid}")
+        return AuditSigner(version=opened.version, key_id=opened.id, private_key=ed25519_pair(opened.material))
+
+    async def add_audit_key(self, placement: Placement) -> None:
+        """Give a tenant from before there were such keys one for its audit log. Needs the rights that `create` does.
+
+        Raises:
+            ConflictError: as `insert_missing` does.
+        """
+        await self._add(placement, Purpose.AUDIT)
 
     async def named_key(self, placement: Placement, key_id: str, *, version: int | None = None) -> StorageKey:
         """Return a key of the tenant's own, as `services_key` does. Whether it may be used now is not asked here."""

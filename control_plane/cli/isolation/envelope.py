@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from control_plane.cli.calls.message import Message
+from control_plane.dsse import signed_bytes
 
 _BEGIN: Final = "-----BEGIN PUBLIC KEY-----"
 ATTESTATION: Final = "application/vnd.bulkhead.isolation+json"
@@ -50,15 +51,11 @@ def read(text: str, keys_pem: str, *, kind: str = ATTESTATION) -> Mapping[str, A
         raise EnvelopeError("the file is no DSSE envelope") from error
     if found != kind:
         raise EnvelopeError(f"the envelope holds no {_TITLES[kind]}")
-    signed = _signed_bytes(kind.encode(), payload)
+    signed = signed_bytes(kind, payload)
     if not any(_has_signed(key, signature, signed) for key in _keys(keys_pem) for signature in signatures):
         raise EnvelopeError("none of the keys has signed this")
     said: Mapping[str, Any] = json.loads(payload)
     return said
-
-
-def _signed_bytes(kind: bytes, payload: bytes) -> bytes:
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
 def _decoded(text: str) -> bytes:

@@ -14,6 +14,7 @@ from typing_extensions import override
 from control_plane.errors import ConflictError, UnavailableError
 from control_plane.keyring import destructions, store
 from control_plane.keyring.destruction import Destroyer
+from control_plane.keyring.rotations.audit import AuditRotation
 from control_plane.keyring.rotations.authority import AuthorityRotation
 from control_plane.keyring.rotations.enrolment import EnrolmentRotation
 from control_plane.keyring.rotations.plan import KeyRotation, Means
@@ -164,5 +165,6 @@ def rotations(means: Means) -> dict[str, KeyRotation]:
         EnrolmentRotation(means),
         StorageRotation(means),
         SealingRotation(means, purpose=Purpose.SERVICES),
+        AuditRotation(means),
     )
     return {plan.kind: plan for plan in plans}

@@ -11,7 +11,7 @@ import structlog
 from control_plane.errors import DomainError, KeyRetiredError, UnavailableError
 from control_plane.keys import store
 from control_plane.keys.material import Material
-from control_plane.keys.model import IntegrityError, MissingKeyError
+from control_plane.keys.model import IntegrityError, MissingKeyError, Purpose
 from control_plane.keys.opened.cache import Answers, KeyCache
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault
@@ -33,6 +33,7 @@ class OpenKey:
     """One version of a key, as the vault opened it."""
 
     id: UUID
+    purpose: Purpose
     version: int
     material: Material = field(repr=False)
 
@@ -179,4 +180,4 @@ class OpenKeys:
             _log.error("wrapped_key_refused", tenant_uid=str(stored.tenant_uid), purpose=stored.purpose.value)
             raise
         material = Material(private=private, public=stored.public, cross=stored.cross)
-        return OpenKey(id=stored.id, version=stored.version, material=material)
+        return OpenKey(id=stored.id, purpose=stored.purpose, version=stored.version, material=material)

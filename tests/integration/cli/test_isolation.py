@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bulkhead.v1 import isolation_pb2
-from control_plane.isolation.model import PAYLOAD_TYPE, signed_bytes
+from control_plane.dsse import signed_bytes
+from control_plane.isolation.model import PAYLOAD_TYPE
 
 KEY = Ed25519PrivateKey.generate()
 FAILED = isolation_pb2.IsolationProbe.FAILED
@@ -28,7 +29,7 @@ def attestation(*, passed: bool = True) -> isolation_pb2.Attestation:
         ],
         payload_type=PAYLOAD_TYPE,
         payload=payload,
-        signature=KEY.sign(signed_bytes(payload)),
+        signature=KEY.sign(signed_bytes(PAYLOAD_TYPE, payload)),
         key_id="k",
     )
 

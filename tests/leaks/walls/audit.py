@@ -4,6 +4,7 @@ from typing import Final
 
 from tests.leaks.model import Mutation
 
+PROOF: Final = "control_plane/audit_proof.py"
 MODEL: Final = "control_plane/audit/model.py"
 STORE: Final = "control_plane/audit/store.py"
 SERVICE: Final = "control_plane/audit/service.py"
@@ -33,14 +34,14 @@ WALLS: Final = (
     ),
     Mutation(
         name="a link covers no link before it",
-        file=MODEL,
-        before="hashlib.sha256(self.head + canonical(",
-        after="hashlib.sha256(canonical(",
+        file=PROOF,
+        before="hashlib.sha256(head + canonical)",
+        after="hashlib.sha256(canonical)",
         noticed_by=(f"{CHAIN}::test_a_link_covers_the_link_before_and_the_canonical_entry",),
     ),
     Mutation(
         name="a chain may be another tenant's",
-        file=MODEL,
+        file=PROOF,
         before="hashlib.sha256(_GENESIS + tenant_uid.bytes).digest()",
         after="hashlib.sha256(_GENESIS).digest()",
         noticed_by=(f"{CHAIN}::test_a_link_covers_the_link_before_and_the_canonical_entry",),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.cli.isolation.envelope import EnvelopeError, read, write
-from control_plane.isolation.model import PAYLOAD_TYPE, signed_bytes
+from control_plane.dsse import signed_bytes
+from control_plane.isolation.model import PAYLOAD_TYPE
 
 KEY = Ed25519PrivateKey.generate()
 OTHER = Ed25519PrivateKey.generate()
@@ -30,7 +31,7 @@ def envelope(payload: bytes = PAYLOAD, *, kind: str = PAYLOAD_TYPE) -> str:
         {
             "payload_type": kind,
             "payload": base64.b64encode(payload).decode(),
-            "signature": base64.b64encode(KEY.sign(signed_bytes(PAYLOAD))).decode(),
+            "signature": base64.b64encode(KEY.sign(signed_bytes(PAYLOAD_TYPE, PAYLOAD))).decode(),
             "key_id": "k",
         }
     )

@@ -31,7 +31,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ulkhead/v1/audit.proto\x12\x0b\x62ulkhead.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x03\n\nAuditEntry\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x30\n\x07outcome\x18\x06 \x01(\x0e\x32\x1f.bulkhead.v1.AuditEntry.Outcome\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\r\n\x05\x63ount\x18\t \x01(\x03\x12(\n\x07\x64\x65tails\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08sequence\x18\x0b \x01(\x03\x12\x0c\n\x04hash\x18\x0c \x01(\x0c\":\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06\x45\x46\x46\x45\x43T\x10\x01\x12\n\n\x06\x44\x45NIED\x10\x02:b\xea\x41_\n\x16\x62ulkhead.v1/AuditEntry\x12+tenants/{tenant}/auditEntries/{audit_entry}*\x0c\x61uditEntries2\nauditEntry\"}\n\x17ListAuditEntriesRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62ulkhead.v1/AuditEntry\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"c\n\x18ListAuditEntriesResponse\x12.\n\raudit_entries\x18\x01 \x03(\x0b\x32\x17.bulkhead.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x15VerifyAuditLogRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62ulkhead.v1/AuditEntry\"w\n\x16VerifyAuditLogResponse\x12\x16\n\x0esealed_entries\x18\x01 \x01(\x03\x12\x18\n\x10unsealed_entries\x18\x02 \x01(\x03\x12\x0c\n\x04head\x18\x03 \x01(\x0c\x12\x1d\n\x15\x66irst_broken_sequence\x18\x04 \x01(\x03\x32\x95\x03\n\x0c\x41uditService\x12\xc0\x01\n\x10ListAuditEntries\x12$.bulkhead.v1.ListAuditEntriesRequest\x1a%.bulkhead.v1.ListAuditEntriesResponse\"_\xda\x41\x06parent\x8a\xcf\x18#\n\x06parent\x12\x03\x01\x03\x05\x1a\naudit.read \x02(\x02\x30\x01@\x01P\x01\x82\xd3\xe4\x93\x02)\x12\'/api/v1/{parent=tenants/*}/auditEntries\x12\xc1\x01\n\x0eVerifyAuditLog\x12\".bulkhead.v1.VerifyAuditLogRequest\x1a#.bulkhead.v1.VerifyAuditLogResponse\"f\xda\x41\x06parent\x8a\xcf\x18#\n\x06parent\x12\x03\x01\x03\x05\x1a\naudit.read \x14(\x03\x30\x01@\x01P\x01\x82\xd3\xe4\x93\x02\x30\x12./api/v1/{parent=tenants/*}/auditEntries:verifyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ulkhead/v1/audit.proto\x12\x0b\x62ulkhead.v1\x1a\x17\x62ulkhead/v1/rules.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x03\n\nAuditEntry\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x30\n\x07outcome\x18\x06 \x01(\x0e\x32\x1f.bulkhead.v1.AuditEntry.Outcome\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\r\n\x05\x63ount\x18\t \x01(\x03\x12(\n\x07\x64\x65tails\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08sequence\x18\x0b \x01(\x03\x12\x0c\n\x04hash\x18\x0c \x01(\x0c\":\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06\x45\x46\x46\x45\x43T\x10\x01\x12\n\n\x06\x44\x45NIED\x10\x02:b\xea\x41_\n\x16\x62ulkhead.v1/AuditEntry\x12+tenants/{tenant}/auditEntries/{audit_entry}*\x0c\x61uditEntries2\nauditEntry\"}\n\x17ListAuditEntriesRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62ulkhead.v1/AuditEntry\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"c\n\x18ListAuditEntriesResponse\x12.\n\raudit_entries\x18\x01 \x03(\x0b\x32\x17.bulkhead.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x15VerifyAuditLogRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62ulkhead.v1/AuditEntry\"\x96\x02\n\x16VerifyAuditLogResponse\x12\x16\n\x0esealed_entries\x18\x01 \x01(\x03\x12\x18\n\x10unsealed_entries\x18\x02 \x01(\x03\x12\x0c\n\x04head\x18\x03 \x01(\x0c\x12\x1d\n\x15\x66irst_broken_sequence\x18\x04 \x01(\x03\x12\x16\n\x0esigned_entries\x18\x05 \x01(\x03\x12-\n\tsign_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bkey_version\x18\x07 \x01(\t\x12\x1f\n\x17\x66irst_forged_checkpoint\x18\x08 \x01(\x03\x12 \n\x18\x66irst_forged_key_version\x18\t \x01(\t\"\x7f\n\x15\x45xportAuditLogRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62ulkhead.v1/AuditEntry\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"\x99\x01\n\x16\x45xportAuditLogResponse\x12\x35\n\x0esealed_entries\x18\x01 \x03(\x0b\x32\x1d.bulkhead.v1.SealedAuditEntry\x12\x31\n\x0b\x63heckpoints\x18\x02 \x03(\x0b\x32\x1c.bulkhead.v1.AuditCheckpoint\x12\x15\n\rlast_sequence\x18\x03 \x01(\x03\"E\n\x10SealedAuditEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x11\n\tcanonical\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\"]\n\x0f\x41uditCheckpoint\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x14\n\x0cpayload_type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"s\n\x14ListAuditKeysRequest\x12(\n\x06parent\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\x12\x0f\x62ulkhead.v1/Key\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"[\n\x15ListAuditKeysResponse\x12)\n\naudit_keys\x18\x01 \x03(\x0b\x32\x15.bulkhead.v1.AuditKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x02\n\x08\x41uditKey\x12\x13\n\x0bkey_version\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x16\n\x0epublic_key_pem\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cpayload_type\x18\x06 \x01(\t\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x32\n\nsignatures\x18\x08 \x03(\x0b\x32\x1e.bulkhead.v1.AuditKeySignature\"6\n\x11\x41uditKeySignature\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x32\x9f\x06\n\x0c\x41uditService\x12\xc0\x01\n\x10ListAuditEntries\x12$.bulkhead.v1.ListAuditEntriesRequest\x1a%.bulkhead.v1.ListAuditEntriesResponse\"_\xda\x41\x06parent\x8a\xcf\x18#\n\x06parent\x12\x03\x01\x03\x05\x1a\naudit.read \x02(\x02\x30\x01@\x01P\x01\x82\xd3\xe4\x93\x02)\x12\'/api/v1/{parent=tenants/*}/auditEntries\x12\xc1\x01\n\x0eVerifyAuditLog\x12\".bulkhead.v1.VerifyAuditLogRequest\x1a#.bulkhead.v1.VerifyAuditLogResponse\"f\xda\x41\x06parent\x8a\xcf\x18#\n\x06parent\x12\x03\x01\x03\x05\x1a\naudit.read \x14(\x03\x30\x01@\x01P\x01\x82\xd3\xe4\x93\x02\x30\x12./api/v1/{parent=tenants/*}/auditEntries:verify\x12\xd0\x01\n\x0e\x45xportAuditLog\x12\".bulkhead.v1.ExportAuditLogRequest\x1a#.bulkhead.v1.ExportAuditLogResponse\"u\xda\x41\x15parent,after_sequence\x8a\xcf\x18#\n\x06parent\x12\x03\x01\x03\x05\x1a\naudit.read \x05(\x02\x30\x01@\x01P\x01\x82\xd3\xe4\x93\x02\x30\x12./api/v1/{parent=tenants/*}/auditEntries:export\x12\xb4\x01\n\rListAuditKeys\x12!.bulkhead.v1.ListAuditKeysRequest\x1a\".bulkhead.v1.ListAuditKeysResponse\"\\\xda\x41\x06parent\x8a\xcf\x18#\n\x06parent\x12\x03\x01\x03\x05\x1a\naudit.read \x01(\x01\x30\x01@\x01P\x01\x82\xd3\xe4\x93\x02&\x12$/api/v1/{parent=tenants/*}/auditKeysb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,10 +50,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDITENTRIESREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_VERIFYAUDITLOGREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_VERIFYAUDITLOGREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\030\022\026bulkhead.v1/AuditEntry'
+  _globals['_EXPORTAUDITLOGREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_EXPORTAUDITLOGREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\030\022\026bulkhead.v1/AuditEntry'
+  _globals['_EXPORTAUDITLOGREQUEST'].fields_by_name['after_sequence']._loaded_options = None
+  _globals['_EXPORTAUDITLOGREQUEST'].fields_by_name['after_sequence']._serialized_options = b'\342A\001\001'
+  _globals['_EXPORTAUDITLOGREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_EXPORTAUDITLOGREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTAUDITKEYSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTAUDITKEYSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\021\022\017bulkhead.v1/Key'
+  _globals['_LISTAUDITKEYSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTAUDITKEYSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTAUDITKEYSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTAUDITKEYSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEntries']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEntries']._serialized_options = b'\332A\006parent\212\317\030#\n\006parent\022\003\001\003\005\032\naudit.read \002(\0020\001@\001P\001\202\323\344\223\002)\022\'/api/v1/{parent=tenants/*}/auditEntries'
   _globals['_AUDITSERVICE'].methods_by_name['VerifyAuditLog']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['VerifyAuditLog']._serialized_options = b'\332A\006parent\212\317\030#\n\006parent\022\003\001\003\005\032\naudit.read \024(\0030\001@\001P\001\202\323\344\223\0020\022./api/v1/{parent=tenants/*}/auditEntries:verify'
+  _globals['_AUDITSERVICE'].methods_by_name['ExportAuditLog']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ExportAuditLog']._serialized_options = b'\332A\025parent,after_sequence\212\317\030#\n\006parent\022\003\001\003\005\032\naudit.read \005(\0020\001@\001P\001\202\323\344\223\0020\022./api/v1/{parent=tenants/*}/auditEntries:export'
+  _globals['_AUDITSERVICE'].methods_by_name['ListAuditKeys']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ListAuditKeys']._serialized_options = b'\332A\006parent\212\317\030#\n\006parent\022\003\001\003\005\032\naudit.read \001(\0010\001@\001P\001\202\323\344\223\002&\022$/api/v1/{parent=tenants/*}/auditKeys'
   _globals['_AUDITENTRY']._serialized_start=244
   _globals['_AUDITENTRY']._serialized_end=709
   _globals['_AUDITENTRY_OUTCOME']._serialized_start=551
@@ -64,8 +80,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=937
   _globals['_VERIFYAUDITLOGREQUEST']._serialized_start=939
   _globals['_VERIFYAUDITLOGREQUEST']._serialized_end=1011
-  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_start=1013
-  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_end=1132
-  _globals['_AUDITSERVICE']._serialized_start=1135
-  _globals['_AUDITSERVICE']._serialized_end=1540
+  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_start=1014
+  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_end=1292
+  _globals['_EXPORTAUDITLOGREQUEST']._serialized_start=1294
+  _globals['_EXPORTAUDITLOGREQUEST']._serialized_end=1421
+  _globals['_EXPORTAUDITLOGRESPONSE']._serialized_start=1424
+  _globals['_EXPORTAUDITLOGRESPONSE']._serialized_end=1577
+  _globals['_SEALEDAUDITENTRY']._serialized_start=1579
+  _globals['_SEALEDAUDITENTRY']._serialized_end=1648
+  _globals['_AUDITCHECKPOINT']._serialized_start=1650
+  _globals['_AUDITCHECKPOINT']._serialized_end=1743
+  _globals['_LISTAUDITKEYSREQUEST']._serialized_start=1745
+  _globals['_LISTAUDITKEYSREQUEST']._serialized_end=1860
+  _globals['_LISTAUDITKEYSRESPONSE']._serialized_start=1862
+  _globals['_LISTAUDITKEYSRESPONSE']._serialized_end=1953
+  _globals['_AUDITKEY']._serialized_start=1956
+  _globals['_AUDITKEY']._serialized_end=2212
+  _globals['_AUDITKEYSIGNATURE']._serialized_start=2214
+  _globals['_AUDITKEYSIGNATURE']._serialized_end=2268
+  _globals['_AUDITSERVICE']._serialized_start=2271
+  _globals['_AUDITSERVICE']._serialized_end=3070
 # @@protoc_insertion_point(module_scope)

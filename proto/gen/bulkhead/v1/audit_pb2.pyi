@@ -204,6 +204,11 @@ class VerifyAuditLogResponse(_message.Message):
     UNSEALED_ENTRIES_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     FIRST_BROKEN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SIGNED_ENTRIES_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    FIRST_FORGED_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    FIRST_FORGED_KEY_VERSION_FIELD_NUMBER: _builtins.int
     sealed_entries: _builtins.int
     """How many sealed entries the chain has."""
     unsealed_entries: _builtins.int
@@ -211,7 +216,23 @@ class VerifyAuditLogResponse(_message.Message):
     head: _builtins.bytes
     """The chain's last link, SHA-256."""
     first_broken_sequence: _builtins.int
-    """The first sequence number whose link does not hold; 0 when all hold."""
+    """The first sequence number whose link does not hold; 0 when all hold. Where all links were made anew, the first one after
+    the last checkpoint that holds.
+    """
+    signed_entries: _builtins.int
+    """Up to which sequence number the log is signed by its own key; 0 while it is not."""
+    key_version: _builtins.str
+    """The key that signed: `tenants/{tenant}/keys/audit/versions/{version}`."""
+    first_forged_checkpoint: _builtins.int
+    """The sequence number of the first checkpoint that none of the published keys has signed while it was valid; 0 when all
+    are signed.
+    """
+    first_forged_key_version: _builtins.str
+    """The first published key that is not vouched for; nothing that it signed is believed. Empty when all are."""
+    @_builtins.property
+    def sign_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was signed."""
+
     def __init__(
         self,
         *,
@@ -219,11 +240,290 @@ class VerifyAuditLogResponse(_message.Message):
         unsealed_entries: _builtins.int = ...,
         head: _builtins.bytes = ...,
         first_broken_sequence: _builtins.int = ...,
+        signed_entries: _builtins.int = ...,
+        sign_time: _timestamp_pb2.Timestamp | None = ...,
+        key_version: _builtins.str = ...,
+        first_forged_checkpoint: _builtins.int = ...,
+        first_forged_key_version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sign_time", b"sign_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_broken_sequence", b"first_broken_sequence", "head", b"head", "sealed_entries", b"sealed_entries", "unsealed_entries", b"unsealed_entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_broken_sequence", b"first_broken_sequence", "first_forged_checkpoint", b"first_forged_checkpoint", "first_forged_key_version", b"first_forged_key_version", "head", b"head", "key_version", b"key_version", "sealed_entries", b"sealed_entries", "sign_time", b"sign_time", "signed_entries", b"signed_entries", "unsealed_entries", b"unsealed_entries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyAuditLogResponse: _TypeAlias = VerifyAuditLogResponse  # noqa: Y015
+
+@_typing.final
+class ExportAuditLogRequest(_message.Message):
+    """Ask for a part of a log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{tenant}`."""
+    after_sequence: _builtins.int
+    """Begin behind this sequence number: 0, or `last_sequence` of the part before."""
+    page_size: _builtins.int
+    """How many entries at most: 50 when zero, 1000 at most."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "page_size", b"page_size", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportAuditLogRequest: _TypeAlias = ExportAuditLogRequest  # noqa: Y015
+
+@_typing.final
+class ExportAuditLogResponse(_message.Message):
+    """A part of a log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_ENTRIES_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    last_sequence: _builtins.int
+    """The sequence number of the last of these entries; ask for the next part with it. 0 at the end of the log."""
+    @_builtins.property
+    def sealed_entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___SealedAuditEntry]:
+        """In the order of the chain."""
+
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditCheckpoint]:
+        """What was signed of these entries; at the end also of entries that are not there any more."""
+
+    def __init__(
+        self,
+        *,
+        sealed_entries: _abc.Iterable[Global___SealedAuditEntry] | None = ...,
+        checkpoints: _abc.Iterable[Global___AuditCheckpoint] | None = ...,
+        last_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "last_sequence", b"last_sequence", "sealed_entries", b"sealed_entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportAuditLogResponse: _TypeAlias = ExportAuditLogResponse  # noqa: Y015
+
+@_typing.final
+class SealedAuditEntry(_message.Message):
+    """An entry as it is hashed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CANONICAL_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Its place in the chain, from 1."""
+    canonical: _builtins.bytes
+    """The entry as canonical JSON (RFC 8785); empty where it is not there any more."""
+    hash: _builtins.bytes
+    """Its link: SHA-256 over the link before it and `canonical`. Before the first one stands SHA-256 over
+    `bulkhead audit log 1`, a line break, and the 16 bytes of the tenant's uid.
+    """
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        canonical: _builtins.bytes = ...,
+        hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canonical", b"canonical", "hash", b"hash", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedAuditEntry: _TypeAlias = SealedAuditEntry  # noqa: Y015
+
+@_typing.final
+class AuditCheckpoint(_message.Message):
+    """What the tenant's key for its audit log has signed, as a DSSE envelope (https://github.com/secure-systems-lab/dsse,
+    version 1): how far the log had got, and its head, which covers every entry up to there.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_TYPE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Of the last entry that it covers."""
+    payload_type: _builtins.str
+    """What the payload is: `application/vnd.bulkhead.audit-checkpoint+json`."""
+    payload: _builtins.bytes
+    """Canonical JSON: tenant, tenant_uid, sequence, head, time, key_version and key_id."""
+    signature: _builtins.bytes
+    """Over the payload and its type (DSSE's pre-authentication encoding), by Ed25519."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        payload_type: _builtins.str = ...,
+        payload: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "payload_type", b"payload_type", "sequence", b"sequence", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditCheckpoint: _TypeAlias = AuditCheckpoint  # noqa: Y015
+
+@_typing.final
+class ListAuditKeysRequest(_message.Message):
+    """Ask for the keys of a log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{tenant}`."""
+    page_size: _builtins.int
+    """How many at most: 50 when zero, 1000 at most."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditKeysRequest: _TypeAlias = ListAuditKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditKeysResponse(_message.Message):
+    """A page of keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIT_KEYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Ask for the next page with this; empty on the last one."""
+    @_builtins.property
+    def audit_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditKey]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        audit_keys: _abc.Iterable[Global___AuditKey] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_keys", b"audit_keys", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditKeysResponse: _TypeAlias = ListAuditKeysResponse  # noqa: Y015
+
+@_typing.final
+class AuditKey(_message.Message):
+    """A key that signs a tenant's audit log, as a DSSE envelope: what is said of it, signed by the platform's key for
+    attestations (IsolationService.ListAttestationKeys), by the key itself, and by the version before it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_PEM_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAYLOAD_TYPE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.str
+    """`tenants/{tenant}/keys/audit/versions/{version}`."""
+    key_id: _builtins.str
+    """As checkpoints name it."""
+    public_key_pem: _builtins.str
+    """Ed25519, PEM (SubjectPublicKeyInfo)."""
+    payload_type: _builtins.str
+    """What the payload is: `application/vnd.bulkhead.audit-key+json`."""
+    payload: _builtins.bytes
+    """The above as canonical JSON; of its end says the payload of the version after it."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it signs."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it may have signed; absent while it is the newest. What it signed before is good for ever."""
+
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditKeySignature]:
+        """All of them are over the payload and its type (DSSE's pre-authentication encoding), by Ed25519."""
+
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        public_key_pem: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        payload_type: _builtins.str = ...,
+        payload: _builtins.bytes = ...,
+        signatures: _abc.Iterable[Global___AuditKeySignature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "key_id", b"key_id", "key_version", b"key_version", "payload", b"payload", "payload_type", b"payload_type", "public_key_pem", b"public_key_pem", "signatures", b"signatures", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditKey: _TypeAlias = AuditKey  # noqa: Y015
+
+@_typing.final
+class AuditKeySignature(_message.Message):
+    """One signature of a published key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key that signed."""
+    signature: _builtins.bytes
+    """What it signed with."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditKeySignature: _TypeAlias = AuditKeySignature  # noqa: Y015

@@ -45,6 +45,16 @@ class AuditServiceStub:
                 request_serializer=bulkhead_dot_v1_dot_audit__pb2.VerifyAuditLogRequest.SerializeToString,
                 response_deserializer=bulkhead_dot_v1_dot_audit__pb2.VerifyAuditLogResponse.FromString,
                 _registered_method=True)
+        self.ExportAuditLog = channel.unary_unary(
+                '/bulkhead.v1.AuditService/ExportAuditLog',
+                request_serializer=bulkhead_dot_v1_dot_audit__pb2.ExportAuditLogRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_audit__pb2.ExportAuditLogResponse.FromString,
+                _registered_method=True)
+        self.ListAuditKeys = channel.unary_unary(
+                '/bulkhead.v1.AuditService/ListAuditKeys',
+                request_serializer=bulkhead_dot_v1_dot_audit__pb2.ListAuditKeysRequest.SerializeToString,
+                response_deserializer=bulkhead_dot_v1_dot_audit__pb2.ListAuditKeysResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -59,7 +69,24 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyAuditLog(self, request, context):
-        """Recompute the chain of hashes over a tenant's sealed entries and say where it first breaks, if it does.
+        """Recompute the chain of hashes over a tenant's sealed entries, compare it with what was signed of it, and say where it
+        first breaks, if it does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportAuditLog(self, request, context):
+        """Read a tenant's sealed entries as they are hashed, in the order of the chain, and what was signed of it, a part at a
+        time. Whoever has all parts, and the keys, can verify the log without us.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditKeys(self, request, context):
+        """List the keys that a tenant's audit log was ever signed with, the newest first, a page at a time, each with who vouches
+        for it. They stay listed when they are rotated, and when the tenant's keys are destroyed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +104,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.VerifyAuditLog,
                     request_deserializer=bulkhead_dot_v1_dot_audit__pb2.VerifyAuditLogRequest.FromString,
                     response_serializer=bulkhead_dot_v1_dot_audit__pb2.VerifyAuditLogResponse.SerializeToString,
+            ),
+            'ExportAuditLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportAuditLog,
+                    request_deserializer=bulkhead_dot_v1_dot_audit__pb2.ExportAuditLogRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_audit__pb2.ExportAuditLogResponse.SerializeToString,
+            ),
+            'ListAuditKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditKeys,
+                    request_deserializer=bulkhead_dot_v1_dot_audit__pb2.ListAuditKeysRequest.FromString,
+                    response_serializer=bulkhead_dot_v1_dot_audit__pb2.ListAuditKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +171,60 @@ class AuditService:
             '/bulkhead.v1.AuditService/VerifyAuditLog',
             bulkhead_dot_v1_dot_audit__pb2.VerifyAuditLogRequest.SerializeToString,
             bulkhead_dot_v1_dot_audit__pb2.VerifyAuditLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAuditLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.AuditService/ExportAuditLog',
+            bulkhead_dot_v1_dot_audit__pb2.ExportAuditLogRequest.SerializeToString,
+            bulkhead_dot_v1_dot_audit__pb2.ExportAuditLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkhead.v1.AuditService/ListAuditKeys',
+            bulkhead_dot_v1_dot_audit__pb2.ListAuditKeysRequest.SerializeToString,
+            bulkhead_dot_v1_dot_audit__pb2.ListAuditKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,17 @@ class AuditServiceStub:
     ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEntriesRequest, _audit_pb2.ListAuditEntriesResponse]
     """List a tenant's entries, newest first, a page at a time."""
     VerifyAuditLog: _grpc.UnaryUnaryMultiCallable[_audit_pb2.VerifyAuditLogRequest, _audit_pb2.VerifyAuditLogResponse]
-    """Recompute the chain of hashes over a tenant's sealed entries and say where it first breaks, if it does."""
+    """Recompute the chain of hashes over a tenant's sealed entries, compare it with what was signed of it, and say where it
+    first breaks, if it does.
+    """
+    ExportAuditLog: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ExportAuditLogRequest, _audit_pb2.ExportAuditLogResponse]
+    """Read a tenant's sealed entries as they are hashed, in the order of the chain, and what was signed of it, a part at a
+    time. Whoever has all parts, and the keys, can verify the log without us.
+    """
+    ListAuditKeys: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListAuditKeysRequest, _audit_pb2.ListAuditKeysResponse]
+    """List the keys that a tenant's audit log was ever signed with, the newest first, a page at a time, each with who vouches
+    for it. They stay listed when they are rotated, and when the tenant's keys are destroyed.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -46,7 +56,17 @@ class AuditServiceAsyncStub(AuditServiceStub):
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEntriesRequest, _audit_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
     """List a tenant's entries, newest first, a page at a time."""
     VerifyAuditLog: _aio.UnaryUnaryMultiCallable[_audit_pb2.VerifyAuditLogRequest, _audit_pb2.VerifyAuditLogResponse]  # type: ignore[assignment]
-    """Recompute the chain of hashes over a tenant's sealed entries and say where it first breaks, if it does."""
+    """Recompute the chain of hashes over a tenant's sealed entries, compare it with what was signed of it, and say where it
+    first breaks, if it does.
+    """
+    ExportAuditLog: _aio.UnaryUnaryMultiCallable[_audit_pb2.ExportAuditLogRequest, _audit_pb2.ExportAuditLogResponse]  # type: ignore[assignment]
+    """Read a tenant's sealed entries as they are hashed, in the order of the chain, and what was signed of it, a part at a
+    time. Whoever has all parts, and the keys, can verify the log without us.
+    """
+    ListAuditKeys: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAuditKeysRequest, _audit_pb2.ListAuditKeysResponse]  # type: ignore[assignment]
+    """List the keys that a tenant's audit log was ever signed with, the newest first, a page at a time, each with who vouches
+    for it. They stay listed when they are rotated, and when the tenant's keys are destroyed.
+    """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads a tenant's audit log: an entry for each effect, written in the effect's own transaction, and for each denial."""
@@ -65,6 +85,28 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.VerifyAuditLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.VerifyAuditLogResponse, _abc.Awaitable[_audit_pb2.VerifyAuditLogResponse]]:
-        """Recompute the chain of hashes over a tenant's sealed entries and say where it first breaks, if it does."""
+        """Recompute the chain of hashes over a tenant's sealed entries, compare it with what was signed of it, and say where it
+        first breaks, if it does.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportAuditLog(
+        self,
+        request: _audit_pb2.ExportAuditLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ExportAuditLogResponse, _abc.Awaitable[_audit_pb2.ExportAuditLogResponse]]:
+        """Read a tenant's sealed entries as they are hashed, in the order of the chain, and what was signed of it, a part at a
+        time. Whoever has all parts, and the keys, can verify the log without us.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditKeys(
+        self,
+        request: _audit_pb2.ListAuditKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListAuditKeysResponse, _abc.Awaitable[_audit_pb2.ListAuditKeysResponse]]:
+        """List the keys that a tenant's audit log was ever signed with, the newest first, a page at a time, each with who vouches
+        for it. They stay listed when they are rotated, and when the tenant's keys are destroyed.
+        """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -45,6 +45,8 @@ class _KeyPurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyPurpose
     """Of the tenant's own making; seals what it likes: see EncryptionService."""
     SIGNING: _KeyPurpose.ValueType  # 8
     """Of the tenant's own making; signs: see SigningService."""
+    AUDIT: _KeyPurpose.ValueType  # 9
+    """Signs how far the tenant's audit log has got: see AuditService."""
 
 class KeyPurpose(_KeyPurpose, metaclass=_KeyPurposeEnumTypeWrapper):
     """What a key is for, and nothing else."""
@@ -67,6 +69,8 @@ ENCRYPTION: KeyPurpose.ValueType  # 7
 """Of the tenant's own making; seals what it likes: see EncryptionService."""
 SIGNING: KeyPurpose.ValueType  # 8
 """Of the tenant's own making; signs: see SigningService."""
+AUDIT: KeyPurpose.ValueType  # 9
+"""Signs how far the tenant's audit log has got: see AuditService."""
 Global___KeyPurpose: _TypeAlias = KeyPurpose  # noqa: Y015
 
 @_typing.final
@@ -86,8 +90,8 @@ class Key(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     LIFECYCLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant}/keys/{key}`, where the key is its purpose: `kek`, `storage`, `services`, `tokens`, `authority`
-    or `enrolment`; or as the tenant has called it.
+    """`tenants/{tenant}/keys/{key}`, where the key is its purpose: `kek`, `storage`, `services`, `tokens`, `authority`,
+    `enrolment` or `audit`; or as the tenant has called it.
     """
     purpose: Global___KeyPurpose.ValueType
     """What it is for. Of the tenant's own making are ENCRYPTION and SIGNING."""

@@ -158,6 +158,9 @@ class KeyServiceServicer:
 
         A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
 
+        `audit`: the new version signs the tenant's audit log at once. What older ones have signed verifies for ever, since their
+        public halves stay published (AuditService.ListAuditKeys).
+
         Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

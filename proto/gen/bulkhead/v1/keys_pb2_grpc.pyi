@@ -76,6 +76,9 @@ class KeyServiceStub:
 
     A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
 
+    `audit`: the new version signs the tenant's audit log at once. What older ones have signed verifies for ever, since their
+    public halves stay published (AuditService.ListAuditKeys).
+
     Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
     """
     RetireKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]
@@ -149,6 +152,9 @@ class KeyServiceAsyncStub(KeyServiceStub):
     it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
     A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
+
+    `audit`: the new version signs the tenant's audit log at once. What older ones have signed verifies for ever, since their
+    public halves stay published (AuditService.ListAuditKeys).
 
     Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
     """
@@ -250,6 +256,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
         A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
+
+        `audit`: the new version signs the tenant's audit log at once. What older ones have signed verifies for ever, since their
+        public halves stay published (AuditService.ListAuditKeys).
 
         Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
         """
