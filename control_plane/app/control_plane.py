@@ -96,18 +96,11 @@ async def run_control_plane(settings: Settings) -> None:
         postgres = postgres_settings(settings, "csm_control", tenant_connections=settings.control_plane_connections)
         vault = await open_vault(settings)
         database, keys = await open_database(stack, vault, postgres)
-        upgrades = _upgrades(database, keys, postgres)
-        directory = Directory(database, version=TENANT_VERSION, upgrade=upgrades.ensure)
         platform_keys = PlatformKeys(vault, database)
         publication = Publication(database, keys, platform_keys)
-        process = open_process(
-            settings,
-            directory,
-            database=database,
-            keys=keys,
-            platform_key=issuer.public_key,
-            publication=publication,
-        )
+        upgrades = _upgrades(database, keys, postgres)
+        process = _open_process(settings, issuer, upgrades, database=database, keys=keys, publication=publication)
+        directory = process.directory
         valkey_key = await read_valkey_key(settings)
         cache = await stack.enter_async_context(Reconciler.open(settings.valkey_socket, valkey_key, directory.everyone))
         queue = JobQueue(process.database, postgres)
@@ -122,8 +115,7 @@ async def run_control_plane(settings: Settings) -> None:
 
         def add(server: grpc.aio.Server) -> None:
             _add_control_plane(server, process=process, plans=plans, defer=own.defer)
-            audit = AuditServicer(process.page_tokens, publication)
-            audit_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
+            _add_audit(server, process, publication)
             own.add(server, plans)
             _add_edges(server, publisher=publisher, edges=edges, reports=reports)
             _add_isolation(server, process, verifier, keys=platform_keys)
@@ -163,6 +155,25 @@ async def _open_verifier(stack: AsyncExitStack, process: Process, keys: Platform
     )
     restrict = read_only(process.database, touched=process.sealer.touch) if settings.restricts_unsafe else as_it_is
     return Verifier(process.database, keys, walls, restrict=restrict, breached=process.breaches.note)
+
+
+def _open_process(
+    settings: Settings,
+    issuer: PlatformIssuer,
+    upgrades: SchemaUpgrades,
+    *,
+    database: Database,
+    keys: TenantKeys,
+    publication: Publication,
+) -> Process:
+    return open_process(
+        settings,
+        Directory(database, version=TENANT_VERSION, upgrade=upgrades.ensure),
+        database=database,
+        keys=keys,
+        platform_key=issuer.public_key,
+        publication=publication,
+    )
 
 
 def _life(process: Process, vault: KeyVault, platform_keys: PlatformKeys, cache: Reconciler) -> Plans:
@@ -209,6 +220,10 @@ def _add_control_plane(server: grpc.aio.Server, *, process: Process, plans: Plan
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(process.keys, process.page_tokens), server)
     operations = OperationsServicer(plans, process.page_tokens)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)  # type: ignore[no-untyped-call]  # no stubs
+
+
+def _add_audit(server: grpc.aio.Server, process: Process, publication: Publication) -> None:
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(process.page_tokens, publication), server)
 
 
 def _add_edges(server: grpc.aio.Server, *, publisher: Publisher, edges: Edges, reports: Reports) -> None:

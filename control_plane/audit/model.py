@@ -9,8 +9,9 @@ each its link::
 
 where `canonical` is RFC 8785 over every column, the tenant's uid and n. So a change, a removal, an insertion or a swap
 before the last seal breaks the chain where it happened. What the chain alone cannot show: the removal of the newest
-seals together with their entries, and a log that was replaced by another with all its links made anew. The second the
-tenant's own key shows (`audit_proof.py`); the first needs a head that somebody else keeps; VerifyAuditLog returns it.
+seals together with their entries, and a log that was replaced by another with all its links made anew. The
+tenant's key shows the second (`proofs/audit_log.py`); the first needs a head that somebody else keeps, which
+VerifyAuditLog returns.
 """
 
 import json
@@ -24,8 +25,8 @@ from uuid import UUID
 
 import rfc8785
 
-from control_plane.audit_proof import Checkpoint, first_head, link
 from control_plane.postgres.effects import JsonValue
+from control_plane.proofs.audit_log import Checkpoint, first_head, link
 
 # Characters that a terminal, a log or a spreadsheet obeys instead of showing: controls, direction marks, line ends.
 _OBEYED: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

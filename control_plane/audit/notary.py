@@ -17,13 +17,13 @@ import structlog
 from control_plane.audit import store
 from control_plane.audit.model import Chain, Seal
 from control_plane.audit.publication import Publication
-from control_plane.audit_proof import AuditKey, Checkpoint, ForgedError, SignedCheckpoint
 from control_plane.errors import ConflictError, TenantSealedError, UnavailableError
 from control_plane.keys.material import AuditSigner
 from control_plane.keys.model import IntegrityError, MissingKeyError
 from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import Database, TenantTransaction
 from control_plane.postgres.placement import Placement
+from control_plane.proofs.audit_log import AuditKey, Checkpoint, ForgedError, SignedCheckpoint
 
 # At most one checkpoint of a tenant in this time, and no entry without one for much longer.
 _ROUND: Final = timedelta(seconds=1)

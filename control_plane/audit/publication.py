@@ -6,13 +6,13 @@ from typing import Final
 import structlog
 
 from control_plane.audit import store
-from control_plane.audit_proof import KEY_TYPE, AuditKey, LogKeys, PublishedKey, Signature
 from control_plane.keys.material import AuditSigner
-from control_plane.keys.model import IntegrityError, MissingKeyError
+from control_plane.keys.model import IntegrityError, MissingKeyError, Purpose
 from control_plane.keys.platform import AttestationSigner, PlatformKeys
 from control_plane.keys.service import TenantKeys
 from control_plane.postgres.database import Database
 from control_plane.postgres.placement import Placement
+from control_plane.proofs.audit_log import KEY_TYPE, AuditKey, LogKeys, PublishedKey, Signature
 
 _log: Final = structlog.get_logger("audit.publication")
 
@@ -60,7 +60,7 @@ class Publication:
         try:
             signer = await self._keys.audit_signer(placement)
         except MissingKeyError:
-            await self._keys.add_audit_key(placement)
+            await self._keys.add(placement, Purpose.AUDIT)
             signer = await self._keys.audit_signer(placement)
         key = published_key(placement, signer, now=now)
         signed = await self.signed(key, signer)

@@ -6,8 +6,8 @@ from typing import Final
 
 from control_plane.audit import store
 from control_plane.audit.model import Chain, Record, Seal, Verification
-from control_plane.audit_proof import LogKeys, Signatures, SignedCheckpoint
 from control_plane.postgres.database import TenantTransaction
+from control_plane.proofs.audit_log import LogKeys, Signatures, SignedCheckpoint
 
 # Hashing is Python: larger pages would hold up the other calls.
 _PAGE: Final = 200

@@ -10,9 +10,9 @@ from bulkhead.v1 import audit_pb2, audit_pb2_grpc
 from control_plane.audit import service, store
 from control_plane.audit.model import SealedEntry, Verification, canonical
 from control_plane.audit.publication import Publication
-from control_plane.audit_proof import CHECKPOINT_TYPE, KEY_TYPE, PublishedKey, maybe_read
 from control_plane.errors import FieldViolation, InvalidArgumentError
 from control_plane.keys.model import Purpose
+from control_plane.proofs.audit_log import CHECKPOINT_TYPE, KEY_TYPE, PublishedKey
 from control_plane.serving.call import current_call
 from control_plane.serving.interception import Context
 from control_plane.serving.paging import PageTokens, page_size
@@ -76,6 +76,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
                     payload_type=CHECKPOINT_TYPE,
                     payload=signed.payload,
                     signature=signed.signature,
+                    key_id=signed.key_id,
                 )
                 for signed in part.checkpoints
             ],
@@ -114,7 +115,7 @@ def _verification_to_proto(found: Verification, parent: str) -> audit_pb2.Verify
 
 def _keys_to_proto(published: Sequence[PublishedKey], parent: str) -> Iterator[audit_pb2.AuditKey]:
     """Show published keys, the oldest first, believed or not; of what is no key only what is stored."""
-    keys = [maybe_read(each) for each in published]
+    keys = [each.maybe_read() for each in published]
     for one, key, following in zip(published, keys, [*keys[1:], None], strict=True):
         message = audit_pb2.AuditKey(
             payload_type=KEY_TYPE,

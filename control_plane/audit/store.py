@@ -8,9 +8,9 @@ from uuid import UUID
 import psycopg
 
 from control_plane.audit.model import Entry, Outcome, Position, Record, Seal, SealedEntry
-from control_plane.audit_proof import PublishedKey, Signature, SignedCheckpoint
 from control_plane.errors import ConflictError
 from control_plane.postgres.database import SystemTransaction, TenantTransaction
+from control_plane.proofs.audit_log import PublishedKey, Signature, SignedCheckpoint
 from control_plane.tally import Tally
 
 

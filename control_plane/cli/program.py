@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from control_plane.cli import audit, certificates, operations, output, serve, stack, tokens
+from control_plane.cli import certificates, operations, output, serve, stack, tokens
+from control_plane.cli.audit import commands as audit
 from control_plane.cli.calls.failures import USAGE, Failure, to_json
 from control_plane.cli.command import command
 from control_plane.cli.edge import demo, edges, proxy, top, xds

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from control_plane.dsse import signed_bytes
 from control_plane.keys.algorithms import DEFAULT_AUTHORITY, STORED_AS, KeyAlgorithm, SigningKey, new_key, signing_hash
 from control_plane.keys.model import KEY_BYTES, IntegrityError, Purpose
+from control_plane.proofs.envelope import signed_bytes
 from control_plane.token_keys import (
     TOKENS_STORED_AS,
     TokenAlgorithm,

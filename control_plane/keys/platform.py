@@ -8,7 +8,6 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from control_plane.dsse import signed_bytes
 from control_plane.ids import new_uuid
 from control_plane.keys import store
 from control_plane.keys.material import Material, ed25519_pair
@@ -16,6 +15,7 @@ from control_plane.keys.model import PLATFORM_UID, Binding, KekRef, WrappedKey
 from control_plane.keys.store import PlatformKey
 from control_plane.keys.vault import KeyVault
 from control_plane.postgres.database import Database
+from control_plane.proofs.envelope import signed_bytes
 
 ATTESTATIONS: Final = "attestations"
 """Signs what the platform says: what was verified, what was destroyed, and which keys sign audit logs."""

@@ -190,30 +190,16 @@ class TenantKeys(OpenKeys):
         except MissingKeyError:
             if version is not None:
                 raise
-            await self._add(placement, Purpose.SERVICES)
+            await self.add(placement, Purpose.SERVICES)
             opened = await self._opened(placement.uid, Purpose.SERVICES)
         return StorageKey(version=opened.version, private=opened.material.private)
 
     async def audit_signer(self, placement: Placement, *, version: int | None = None) -> AuditSigner:
-        """Return the key for the audit log, of that version or the newest.
-
-        Raises:
-            IntegrityError: the public half that is stored beside it is not its own.
-            MissingKeyError: there is none yet: see `add_audit_key`. Or the tenant had called a key of its own so before
-                there were such: it stays that, and the log is not signed.
-        """
+        """Return the key for the audit log, of that version or the newest; IntegrityError where its halves differ."""
         opened = await self._opened(placement.uid, Purpose.AUDIT, version=version)
-        if opened.purpose is not Purpose.AUDIT:
+        if opened.purpose is not Purpose.AUDIT:  # A tenant's own may have had that name before.
             raise MissingKeyError(f"the key for the audit log of tenant {placement.uid}")
         return AuditSigner(version=opened.version, key_id=opened.id, private_key=ed25519_pair(opened.material))
-
-    async def add_audit_key(self, placement: Placement) -> None:
-        """Give a tenant from before there were such keys one for its audit log. Needs the rights that `create` does.
-
-        Raises:
-            ConflictError: as `insert_missing` does.
-        """
-        await self._add(placement, Purpose.AUDIT)
 
     async def named_key(self, placement: Placement, key_id: str, *, version: int | None = None) -> StorageKey:
         """Return a key of the tenant's own, as `services_key` does. Whether it may be used now is not asked here."""
@@ -294,8 +280,8 @@ class TenantKeys(OpenKeys):
         self._login_versions.put(placement.uid, version, owner=placement.uid, since=since)
         return _derived(await self._opened(placement.uid, Purpose.ENROLMENT, version=version), _LOGIN_LABEL).hex()
 
-    async def _add(self, placement: Placement, purpose: Purpose) -> None:
-        """Give a tenant the first key of a purpose, under the KEK that its newest keys are under.
+    async def add(self, placement: Placement, purpose: Purpose) -> None:
+        """Give a tenant from before there were such the first key of a purpose. Needs the rights that `create` does.
 
         Raises:
             ConflictError: the KEK, or the escrow, was replaced meanwhile; the same call finds the new one.

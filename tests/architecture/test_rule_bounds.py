@@ -58,6 +58,8 @@ OF_A_TENANT: Final = {role_number(role) for role in TENANT_BOUND}
 # destroyed, and the way out, or to its end.
 SERVE_SEALED: Final = {
     "bulkhead.v1.AuditService.ListAuditEntries",
+    "bulkhead.v1.AuditService.ExportAuditLog",
+    "bulkhead.v1.AuditService.ListAuditKeys",
     "bulkhead.v1.AuditService.VerifyAuditLog",
     "bulkhead.v1.KeyService.GetDestructionReceipt",
     "bulkhead.v1.KeyService.ListDestructionReceipts",

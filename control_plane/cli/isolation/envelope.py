@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from control_plane.cli.calls.message import Message
-from control_plane.dsse import signed_bytes
+from control_plane.proofs.envelope import signed_bytes
 
 _BEGIN: Final = "-----BEGIN PUBLIC KEY-----"
 ATTESTATION: Final = "application/vnd.bulkhead.isolation+json"
@@ -52,7 +52,7 @@ def read(text: str, keys_pem: str, *, kind: str = ATTESTATION) -> Mapping[str, A
     if found != kind:
         raise EnvelopeError(f"the envelope holds no {_TITLES[kind]}")
     signed = signed_bytes(kind, payload)
-    if not any(_has_signed(key, signature, signed) for key in _keys(keys_pem) for signature in signatures):
+    if not any(_has_signed(key, signature, signed) for key in public_keys(keys_pem) for signature in signatures):
         raise EnvelopeError("none of the keys has signed this")
     said: Mapping[str, Any] = json.loads(payload)
     return said
@@ -62,8 +62,12 @@ def _decoded(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
-def _keys(pem: str) -> Sequence[Ed25519PublicKey]:
-    """Read public keys in PEM, one after another."""
+def public_keys(pem: str) -> Sequence[Ed25519PublicKey]:
+    """Read public keys in PEM, one after another.
+
+    Raises:
+        EnvelopeError: it is no PEM, or there is no key of Ed25519.
+    """
     found = []
     for part in pem.split(_BEGIN)[1:]:
         try:

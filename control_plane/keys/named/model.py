@@ -155,6 +155,7 @@ _NEEDED: Final[Mapping[str, str]] = {
     Purpose.AUTHORITY: "the tenant's certificates rest on",
     Purpose.SERVICES: "services seal with what they keep for the tenant",
     Purpose.ENROLMENT: "the tenant's logins are derived from",
+    Purpose.AUDIT: "the tenant's audit log is signed with",
 }
 
 

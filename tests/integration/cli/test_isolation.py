@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bulkhead.v1 import isolation_pb2
-from control_plane.dsse import signed_bytes
 from control_plane.isolation.model import PAYLOAD_TYPE
+from control_plane.proofs.envelope import signed_bytes
 
 KEY = Ed25519PrivateKey.generate()
 FAILED = isolation_pb2.IsolationProbe.FAILED

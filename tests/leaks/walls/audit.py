@@ -4,7 +4,7 @@ from typing import Final
 
 from tests.leaks.model import Mutation
 
-PROOF: Final = "control_plane/audit_proof.py"
+PROOF: Final = "control_plane/proofs/audit_log.py"
 MODEL: Final = "control_plane/audit/model.py"
 STORE: Final = "control_plane/audit/store.py"
 SERVICE: Final = "control_plane/audit/service.py"

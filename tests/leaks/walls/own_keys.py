@@ -86,8 +86,8 @@ WALLS: Final = (
     Mutation(
         name="a built-in key is used like a tenant's own",
         file=USES,
-        before="        if use.key in BUILT_IN_IDS:\n",
-        after="        if not use.key:\n",
+        before="        if named is None:\n            raise _other_purpose(name, use) if use.key in BUILT_IN_IDS else",
+        after="        if named is None:\n            raise",
         noticed_by=(f"{SIGNED}::test_a_key_for_something_else_signs_nothing[tokens]",),
     ),
     Mutation(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.cli.isolation.envelope import EnvelopeError, read, write
-from control_plane.dsse import signed_bytes
 from control_plane.isolation.model import PAYLOAD_TYPE
+from control_plane.proofs.envelope import signed_bytes
 
 KEY = Ed25519PrivateKey.generate()
 OTHER = Ed25519PrivateKey.generate()

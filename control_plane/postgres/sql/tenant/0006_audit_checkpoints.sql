@@ -1,4 +1,4 @@
--- How far the audit log was signed, and what its head was: see control_plane/audit_proof.py. Kept as they were signed.
+-- How far the audit log was signed, and what its head was: see control_plane/proofs/audit_log.py. Kept as they were signed.
 CREATE TABLE audit_checkpoints (
   tenant_id uuid NOT NULL DEFAULT nullif(current_setting('app.tenant_id', true), '')::uuid,
   sequence bigint NOT NULL,

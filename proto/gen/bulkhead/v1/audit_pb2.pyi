@@ -362,6 +362,7 @@ class AuditCheckpoint(_message.Message):
     PAYLOAD_TYPE_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Of the last entry that it covers."""
     payload_type: _builtins.str
@@ -370,6 +371,8 @@ class AuditCheckpoint(_message.Message):
     """Canonical JSON: tenant, tenant_uid, sequence, head, time, key_version and key_id."""
     signature: _builtins.bytes
     """Over the payload and its type (DSSE's pre-authentication encoding), by Ed25519."""
+    key_id: _builtins.str
+    """The key that signed: see ListAuditKeys. Empty where the payload is none."""
     def __init__(
         self,
         *,
@@ -377,10 +380,11 @@ class AuditCheckpoint(_message.Message):
         payload_type: _builtins.str = ...,
         payload: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "payload_type", b"payload_type", "sequence", b"sequence", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "payload", b"payload", "payload_type", b"payload_type", "sequence", b"sequence", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

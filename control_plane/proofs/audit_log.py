@@ -2,8 +2,8 @@
 
 The links are SHA-256, each over the one before it and the canonical form of an entry (`control_plane/audit/model.py`).
 
-Two things are signed, each as a DSSE envelope (`control_plane/dsse.py`) over canonical JSON (RFC 8785), by Ed25519.
-Numbers that may pass 2**53 are text, times are RFC 3339 in UTC, bytes are hexadecimal.
+Two things are signed, each as a DSSE envelope (`envelope.py`) over canonical JSON (RFC 8785), by Ed25519. Numbers that
+may pass 2**53 are text, times are RFC 3339 in UTC, bytes are hexadecimal.
 
 A checkpoint says how far a tenant's log has got, signed by the tenant's own key for it::
 
@@ -38,7 +38,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from control_plane.dsse import signed_bytes
+from control_plane.proofs.envelope import signed_bytes
 
 _GENESIS: Final = b"bulkhead audit log 1\n"
 CHECKPOINT_TYPE: Final = "application/vnd.bulkhead.audit-checkpoint+json"
@@ -130,6 +130,14 @@ class SignedCheckpoint:
     payload: bytes = field(repr=False)
     signature: bytes = field(repr=False)
 
+    @property
+    def key_id(self) -> str:
+        """Name the key that it says has signed it; empty where it is none."""
+        try:
+            return str(Checkpoint.read(self.payload).key_id)
+        except ForgedError:
+            return ""
+
     def is_signed_by(self, public: bytes) -> bool:
         """Say whether this key has signed it."""
         return _is_signed(public, self.signature, CHECKPOINT_TYPE, self.payload)
@@ -214,6 +222,13 @@ class PublishedKey:
     payload: bytes = field(repr=False)
     signatures: Sequence[Signature]
 
+    def maybe_read(self) -> AuditKey | None:
+        """Read what is published, believed or not; None for what is no key."""
+        try:
+            return AuditKey.read(self.payload)
+        except ForgedError:
+            return None
+
     def is_signed_by(self, public: bytes) -> bool:
         """Say whether this key has signed it."""
         return any(_is_signed(public, each.signature, KEY_TYPE, self.payload) for each in self.signatures)
@@ -237,12 +252,12 @@ class LogKeys:
         those: not even who has stolen an older version makes a newer one. Else each by the one before it.
         """
         published = list(published)
-        own = {key.public for key in map(maybe_read, published) if key is not None}
+        own = {key.public for key in (one.maybe_read() for one in published) if key is not None}
         roots = set(given) - own
         vouchers = roots or set(given)
         keys: list[AuditKey] = []
         for one in published:
-            key, before = maybe_read(one), keys[-1] if keys else None
+            key, before = one.maybe_read(), keys[-1] if keys else None
             if (
                 key is None
                 or not key.follows(before, tenant_uid=tenant_uid)
@@ -318,14 +333,6 @@ def _is_signed(public: bytes, signature: bytes, payload_type: str, payload: byte
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-def maybe_read(published: PublishedKey) -> AuditKey | None:
-    """Read what is published, believed or not; None for what is no key."""
-    try:
-        return AuditKey.read(published.payload)
-    except ForgedError:
-        return None
 
 
 def _check_canonical(written: bytes, payload: bytes) -> None:
