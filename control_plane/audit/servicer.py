@@ -116,7 +116,8 @@ def _verification_to_proto(found: Verification, parent: str) -> audit_pb2.Verify
 def _keys_to_proto(published: Sequence[PublishedKey], parent: str) -> Iterator[audit_pb2.AuditKey]:
     """Show published keys, the oldest first, believed or not; of what is no key only what is stored."""
     keys = [each.maybe_read() for each in published]
-    for one, key, following in zip(published, keys, [*keys[1:], None], strict=True):
+    for number, (one, key) in enumerate(zip(published, keys, strict=True), start=1):
+        following = keys[number] if number < len(keys) else None
         message = audit_pb2.AuditKey(
             payload_type=KEY_TYPE,
             payload=one.payload,

@@ -119,7 +119,6 @@ async def schedule_destruction(
         EtagMismatchError: the caller has seen it otherwise.
         PreconditionError: every tenant has this key, or it waits already, or is gone.
     """
-    refuse_built_in(change.key_id, change.name)
     return await _changed(
         system,
         change,
@@ -130,7 +129,6 @@ async def schedule_destruction(
 
 async def restore_key(system: SystemHandle, change: Change) -> Key:
     """Take back a destruction that is scheduled. Raises like `schedule_destruction`."""
-    refuse_built_in(change.key_id, change.name)
     return await _changed(system, change, lambda named: named.restored(change.name))
 
 
@@ -165,6 +163,8 @@ async def _changed(
     async def work(tx: SystemTransaction) -> Key:
         before = await named_store.hold(tx, change.placement.uid, change.key_id)
         if before is None:
+            # A key of the tenant's own may have been called so before every tenant had one of that name.
+            refuse_built_in(change.key_id, change.name)
             raise NotFoundError(change.name)
         (await get_key(tx, change.placement, change.key_id)).check_etag(change.etag)
         after = changed(before)

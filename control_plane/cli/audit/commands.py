@@ -55,7 +55,7 @@ def tail_audit_log(
 
 @command(app, "verify")
 def verify_audit_log(session: Session, tenant: arguments.Tenant) -> None:
-    """Recompute the hashes over a tenant's sealed entries, and check what was signed. Fails where something is broken."""
+    """Recompute the hashes over a tenant's sealed entries, and what was signed. Fails where it is broken."""
     answer = session.call(_VERIFY, {"parent": tenant}, timeout_s=60)
     session.show(answer)
     _check(answer, f"the audit log of {tenant}", hint=f"compare it with a backup: `{{bulkhead}} audit tail {tenant}`")

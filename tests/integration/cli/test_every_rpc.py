@@ -48,6 +48,8 @@ COMMANDS: dict[str, list[str]] = {
     "DestroySecretVersion": ["secrets", "destroy", "tenants/org_1/secrets/crm/versions/1"],
     "ListAuditEntries": ["audit", "tail", "org_1"],
     "VerifyAuditLog": ["audit", "verify", "org_1"],
+    "ExportAuditLog": ["audit", "export", "org_1"],
+    "ListAuditKeys": ["audit", "keys", "org_1"],
     "VerifyIsolation": ["isolation", "verify", "org_1"],
     "VerifyCell": ["isolation", "verify-cell"],
     "ListAttestations": ["isolation", "attestations", "org_1"],

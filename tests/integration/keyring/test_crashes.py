@@ -226,7 +226,7 @@ async def test_a_killed_rotation_is_completed_and_no_reader_fails_and_no_write_i
         ]
         assert (
             len(about_versions)
-            == {"kek": 3, "storage": 2, "services": 1, "tokens": 2, "authority": 2, "enrolment": 2}[key]
+            == {"kek": 3, "storage": 2, "services": 1, "tokens": 2, "authority": 2, "enrolment": 2, "audit": 1}[key]
         ), point
         sealed = {await ring.objects.of(tenant).sealed_by(name.path, version=name.version) for name in ALL}
         assert sealed == {2 if key == "storage" else 1}, point

@@ -69,7 +69,7 @@ async def test_keys_come_in_pages(ring: Ring) -> None:
         names += [key.name.rsplit("/", 1)[1] for key in page.keys]
         token = page.next_page_token
 
-    assert names == ["kek", "storage", "tokens", "authority", "services", "enrolment"]
+    assert names == ["kek", "storage", "tokens", "authority", "services", "enrolment", "audit"]
 
 
 async def test_a_public_half_is_shown_and_no_private_one(ring: Ring) -> None:

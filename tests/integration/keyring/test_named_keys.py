@@ -95,7 +95,7 @@ async def test_of_the_same_request_at_once_one_makes_the_key(ring: Ring) -> None
     assert len(await ring.versions(tenant, "invoices")) == 1
 
 
-@pytest.mark.parametrize("key_id", ["kek", "storage", "tokens", "services", "authority", "enrolment"])
+@pytest.mark.parametrize("key_id", ["kek", "storage", "tokens", "services", "authority", "enrolment", "audit"])
 async def test_no_key_is_called_what_every_tenants_are_called(key_id: str, ring: Ring) -> None:
     tenant = await ring.cell.tenant()
     with pytest.raises(InvalidArgumentError, match="every tenant"):

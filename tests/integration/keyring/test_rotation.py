@@ -327,7 +327,7 @@ async def test_while_the_database_is_away_a_process_goes_on_with_what_it_knows(
 
 
 @pytest.mark.behaviour("S2.3")
-@pytest.mark.parametrize("key", ["kek", "storage", "services", "tokens"])
+@pytest.mark.parametrize("key", ["kek", "storage", "services", "tokens", "audit"])
 async def test_a_rotation_that_meets_a_seal_is_given_up_and_opens_nothing(
     ring: Ring, superuser: Any, monkeypatch: pytest.MonkeyPatch, *, key: str
 ) -> None:

@@ -14,7 +14,7 @@ from control_plane.errors import PreconditionError, UnavailableError
 from control_plane.keyring import destructions
 from control_plane.keyring.destruction import Destroyer
 from control_plane.keys import store as keys_store
-from control_plane.keys.model import KekRef, MissingKeyError, WrappedKey
+from control_plane.keys.model import BUILT_IN, KekRef, MissingKeyError, WrappedKey
 from control_plane.keys.platform import PlatformKeys
 from control_plane.keys.wrapping import Wrapping
 from control_plane.postgres.placement import Placement
@@ -172,7 +172,7 @@ async def test_who_is_killed_in_between_is_followed_by_one_who_completes_it(
     said = json.loads((await _destroyer(ring).shred(tenant)).payload)
 
     assert [each["version"] for each in said["destroyed"]] == [1, 2]
-    assert {each["key"] for each in said["lost"]} == {"storage", "services", "tokens", "authority", "enrolment"}
+    assert {each["key"] for each in said["lost"]} == {each.value for each in BUILT_IN}
     assert await ring.keks() == []
 
 

@@ -30,6 +30,7 @@ USES: dict[str, Use] = {
     "storage": lambda keys, tenant: keys.encrypt(tenant, PLAIN, object_name=NAME),
     "tokens": lambda keys, tenant: keys.token_signer(tenant),
     "authority": lambda keys, tenant: keys.authority(tenant),
+    "audit": lambda keys, tenant: keys.audit_signer(tenant),
     "enrolment": lambda keys, tenant: keys.derive(tenant, b"label"),
 }
 
@@ -71,6 +72,7 @@ async def test_a_tenant_gets_one_key_for_each_purpose_under_a_kek_of_its_own(
     rows = await _rows(superuser, ALPHA)
 
     assert [(row["purpose"], row["algorithm"], row["version"], row["kek_version"], row["state"]) for row in rows] == [
+        ("audit", "Ed25519", 1, 1, "ENABLED"),
         ("authority", "ECDSA-P256-SHA256", 1, 1, "ENABLED"),
         ("enrolment", "HMAC-SHA256", 1, 1, "ENABLED"),
         ("services", "AES-256-GCM", 1, 1, "ENABLED"),

@@ -239,7 +239,9 @@ async def test_an_alert_that_cannot_be_written_lets_nothing_through(
     assert error.code() is grpc.StatusCode.INTERNAL
 
 
-@pytest.mark.parametrize("key_id", ["kek", "storage", "services", "tokens", "authority", "enrolment", "invoices"])
+@pytest.mark.parametrize(
+    "key_id", ["kek", "storage", "services", "tokens", "authority", "enrolment", "audit", "invoices"]
+)
 async def test_a_key_for_something_else_signs_nothing(
     key_id: str, ring: Ring, tenant: Placement, member: Metadata, stub: "SigningServiceAsyncStub"
 ) -> None:
