@@ -99,7 +99,7 @@ async def test_tenants_are_apart_and_it_is_said_of_how_many(
 
     assert shown.findings == []
     assert (shown.tenants, shown.pairs) == (8, 56)
-    assert shown.relations == 8 * 11
+    assert shown.relations == 8 * 12
 
 
 @pytest.mark.parametrize(("hole", "finding"), HOLES.values(), ids=HOLES)

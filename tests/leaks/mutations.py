@@ -57,6 +57,7 @@ from tests.leaks.walls import (
     rules,
     seals,
     secrets,
+    signatures,
     tables,
     tokens,
 )
@@ -77,6 +78,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *escrows.WALLS,
     *objects.WALLS,
     *secrets.WALLS,
+    *signatures.WALLS,
     *caches.WALLS,
     *seals.WALLS,
     *purges.WALLS,

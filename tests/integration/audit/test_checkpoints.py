@@ -16,10 +16,12 @@ from psycopg.rows import DictRow
 from control_plane.audit import store
 from control_plane.audit.model import Chain, Verification
 from control_plane.audit.notary import Notary, RewrittenError
+from control_plane.audit.publication import Publication
 from control_plane.audit.service import verify_log
 from control_plane.errors import ConflictError, TenantSealedError, UnavailableError
 from control_plane.keys.model import IntegrityError, MissingKeyError, Purpose
 from control_plane.keys.named import model as named_model
+from control_plane.keys.platform import PlatformKeys
 from control_plane.postgres.database import Database, Isolation, PostgresSettings, TenantTransaction
 from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
@@ -646,6 +648,22 @@ async def test_checkpoints_are_only_ever_added_and_by_the_sealer_alone(
         await handle.run(
             lambda tx: tx.execute("INSERT INTO audit_checkpoints (sequence, payload, signature) VALUES (13, '', '')")
         )
+
+
+async def test_checkpoints_are_refused_a_change_as_they_are_made(placement: Placement, superuser: Superuser) -> None:
+    for statement in ("DELETE FROM", "TRUNCATE"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="audit logs are never changed"):
+            await superuser.execute(f"{statement} tenant_org_1.audit_checkpoints")
+
+
+@pytest.mark.behaviour("S2.14")
+async def test_the_platforms_key_is_the_vaults_and_not_the_databases(
+    cell: Cell, log: Placement, superuser: Superuser
+) -> None:
+    await superuser.execute("UPDATE csm_system.platform_keys SET public = sha256(public)")
+    later = Publication(cell.database, cell.keys, PlatformKeys(cell.keys._vault, cell.database))
+    with pytest.raises(IntegrityError):
+        await later.log_keys(log)
 
 
 async def test_the_sealers_role_reaches_no_key(cell: Cell, log: Placement) -> None:
