@@ -42,6 +42,7 @@ async def test_a_tenant_has_a_kek_and_a_key_for_each_purpose_and_each_says_what_
         ("tenants/org_1/keys/authority", "ECDSA-P256-SHA256", 1, 1),
         ("tenants/org_1/keys/services", "AES-256-GCM", 1, 1),
         ("tenants/org_1/keys/enrolment", "HMAC-SHA256", 1, 1),
+        ("tenants/org_1/keys/audit", "Ed25519", 1, 1),
     ]
     assert {(key.root_of_trust.hsm_backed, key.root_of_trust.label) for key in keys} == {(False, "software")}
     requests = [key_requests_pb2.GetKeyRequest(name=key.name) for key in keys]
@@ -75,12 +76,15 @@ async def test_keys_come_in_pages(ring: Ring) -> None:
 async def test_a_public_half_is_shown_and_no_private_one(ring: Ring) -> None:
     tenant = await ring.cell.tenant()
     signer, authority = await ring.cell.keys.token_signer(tenant), await ring.cell.keys.authority(tenant)
+    audited = await ring.cell.keys.audit_signer(tenant)
     (tokens,) = await ring.versions(tenant, "tokens")
+    (audit,) = await ring.versions(tenant, "audit")
     (certified,) = await ring.versions(tenant, "authority")
     (storage,) = await ring.versions(tenant, "storage")
 
     assert load_pem_public_key(tokens.public_pem.encode()) == signer.private_key.public_key()
     assert tokens.kid == str(signer.kid)
+    assert load_pem_public_key(audit.public_pem.encode()) == audited.private_key.public_key()
     assert x509.load_pem_x509_certificate(certified.public_pem.encode()) == authority.certificate
     assert (storage.public_pem, storage.kid, certified.kid) == ("", "", "")
 
@@ -201,7 +205,7 @@ async def test_what_asks_and_what_is_done_is_in_the_tenants_audit_log(ring: Ring
         (f"{keys}/tokens/versions/2", {"signs": True}),
         (f"{keys}/kek", {"operation": done[2].name, "version": 2}),
         (f"{keys}/kek/versions/2", {"state": "ENABLED"}),
-        (f"{keys}/kek/versions/2", {"wraps": 7}),
+        (f"{keys}/kek/versions/2", {"wraps": 8}),
         (f"{keys}/kek/versions/1", {"state": "DESTROYED", "receipt": (await _receipts(ring, tenant))[0].name[-36:]}),
     ]
 

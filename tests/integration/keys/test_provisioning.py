@@ -67,7 +67,7 @@ async def test_making_keys_again_after_any_fault_completes_them(
         await keys.destroy(ALPHA)
         assert await _census(superuser, vault) == ([], [])
         steps += 1
-    assert steps == 19
+    assert steps == 22
 
 
 @pytest.mark.parametrize("fault", SOFT_FAULTS)
@@ -95,7 +95,7 @@ async def _runs(work: object) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("action", "steps"), [("create", 19), ("destroy", 3)])
+@pytest.mark.parametrize(("action", "steps"), [("create", 22), ("destroy", 3)])
 async def test_keys_are_whole_or_gone_once_what_was_killed_is_run_again(
     vault: SoftwareVault,
     tmp_path: Path,
