@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bulkhead.v1 import escrows_pb2, recoveries_pb2
 from control_plane.errors import PolicyDeniedError, PreconditionError
+from control_plane.keys.model import BUILT_IN
 from control_plane.operations.model import OperationState
 from control_plane.postgres.placement import Placement
 from control_plane.serving.principal import Principal
@@ -52,7 +53,7 @@ class History:
     digest: str = ""
     recovery: recoveries_pb2.KeyRecovery | None = None
     approved: set[str] = field(default_factory=set)
-    keys: int = 5
+    keys: int = len(BUILT_IN)
     kek: int = 1
     """The version that keys are under."""
     latest_kek: int = 1
