@@ -9,8 +9,8 @@ from control_plane.audit.model import Chain, Record, Seal, Verification
 from control_plane.postgres.database import TenantTransaction
 from control_plane.proofs.audit_log import LogKeys, Signatures, SignedCheckpoint
 
-# Hashing is Python: larger pages would hold up the other calls.
-_PAGE: Final = 200
+LARGEST_PART: Final = 200
+"""Canonical forms and hashes are made in Python: more at once would hold up the other calls."""
 
 
 async def verify_log(tx: TenantTransaction, keys: LogKeys | None = None) -> Verification:
@@ -65,7 +65,7 @@ async def _first_broken(tx: TenantTransaction, signatures: Signatures) -> int:
 async def _first_wrong(tx: TenantTransaction, signatures: Signatures) -> int:
     chain, is_last = Chain(tx.placement.uid), False
     while not is_last:
-        part = await read_part(tx, chain.sequence, limit=_PAGE)
+        part = await read_part(tx, chain.sequence, limit=LARGEST_PART)
         is_last, signed = part.is_last, {each.sequence: each for each in part.checkpoints}
         for seal, record in part.entries:
             expected = chain.sequence + 1

@@ -56,7 +56,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
     async def ExportAuditLog(
         self, request: audit_pb2.ExportAuditLogRequest, context: Context
     ) -> audit_pb2.ExportAuditLogResponse:
-        call, limit = current_call(), page_size(request.page_size)
+        call, limit = current_call(), min(page_size(request.page_size), service.LARGEST_PART)
         if request.after_sequence < 0:
             raise InvalidArgumentError(FieldViolation(field="after_sequence", description="must not be negative"))
         part = await call.tenant().run(lambda tx: service.read_part(tx, request.after_sequence, limit=limit))

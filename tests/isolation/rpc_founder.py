@@ -83,16 +83,11 @@ class Founder:
         certificate, _ = [self._certificates.IssueCertificate(one, metadata=self._metadata) for one in asked]
         verified = isolation_pb2.VerifyIsolationRequest(name=parent)
         attestation, _ = [self._isolation.VerifyIsolation(verified, metadata=self._metadata) for _ in range(2)]
-        self._done(
-            self._keys.RotateKey(
-                key_requests_pb2.RotateKeyRequest(name=f"{parent}/keys/storage"), metadata=self._metadata
-            )
-        )
-        # Each leaves a receipt of what it has destroyed.
-        for _ in range(2):
+        # Each of the KEK leaves a receipt of what it has destroyed, and that of the log's key publishes another one.
+        for key in ("storage", "audit", "kek", "kek"):
             self._done(
                 self._keys.RotateKey(
-                    key_requests_pb2.RotateKeyRequest(name=f"{parent}/keys/kek"), metadata=self._metadata
+                    key_requests_pb2.RotateKeyRequest(name=f"{parent}/keys/{key}"), metadata=self._metadata
                 )
             )
         receipts = self._keys.ListDestructionReceipts(

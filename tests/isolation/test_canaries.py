@@ -133,7 +133,7 @@ async def test_an_older_tenant_gets_its_marker_with_the_table(
     ours, _ = both
     later = "DROP TABLE {0}.canaries, {0}.secret_versions, {0}.secrets, {0}.key_policies, {0}.key_use_approvals"
     columns = ("tokens DROP COLUMN issuers", "certificates DROP COLUMN authority_version")
-    for statement in (later, *(f"ALTER TABLE {{0}}.{column}" for column in columns)):
+    for statement in (f"{later}, {{0}}.audit_checkpoints", *(f"ALTER TABLE {{0}}.{column}" for column in columns)):
         await superuser.execute(sql.SQL(statement).format(sql.Identifier(ours.schema)))
     await superuser.execute("UPDATE csm_system.tenant_schemas SET version = 1 WHERE tenant_uid = %s", (ours.uid,))
     await create_tenant_schema(database, ours)

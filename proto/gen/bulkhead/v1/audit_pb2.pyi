@@ -268,7 +268,7 @@ class ExportAuditLogRequest(_message.Message):
     after_sequence: _builtins.int
     """Begin behind this sequence number: 0, or `last_sequence` of the part before."""
     page_size: _builtins.int
-    """How many entries at most: 50 when zero, 1000 at most."""
+    """How many entries at most: 50 when zero, 200 at most."""
     def __init__(
         self,
         *,
