@@ -2,5 +2,6 @@
 
 from tests.fixtures.cell import cell, vault
 from tests.fixtures.keyring import ring
+from tests.integration.audit.signed import log, placement
 
-__all__ = ["cell", "ring", "vault"]
+__all__ = ["cell", "log", "placement", "ring", "vault"]

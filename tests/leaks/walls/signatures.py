@@ -15,11 +15,13 @@ CHECKPOINTS_SQL: Final = "control_plane/postgres/sql/tenant/0005_audit_checkpoin
 PUBLISHED_SQL: Final = "control_plane/postgres/sql/system/0021_audit_keys.sql"
 PROOFS: Final = "tests/unit/proofs/test_audit_log.py"
 CHECKPOINTS: Final = "tests/integration/audit/test_checkpoints.py"
-EXPORTS: Final = "tests/integration/cli/test_audit.py"
+FORGERIES: Final = "tests/integration/audit/test_forgeries.py"
+AUDIT_KEYS: Final = "tests/integration/audit/test_audit_keys.py"
+EXPORTS: Final = "tests/integration/cli/test_audit_export.py"
 NOT_VOUCHED: Final = f"{PROOFS}::test_a_version_that_is_not_vouched_for_is_named_and_ends_what_is_believed"
 OTHERS: Final = f"{PROOFS}::test_a_checkpoint_of_another_key_tenant_or_place_is_forged"
 OUT_OF_TIME: Final = f"{PROOFS}::test_a_checkpoint_of_a_time_at_which_its_key_did_not_sign_is_forged"
-ON_TOP: Final = f"{CHECKPOINTS}::test_nothing_is_signed_on_top_of_a_checkpoint_that_is_forged"
+ON_TOP: Final = f"{FORGERIES}::test_nothing_is_signed_on_top_of_a_checkpoint_that_is_forged"
 
 WALLS: Final = (
     Mutation(
@@ -27,7 +29,7 @@ WALLS: Final = (
         file=PROOF,
         before="        if not signed.is_signed_by(key.public):\n",
         after="        if not signed.signature:\n",
-        noticed_by=(OTHERS, f"{CHECKPOINTS}::test_a_checkpoint_of_one_tenants_key_is_none_of_anothers"),
+        noticed_by=(OTHERS, f"{FORGERIES}::test_a_checkpoint_of_one_tenants_key_is_none_of_anothers"),
     ),
     Mutation(
         name="a checkpoint is believed of another tenant",
@@ -192,42 +194,42 @@ WALLS: Final = (
         file=NOTARY,
         before="        if log.published.version != signer.version:\n            raise",
         after="        if not log.published.version:\n            raise",
-        noticed_by=(f"{CHECKPOINTS}::test_a_version_that_is_not_published_signs_nothing",),
+        noticed_by=(f"{AUDIT_KEYS}::test_a_version_that_is_not_published_signs_nothing",),
     ),
     Mutation(
         name="a log is signed with another key than the published one",
         file=NOTARY,
         before="        if (log.published.key_id, log.published.public) != (signer.key_id, _public(signer)):\n",
         after="        if not log.published.public:\n",
-        noticed_by=(f"{CHECKPOINTS}::test_a_key_that_is_published_and_is_not_the_vaults_signs_nothing",),
+        noticed_by=(f"{AUDIT_KEYS}::test_a_key_that_is_published_and_is_not_the_vaults_signs_nothing",),
     ),
     Mutation(
         name="a log is signed before its key begins",
         file=NOTARY,
         before="        if now < log.published.start_time:\n",
         after="        if not log.published.start_time:\n",
-        noticed_by=(f"{CHECKPOINTS}::test_a_new_version_begins_after_the_one_before_whatever_the_clocks_say",),
+        noticed_by=(f"{AUDIT_KEYS}::test_a_new_version_begins_after_the_one_before_whatever_the_clocks_say",),
     ),
     Mutation(
         name="a key is published on top of a forged one",
         file=PUBLICATION,
         before="        if keys.first_forged or not keys.keys:\n",
         after="        if not keys.first_forged and not keys.keys:\n",
-        noticed_by=(f"{CHECKPOINTS}::test_a_published_key_that_was_changed_is_named_and_nothing_of_it_is_believed",),
+        noticed_by=(f"{FORGERIES}::test_a_published_key_that_was_changed_is_named_and_nothing_of_it_is_believed",),
     ),
     Mutation(
         name="a new version begins whenever a clock says",
         file=PUBLICATION,
         before="max(now, previous.start_time + timedelta.resolution) if previous else now,",
         after="now,",
-        noticed_by=(f"{CHECKPOINTS}::test_a_new_version_begins_after_the_one_before_whatever_the_clocks_say",),
+        noticed_by=(f"{AUDIT_KEYS}::test_a_new_version_begins_after_the_one_before_whatever_the_clocks_say",),
     ),
     Mutation(
         name="a tenant's own key signs its log",
         file=KEYS,
         before="        if opened.purpose is not Purpose.AUDIT:",
         after="        if not opened.purpose:",
-        noticed_by=(f"{CHECKPOINTS}::test_a_key_that_the_tenant_had_called_so_before_stays_its_own_and_signs_no_log",),
+        noticed_by=(f"{AUDIT_KEYS}::test_a_key_that_the_tenant_had_called_so_before_stays_its_own_and_signs_no_log",),
     ),
     Mutation(
         name="whoever writes into the database is the platform",
@@ -235,35 +237,35 @@ WALLS: Final = (
         before="            opened = [ed25519_pair(await self._opened(key)) for key in await self._stored()]\n"
         "            self._vouchers = [pair.public_key() for pair in opened]\n",
         after="            self._vouchers = [key.public_key for key in await self.attestation_keys()]\n",
-        noticed_by=(f"{CHECKPOINTS}::test_the_platforms_key_is_the_vaults_and_not_the_databases",),
+        noticed_by=(f"{FORGERIES}::test_the_platforms_key_is_the_vaults_and_not_the_databases",),
     ),
     Mutation(
         name="checkpoints are changed",
         file=CHECKPOINTS_SQL,
         before="ALTER TABLE audit_checkpoints ENABLE ALWAYS TRIGGER refuse_change;\n",
         after="ALTER TABLE audit_checkpoints DISABLE TRIGGER refuse_change;\n",
-        noticed_by=(f"{CHECKPOINTS}::test_checkpoints_are_refused_a_change_as_they_are_made",),
+        noticed_by=(f"{FORGERIES}::test_checkpoints_are_refused_a_change_as_they_are_made",),
     ),
     Mutation(
         name="a tenant writes checkpoints itself",
         file=CHECKPOINTS_SQL,
         before="GRANT SELECT ON audit_checkpoints TO {role};\n",
         after="GRANT SELECT, INSERT ON audit_checkpoints TO {role};\n",
-        noticed_by=(f"{CHECKPOINTS}::test_checkpoints_are_only_ever_added_and_by_the_sealer_alone",),
+        noticed_by=(f"{FORGERIES}::test_checkpoints_are_only_ever_added_and_by_the_sealer_alone",),
     ),
     Mutation(
         name="what is published is taken back",
         file=PUBLISHED_SQL,
         before="GRANT SELECT, INSERT ON csm_system.audit_keys TO csm_control;\n",
         after="GRANT SELECT, INSERT, UPDATE, DELETE ON csm_system.audit_keys TO csm_control;\n",
-        noticed_by=(f"{CHECKPOINTS}::test_nobody_takes_back_what_is_published",),
+        noticed_by=(f"{FORGERIES}::test_nobody_takes_back_what_is_published",),
     ),
     Mutation(
         name="the sealer reads what keys there are",
         file=PUBLISHED_SQL,
         before="GRANT SELECT ON csm_system.audit_keys TO csm_directory;\n",
         after="GRANT SELECT ON csm_system.audit_keys TO csm_directory, csm_sealer;\n",
-        noticed_by=(f"{CHECKPOINTS}::test_the_sealers_role_reaches_no_key",),
+        noticed_by=(f"{FORGERIES}::test_the_sealers_role_reaches_no_key",),
     ),
     Mutation(
         name="an exported entry is not hashed",
