@@ -28,15 +28,15 @@ $$;
 CREATE TRIGGER keep_deletion BEFORE UPDATE OF deletion OR DELETE ON csm_system.tenants
   FOR EACH ROW EXECUTE FUNCTION csm_system.keep_deletion();
 
--- The tables that keep rows of a purged tenant: the proof of what was destroyed, and the operation that did it. Of every
--- other one that names a tenant by `tenant_uid`, also of those to come, its rows are deleted.
+-- The tables that keep rows of a purged tenant: the proofs of what was destroyed and of what is in its audit log, and the
+-- operation that did it. Of every other one that names a tenant by `tenant_uid`, also of those to come, its rows are deleted.
 CREATE FUNCTION csm_system.purged_tables() RETURNS SETOF regclass
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT c.oid::regclass
     FROM pg_class AS c
     JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'tenant_uid' AND NOT a.attisdropped
    WHERE c.relnamespace = 'csm_system'::regnamespace AND c.relkind IN ('r', 'p')
-     AND c.relname NOT IN ('attestations', 'key_destructions', 'key_shreddings', 'operations')
+     AND c.relname NOT IN ('attestations', 'audit_keys', 'key_destructions', 'key_shreddings', 'operations')
    ORDER BY c.relname
 $$;
 

@@ -74,11 +74,9 @@ class KeyServiceStub:
     `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
     it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
+    `audit`: the new version signs the tenant's log at once; older ones verify for ever (AuditService.ListAuditKeys).
+
     A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
-
-    `audit`: the new version signs the tenant's audit log at once. What older ones have signed verifies for ever, since their
-    public halves stay published (AuditService.ListAuditKeys).
-
     Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
     """
     RetireKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]
@@ -151,11 +149,9 @@ class KeyServiceAsyncStub(KeyServiceStub):
     `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
     it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
+    `audit`: the new version signs the tenant's log at once; older ones verify for ever (AuditService.ListAuditKeys).
+
     A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
-
-    `audit`: the new version signs the tenant's audit log at once. What older ones have signed verifies for ever, since their
-    public halves stay published (AuditService.ListAuditKeys).
-
     Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
     """
     RetireKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
@@ -255,11 +251,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         `kek`: every key of the tenant is wrapped anew under the new version; then the old one is destroyed. Data stays as
         it is. A copy of the database from before opens nothing any more, and there is a receipt of the destruction.
 
+        `audit`: the new version signs the tenant's log at once; older ones verify for ever (AuditService.ListAuditKeys).
+
         A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
-
-        `audit`: the new version signs the tenant's audit log at once. What older ones have signed verifies for ever, since their
-        public halves stay published (AuditService.ListAuditKeys).
-
         Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
         """
 
