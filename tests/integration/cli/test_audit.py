@@ -2,18 +2,12 @@
 
 import json
 import time
-from datetime import UTC, datetime
-from typing import Any, Final
-from uuid import UUID
+from typing import Any
 
 import pytest
 
 from bulkhead.v1 import audit_pb2
 from control_plane import errors
-
-UID: Final = UUID("01890000-0000-7000-8000-000000000001")
-NOBODY: Final = str(UUID(int=0))
-START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def entry(number: int) -> audit_pb2.AuditEntry:
