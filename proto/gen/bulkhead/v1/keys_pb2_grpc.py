@@ -158,8 +158,7 @@ class KeyServiceServicer:
 
         `audit`: the new version signs the tenant's log at once; older ones verify for ever (AuditService.ListAuditKeys).
 
-        A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
-        Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
+        A tenant's own: as `services`, or it signs at once. Imported ones are refused (`ROTATION_NOT_SUPPORTED`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

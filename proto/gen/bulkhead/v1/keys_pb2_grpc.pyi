@@ -76,8 +76,7 @@ class KeyServiceStub:
 
     `audit`: the new version signs the tenant's log at once; older ones verify for ever (AuditService.ListAuditKeys).
 
-    A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
-    Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
+    A tenant's own: as `services`, or it signs at once. Imported ones are refused (`ROTATION_NOT_SUPPORTED`).
     """
     RetireKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]
     """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
@@ -151,8 +150,7 @@ class KeyServiceAsyncStub(KeyServiceStub):
 
     `audit`: the new version signs the tenant's log at once; older ones verify for ever (AuditService.ListAuditKeys).
 
-    A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
-    Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
+    A tenant's own: as `services`, or it signs at once. Imported ones are refused (`ROTATION_NOT_SUPPORTED`).
     """
     RetireKeyVersion: _aio.UnaryUnaryMultiCallable[_key_changes_pb2.RetireKeyVersionRequest, _keys_pb2.KeyVersion]  # type: ignore[assignment]
     """Retire an old version of `services`: what it sealed does not open any more, in any process, a second later. What is
@@ -253,8 +251,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
 
         `audit`: the new version signs the tenant's log at once; older ones verify for ever (AuditService.ListAuditKeys).
 
-        A key of the tenant's own: as `services`; what signs is the new version at once, and older ones verify.
-        Imported keys are refused (`ROTATION_NOT_SUPPORTED`): their next version is imported, too.
+        A tenant's own: as `services`, or it signs at once. Imported ones are refused (`ROTATION_NOT_SUPPORTED`).
         """
 
     @_abc_1.abstractmethod
