@@ -247,7 +247,7 @@ WALLS: Final = (
         name="a password is sent to the server's log",
         file=TENANCY,
         before="sql.Literal(verifier.decode())",
-        after="sql.Literal(password)",
+        after="sql.Literal(login.password)",
         noticed_by=(f"{GRANTS}::test_a_password_is_told_to_no_log_of_statements",),
     ),
     Mutation(
