@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import psycopg
 import pytest
 
 from control_plane.settings import Settings
-from control_plane.stack.postgres import SUPERUSER
 from tests.fixtures.stack import Stack
+from tests.fixtures.synthetic import registry
 
 _TENANT: Final = "leaving"
 _PRECONDITION, _USAGE = 4, 2
@@ -28,13 +27,7 @@ def _json(stack: Stack, *arguments: str) -> Any:
 
 def _let_time_pass(stack: Stack) -> None:
     """Have the waiting period end now."""
-    settings = Settings.from_dir(stack.dir)
-    with psycopg.connect(
-        host=str(settings.postgres_socket_dir),
-        port=settings.postgres_port,
-        dbname=settings.postgres_dbname,
-        user=SUPERUSER,
-    ) as connection:
+    with registry(Settings.from_dir(stack.dir)) as connection:
         connection.execute("UPDATE csm_system.tenants SET purge_time = now() WHERE id = %s", (_TENANT,))
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import grpc
-import psycopg
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
@@ -27,8 +26,8 @@ from bulkhead.v1 import (
     tokens_pb2_grpc,
 )
 from control_plane.settings import Settings
-from control_plane.stack.postgres import SUPERUSER
 from tests.fixtures.stack import Stack
+from tests.fixtures.synthetic import registry
 from tests.isolation.rpc_requests import signing_request
 
 AT_ONCE: Final = 100
@@ -230,11 +229,5 @@ async def test_no_process_keeps_a_sealed_tenants_keys_in_memory(stack: Stack) ->
 
 
 def _set_keys(stack: Stack, uid: str, *, state: str) -> None:
-    settings = Settings.from_dir(stack.dir)
-    with psycopg.connect(
-        host=str(settings.postgres_socket_dir),
-        port=settings.postgres_port,
-        dbname=settings.postgres_dbname,
-        user=SUPERUSER,
-    ) as connection:
+    with registry(Settings.from_dir(stack.dir)) as connection:
         connection.execute("UPDATE csm_system.tenant_keys SET state = %s WHERE tenant_uid = %s", (state, uid))

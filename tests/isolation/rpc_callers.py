@@ -10,7 +10,6 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import grpc
-import psycopg
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -24,8 +23,8 @@ from control_plane.serving.principal import SCOPED, Role
 from control_plane.serving.rules import role_number
 from control_plane.settings import ListenerSettings, Settings
 from control_plane.stack.edge.identities import AGENT
-from control_plane.stack.postgres import SUPERUSER
 from control_plane.tokens.platform import PlatformIssuer
+from tests.fixtures.synthetic import registry
 from tests.isolation.rpc_founder import Founder, Metadata, bearer
 from tests.isolation.rpc_requests import METHODS, Target, path, rule
 
@@ -214,12 +213,7 @@ def open_world(state_dir: Path) -> Iterator[World]:
 
 def _note_two_breaches(settings: Settings) -> None:
     """Say that there were some, for their list: of tenants that are gone."""
-    with psycopg.connect(
-        host=str(settings.postgres_socket_dir),
-        port=settings.postgres_port,
-        dbname=settings.postgres_dbname,
-        user=SUPERUSER,
-    ) as connection:
+    with registry(settings) as connection:
         connection.execute(
             "INSERT INTO csm_system.breaches (id, owner_uid, channel, method, request_id, count, first_time, last_time)"
             " SELECT uuidv7(), uuidv7(), 'row', 'a test', '', 1, now(), now() FROM generate_series(1, 2)"

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from control_plane.settings import Settings
-from control_plane.stack.postgres import SUPERUSER
 from tests.fixtures.stack import Stack
+from tests.fixtures.synthetic import registry
 from tests.isolation.rpc_callers import Answer, World
 from tests.isolation.rpc_requests import METHODS, path, request
 
@@ -110,12 +110,7 @@ class Oracle:
         self._log: Path = stack.dir / "logs" / "postgres.log"
 
     def traces(self) -> list[str]:
-        with psycopg.connect(
-            host=str(self._settings.postgres_socket_dir),
-            port=self._settings.postgres_port,
-            dbname=self._settings.postgres_dbname,
-            user=SUPERUSER,
-        ) as connection:
+        with registry(self._settings) as connection:
             made = connection.execute(
                 "SELECT relname FROM pg_class WHERE relname LIKE 'hostile%'"
                 " UNION ALL SELECT rolname FROM pg_roles WHERE rolname LIKE 'hostile%'"
@@ -130,14 +125,7 @@ def oracle(stack: Stack) -> Oracle:
 
 def test_the_oracle_notices_a_statement_that_a_text_became_a_part_of(oracle: Oracle, stack: Stack) -> None:
     """The positive twin: were it blind, all else here would pass."""
-    settings_ = Settings.from_dir(stack.dir)
-    with psycopg.connect(
-        host=str(settings_.postgres_socket_dir),
-        port=settings_.postgres_port,
-        dbname=settings_.postgres_dbname,
-        user=SUPERUSER,
-        autocommit=True,
-    ) as connection:
+    with registry(Settings.from_dir(stack.dir)) as connection:
         with pytest.raises(psycopg.errors.UndefinedColumn):
             connection.execute(f"SELECT {MARK}_twin")
         assert oracle.traces() != []

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Final
 
 import grpc
-import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -25,6 +24,7 @@ from bulkhead.v1 import (
 from control_plane.settings import Settings
 from control_plane.tenants.model import UPDATABLE
 from tests.fixtures.stack import Stack
+from tests.fixtures.synthetic import registry
 from tests.isolation.rpc_callers import World
 
 ADMIN: Final = "platform-admin"
@@ -209,12 +209,7 @@ def test_a_domain_of_another_tenant_is_refused_also_when_it_is_only_validated(
 def _everything(stack: Stack) -> list[Any]:
     """Count whatever a creation makes."""
     settings = Settings.from_dir(stack.dir)
-    with psycopg.connect(
-        host=str(settings.postgres_socket_dir),
-        port=settings.postgres_port,
-        dbname=settings.postgres_dbname,
-        user="bulkhead",
-    ) as connection:
+    with registry(settings) as connection:
         rows = connection.execute(
             """
             SELECT (SELECT count(*) FROM csm_system.tenants), (SELECT count(*) FROM csm_system.operations),
