@@ -135,7 +135,7 @@ class Notary:
                 )
             except _UnopenedError as error:
                 older = await self._keys.audit_signer(placement, version=error.version)
-                log.publics[error.version] = _public(older)
+                log.publics[error.version] = older.public
 
     async def _try(self, placement: Placement) -> bool:
         """Return whether there is nothing left to do, for now or for anybody."""
@@ -162,7 +162,7 @@ class Notary:
             signer = await self._keys.audit_signer(placement)
         if log.published.version != signer.version:
             raise UnavailableError("the key was just rotated", reason="KEY_NOT_PUBLISHED")
-        if (log.published.key_id, log.published.public) != (signer.key_id, _public(signer)):
+        if (log.published.key_id, log.published.public) != (signer.key_id, signer.public):
             raise IntegrityError("a published key of an audit log")
         if now < log.published.start_time:
             raise UnavailableError("this clock is behind the one that the key was published by", reason="CLOCK_BEHIND")
@@ -208,10 +208,6 @@ class _Log:
         if (said.tenant_uid, said.sequence) != (tenant_uid, stored.sequence) or not stored.is_signed_by(public):
             raise RewrittenError(f"the checkpoint at {stored.sequence} was not signed by the log's key")
         return _Signed(said.sequence, said.head)
-
-
-def _public(signer: AuditSigner) -> bytes:
-    return signer.private_key.public_key().public_bytes_raw()
 
 
 def _read(stored: SignedCheckpoint) -> Checkpoint:

@@ -89,7 +89,7 @@ def published_key(
         tenant_uid=placement.uid,
         version=signer.version,
         key_id=signer.key_id,
-        public=signer.private_key.public_key().public_bytes_raw(),
+        public=signer.public,
         # After the one before it also where that was made by a clock ahead of this one.
         start_time=max(now, previous.start_time + timedelta.resolution) if previous else now,
         previous_version=previous.version if previous else 0,

@@ -15,7 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from control_plane.certificates.signing_request import SigningRequest
 from control_plane.keys.algorithms import SigningKey, signing_hash
-from control_plane.keys.authorities import Authorities, key_identifier
+from control_plane.keys.authorities import Authorities
+from control_plane.keys.material import signed_by
 
 BACKDATED: Final = timedelta(minutes=5)
 """How far the clocks of those who verify may be behind ours."""
@@ -59,7 +60,7 @@ def sign_certificate(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(request.public_key), critical=False)
-        .add_extension(_authority_key_identifier(authority), critical=False)
+        .add_extension(signed_by(authority), critical=False)
     )
     if request.dns_names:
         names = x509.SubjectAlternativeName([x509.DNSName(name) for name in request.dns_names])
@@ -94,7 +95,3 @@ def _key_usage(request: SigningRequest) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _authority_key_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_identifier(authority))

@@ -15,7 +15,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from control_plane.keys.algorithms import KeyAlgorithm, SigningKey, algorithm_of, new_key
-from control_plane.keys.material import MakeKey, Material, authority_certificate, authority_pair, private_der
+from control_plane.keys.material import (
+    MakeKey,
+    Material,
+    authority_certificate,
+    authority_pair,
+    key_identifier,
+    private_der,
+)
 from control_plane.keys.model import IntegrityError
 
 _CROSS: Final = "the certificate of an authority by the one before it"
@@ -92,11 +99,6 @@ def next_authority(before: Material, *, now: datetime, make: MakeKey = new_key) 
         cross=None if cross is None else cross.public_bytes(Encoding.DER),
     )
     return material, algorithm
-
-
-def key_identifier(certificate: x509.Certificate) -> x509.SubjectKeyIdentifier:
-    """Read which key an authority's certificate is of."""
-    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
 
 
 def _cross(material: Material, own: x509.Certificate) -> x509.Certificate | None:

@@ -78,6 +78,11 @@ class AuditSigner:
     key_id: UUID
     private_key: Ed25519PrivateKey = field(repr=False)
 
+    @property
+    def public(self) -> bytes:
+        """Its public half, 32 bytes."""
+        return self.private_key.public_key().public_bytes_raw()
+
     def sign(self, payload_type: str, payload: bytes) -> bytes:
         """Sign a payload as a DSSE envelope has it."""
         return self.private_key.sign(signed_bytes(payload_type, payload))
@@ -245,6 +250,14 @@ def authority_certificate(
     if signer is None:
         return builder.sign(key, signing_hash(key))
     certificate, signing_key = signer
-    own = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
-    return builder.add_extension(by, critical=False).sign(signing_key, signing_hash(signing_key))
+    return builder.add_extension(signed_by(certificate), critical=False).sign(signing_key, signing_hash(signing_key))
+
+
+def key_identifier(certificate: x509.Certificate) -> x509.SubjectKeyIdentifier:
+    """Read which key an authority's certificate is of."""
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+
+def signed_by(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Return what a certificate says of the authority that has signed it."""
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_identifier(authority))

@@ -233,12 +233,8 @@ class TenantKeys(OpenKeys):
         self._token_keys.put(kid, found, owner=stored.tenant_uid, since=since)
         return found
 
-    async def authority(self, placement: Placement) -> Authority:
-        """Return the tenant's own certificate authority: the version that signs."""
-        return (await self.authorities(placement)).signing
-
     async def authorities(self, placement: Placement) -> Authorities:
-        """Return that, and all versions that the tenant's certificates are verified against."""
+        """Return the tenant's own certificate authority: the version that signs, and those that only verify."""
         opened, signing = await self._all_opened(placement.uid, Purpose.AUTHORITY)
         return authorities([authority_of(each.material, version=each.version) for each in opened], signing=signing)
 

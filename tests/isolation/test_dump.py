@@ -100,7 +100,7 @@ async def _openings(keys: TenantKeys, objects: ObjectStore, placement: Placement
     return [
         *(own.get(name.path, version=name.version) for name in names),
         keys.token_signer(placement),
-        keys.authority(placement),
+        keys.authorities(placement),
         keys.derive(placement, b"label"),
     ]
 

@@ -16,7 +16,7 @@ from control_plane.certificates.service import Certificates, Issued
 from control_plane.certificates.signing import pem
 from control_plane.errors import PreconditionError, TenantSealedError
 from control_plane.keys.algorithms import KeyAlgorithm, algorithm_of
-from control_plane.keys.authorities import key_identifier
+from control_plane.keys.material import key_identifier
 from control_plane.keys.service import TenantKeys
 from control_plane.operations.model import OperationState
 from control_plane.operations.plan import StepPausedError
@@ -88,7 +88,8 @@ async def test_a_new_authority_is_shown_by_every_process_before_it_signs(bench: 
     both = await settled(other, tenant, 2)
 
     assert both[0] == old
-    assert (await keys.authority(tenant)).certificate == (await other.authority(tenant)).certificate == old
+    shown = [(await each.authorities(tenant)).signing.certificate for each in (keys, other)]
+    assert shown == [old, old]
     before = await bench.issue(tenant)
     assert chain(before)[1:] == [old]
     await runs["use"](begun)
@@ -199,14 +200,14 @@ async def test_the_next_rotation_retires_what_the_one_before_had_to_leave(bench:
 async def test_who_has_not_heard_of_a_new_authority_signs_with_it_all_the_same(bench: Bench, ring: Ring) -> None:
     tenant, stale = await bench.cell.tenant(), ring.other_process()
     issuer = Certificates(stale, bench.objects, bench.caches)
-    await stale.authority(tenant)
+    await stale.authorities(tenant)
     await ring.rotated(tenant, "authority")
-    assert (await stale.authority(tenant)).version == 1
+    assert (await stale.authorities(tenant)).signing.version == 1
     asked = Asked(csr_pem=signing_request())
     issued = await issuer.issue(asked, drafts=bench.drafts(tenant), effects=bench.effects(tenant))
 
     assert issued.certificate.authority_version == 2
-    assert chain(issued)[-1] == (await bench.cell.keys.authority(tenant)).certificate
+    assert chain(issued)[-1] == (await bench.cell.keys.authorities(tenant)).signing.certificate
     assert [row["authority_version"] for row in await bench.rows(tenant)] == [2]
     assert await bench.paths(tenant) == [issued.certificate.object_path]
 
@@ -250,11 +251,11 @@ async def test_what_a_suspected_authority_has_signed_is_trusted_by_nobody_who_as
         assert (verifies(before, *roots), verifies(after, *roots)) == (False, True)
     # It is shown as it was, and says by whom it was signed; no new one leads back to the old authority.
     assert (await bench.certificates.get(before.certificate, tenant)).pem_chain == before.pem_chain
-    assert chain(await bench.issue(tenant))[1:] == [(await bench.cell.keys.authority(tenant)).certificate]
+    assert chain(await bench.issue(tenant))[1:] == [(await bench.cell.keys.authorities(tenant)).signing.certificate]
     assert verifies(theirs, *await trusted(bench.cell.keys, neighbour))
     await enable(ring, tenant)
     assert verifies(before, *await settled(other, tenant, 2))
-    assert (await bench.cell.keys.authority(tenant)).version == 2
+    assert (await bench.cell.keys.authorities(tenant)).signing.version == 2
 
 
 @pytest.mark.behaviour("S2.5")

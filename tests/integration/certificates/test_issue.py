@@ -65,7 +65,7 @@ async def test_the_object_is_sealed_for_its_tenant_and_path(bench: Bench) -> Non
 
 async def test_a_tenants_certificates_verify_against_its_own_authority_alone(bench: Bench) -> None:
     tenants = [await bench.cell.tenant(f"org_{number}") for number in range(3)]
-    authorities = [(await bench.cell.keys.authority(tenant)).certificate for tenant in tenants]
+    authorities = [(await bench.cell.keys.authorities(tenant)).signing.certificate for tenant in tenants]
     issued = [leaf(await bench.issue(tenant)) for tenant in tenants]
 
     assert len({authority.fingerprint(hashes.SHA256()) for authority in authorities}) == 3
@@ -177,7 +177,7 @@ async def set_policy(bench: Bench, tenant: Placement, *, post_quantum: str, keys
 async def test_a_tenants_authority_certifies_with_its_own_algorithm(bench: Bench, algorithm: KeyAlgorithm) -> None:
     tenant = await bench.cell.tenant(authority=algorithm)
     issued = await bench.issue(tenant)
-    own = (await bench.cell.keys.authority(tenant)).certificate
+    own = (await bench.cell.keys.authorities(tenant)).signing.certificate
     read = await bench.certificates.get(issued.certificate, tenant)
 
     leaf(issued).verify_directly_issued_by(own)
@@ -253,7 +253,7 @@ async def test_validation_alone_shows_the_certificate_and_makes_none(bench: Benc
 
 async def test_an_authority_that_has_expired_issues_nothing(bench: Bench) -> None:
     tenant = await bench.cell.tenant()
-    expiry = (await bench.cell.keys.authority(tenant)).certificate.not_valid_after_utc
+    expiry = (await bench.cell.keys.authorities(tenant)).signing.certificate.not_valid_after_utc
     late = Certificates(bench.cell.keys, bench.objects, bench.caches, clock=lambda: expiry)
 
     with pytest.raises(PreconditionError) as raised:

@@ -28,7 +28,7 @@ async def _opens(escrow: Ceremony, tenant: Placement, sealed: bytes) -> None:
     assert await keys.decrypt(tenant, sealed, object_name=NAME) == PLAIN
     signer = await keys.token_signer(tenant)
     assert await keys.token_verifier(signer.kid) is not None
-    assert (await keys.authority(tenant)).certificate is not None
+    assert (await keys.authorities(tenant)).signing.certificate is not None
     assert (await keys.services_key(tenant)).private
     assert await keys.derive(tenant, b"label")
 
@@ -45,7 +45,7 @@ async def test_the_keys_of_a_lost_kek_come_back_by_two_recipients_of_three(escro
     with pytest.raises(IntegrityError):
         await escrow.ring.other_process().decrypt(tenant, sealed, object_name=NAME)
     with pytest.raises(MissingKeyError):
-        await escrow.ring.other_process().authority(tenant)
+        await escrow.ring.other_process().authorities(tenant)
     ended = await escrow.recovered(tenant)
     renewed = await escrow.get(tenant)
 

@@ -75,7 +75,7 @@ async def test_keys_come_in_pages(ring: Ring) -> None:
 
 async def test_a_public_half_is_shown_and_no_private_one(ring: Ring) -> None:
     tenant = await ring.cell.tenant()
-    signer, authority = await ring.cell.keys.token_signer(tenant), await ring.cell.keys.authority(tenant)
+    signer, authority = await ring.cell.keys.token_signer(tenant), (await ring.cell.keys.authorities(tenant)).signing
     audited = await ring.cell.keys.audit_signer(tenant)
     (tokens,) = await ring.versions(tenant, "tokens")
     (audit,) = await ring.versions(tenant, "audit")

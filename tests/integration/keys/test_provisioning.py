@@ -45,7 +45,7 @@ def _whole(*tenants: Placement) -> tuple[list[tuple[str, str]], list[KekRef]]:
 async def _works(keys: TenantKeys, tenant: Placement) -> bool:
     sealed = await keys.encrypt(tenant, b"plain", object_name="name")
     await keys.token_signer(tenant)
-    await keys.authority(tenant)
+    await keys.authorities(tenant)
     await keys.derive(tenant, b"label")
     return await keys.decrypt(tenant, sealed, object_name="name") == b"plain"
 
@@ -150,4 +150,4 @@ async def test_an_authority_with_rsa_takes_its_key_from_the_pool(vault: Software
     keys = TenantKeys(vault, database, pool=pool)
     await keys.create(ALPHA, now=NOW, display_name="Alpha", authority_algorithm=KeyAlgorithm.RSA_3072)
 
-    assert (await keys.authority(ALPHA)).private_key.public_key() == ready.public_key()
+    assert (await keys.authorities(ALPHA)).signing.private_key.public_key() == ready.public_key()

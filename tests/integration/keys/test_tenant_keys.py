@@ -29,7 +29,7 @@ Use = Callable[[TenantKeys, Placement], Awaitable[object]]
 USES: dict[str, Use] = {
     "storage": lambda keys, tenant: keys.encrypt(tenant, PLAIN, object_name=NAME),
     "tokens": lambda keys, tenant: keys.token_signer(tenant),
-    "authority": lambda keys, tenant: keys.authority(tenant),
+    "authority": lambda keys, tenant: keys.authorities(tenant),
     "audit": lambda keys, tenant: keys.audit_signer(tenant),
     "enrolment": lambda keys, tenant: keys.derive(tenant, b"label"),
 }
@@ -91,14 +91,14 @@ async def test_keys_are_the_same_after_a_restart_and_after_being_made_again(
     await again.create(ALPHA, now=NOW + timedelta(days=1), display_name="Another name")
 
     assert await again.decrypt(ALPHA, sealed, object_name=NAME) == PLAIN
-    assert (await again.authority(ALPHA)).certificate == (await keys.authority(ALPHA)).certificate
+    assert (await again.authorities(ALPHA)).signing.certificate == (await keys.authorities(ALPHA)).signing.certificate
     assert (await again.token_signer(ALPHA)).kid == (await keys.token_signer(ALPHA)).kid
     assert await again.derive(ALPHA, b"label") == await keys.derive(ALPHA, b"label")
 
 
 async def test_the_keys_of_two_tenants_have_nothing_in_common(keys: TenantKeys) -> None:
     alpha, beta = [await keys.token_signer(tenant) for tenant in (ALPHA, BETA)]
-    one, other = [await keys.authority(tenant) for tenant in (ALPHA, BETA)]
+    one, other = [(await keys.authorities(tenant)).signing for tenant in (ALPHA, BETA)]
 
     assert alpha.kid != beta.kid
     assert alpha.private_key.public_key() != beta.private_key.public_key()
@@ -365,7 +365,7 @@ async def test_the_certificate_services_role_reads_keys_and_makes_none(
 
 
 async def test_what_the_keys_give_out_shows_no_private_key(keys: TenantKeys) -> None:
-    signer, authority = await keys.token_signer(ALPHA), await keys.authority(ALPHA)
+    signer, authority = await keys.token_signer(ALPHA), await keys.authorities(ALPHA)
     seed = ed25519(signer.private_key).private_bytes_raw()
     shown = repr([keys, signer, authority, vars(keys)])
 

@@ -213,7 +213,7 @@ async def test_a_sealed_tenants_keys_are_not_opened_by_anybody(
 
     with pytest.raises(TenantSealedError, match="tenants/org_1 is sealed"):
         await keys.decrypt(placement, ciphertext, object_name="a")
-    for use in (keys.token_signer, keys.authority, keys.login_password):
+    for use in (keys.token_signer, keys.authorities, keys.login_password):
         with pytest.raises(TenantSealedError):
             await use(placement)
 

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from control_plane.keys.algorithms import AUTHORITIES, KeyAlgorithm, algorithm_of, signing_hash
-from control_plane.keys.authorities import authority_of, key_identifier, next_authority
-from control_plane.keys.material import AUTHORITY_LIFETIME, Holder, authority_pair, new_material
+from control_plane.keys.authorities import authority_of, next_authority
+from control_plane.keys.material import AUTHORITY_LIFETIME, Holder, authority_pair, key_identifier, new_material
 from control_plane.keys.model import IntegrityError, Purpose
 from tests.unit.keys.authority_versions import LATER, NOW, Signed, first, private_key_pem, sign, trusted_of, versions_of
 
