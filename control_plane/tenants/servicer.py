@@ -137,9 +137,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
 
     @override
     async def SealTenant(self, request: seals_pb2.SealTenantRequest, context: Context) -> tenants_pb2.Tenant:
-        violations = Violations()
-        violations.add("reason", given_reason_violation(request.reason))
-        violations.check()
+        _check_given(request.reason)
         now, reason = datetime.now(UTC), request.reason
         return await self._shut(
             request.name, request.etag, lambda tenant: tenant.after(Action.SEAL, now, reason=reason)
@@ -147,9 +145,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
 
     @override
     async def UnsealTenant(self, request: seals_pb2.UnsealTenantRequest, context: Context) -> tenants_pb2.Tenant:
-        violations = Violations()
-        violations.add("reason", given_reason_violation(request.reason))
-        violations.check()
+        _check_given(request.reason)
         unsealed = await self._take(request.name, request.etag, Action.UNSEAL, reason=request.reason)
         # By then no process remembers that it was sealed: what reactivates it next has its effect at once.
         await asyncio.sleep(MAXIMUM_AGE.total_seconds())
@@ -173,9 +169,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     async def UndeleteTenant(
         self, request: deletions_pb2.UndeleteTenantRequest, context: Context
     ) -> tenants_pb2.Tenant:
-        violations = Violations()
-        violations.add("reason", given_reason_violation(request.reason))
-        violations.check()
+        _check_given(request.reason)
         return await self._take(request.name, request.etag, Action.UNDELETE, reason=request.reason)
 
     async def _take(self, name: str, etag: str, action: Action, *, reason: str = "") -> tenants_pb2.Tenant:
@@ -198,6 +192,12 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
         tenant = await service.change_tenant(current_call().system(), tenant_id, checked)
         self._directory.forget(tenant_id)
         return to_proto(tenant, hsm_backed=self._keys.hsm_backed)
+
+
+def _check_given(reason: str) -> None:
+    violations = Violations()
+    violations.add("reason", given_reason_violation(reason))
+    violations.check()
 
 
 def _creation(request: tenants_pb2.CreateTenantRequest, *, actor: str, call_request_id: str) -> service.Creation:

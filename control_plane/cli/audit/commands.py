@@ -13,6 +13,7 @@ import typer
 from control_plane.cli import arguments, output
 from control_plane.cli.calls.failures import CallFailedError, failed
 from control_plane.cli.calls.message import Message
+from control_plane.cli.calls.values import read_text
 from control_plane.cli.command import command
 from control_plane.cli.session import Session
 
@@ -103,7 +104,7 @@ def check_export(
     from control_plane.cli.audit import export  # noqa: PLC0415 the same
 
     try:
-        answer = export.check(lambda: _lines(file), _text(keys)).shown()
+        answer = export.check(lambda: _lines(file), read_text(keys)).shown()
     except export.UntrustedKeyError as error:
         raise failed(
             "FAILED_PRECONDITION", f"{file}: {error}", hint=_COMPARE_KEYS, reason="AUDIT_KEY_FORGED"
@@ -144,10 +145,6 @@ def _lines(path: Path) -> Iterator[str]:
             yield from file
     except (OSError, UnicodeDecodeError) as error:
         raise failed("INVALID_ARGUMENT", f"{path} cannot be read") from error
-
-
-def _text(path: Path) -> str:
-    return "".join(_lines(path))
 
 
 def _newest(session: Session, tenant: str, limit: int) -> Iterator[Message]:

@@ -19,7 +19,7 @@ from uuid import UUID
 import rfc8785
 
 from control_plane.cli.calls.message import Message
-from control_plane.cli.isolation.envelope import EnvelopeError, public_keys
+from control_plane.cli.isolation.envelope import EnvelopeError, envelope, public_keys
 from control_plane.proofs.audit_log import (
     CHECKPOINT_TYPE,
     KEY_TYPE,
@@ -61,7 +61,7 @@ def part_lines(part: Message) -> Iterator[str]:
 def key_lines(keys: Sequence[Message]) -> Iterator[str]:
     """Write published keys, given the newest first, as the API gives them."""
     for key in reversed(keys):
-        yield json.dumps({"key": _envelope(key, key["signatures"])})
+        yield json.dumps({"key": envelope(key, key["signatures"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,16 +157,8 @@ def _broken(said: Mapping[str, Any], tenant_uid: UUID, *, sequence: int, head: b
 
 
 def _checkpoint_line(checkpoint: Message) -> str:
-    envelope = _envelope(checkpoint, [checkpoint])
-    return json.dumps({"checkpoint": envelope, "sequence": int(checkpoint["sequence"])})
-
-
-def _envelope(signed: Message, signatures: Sequence[Message]) -> Message:
-    return {
-        "payloadType": signed["payload_type"],
-        "payload": signed["payload"],
-        "signatures": [{"keyid": each["key_id"], "sig": each["signature"]} for each in signatures],
-    }
+    signed = envelope(checkpoint, [checkpoint])
+    return json.dumps({"checkpoint": signed, "sequence": int(checkpoint["sequence"])})
 
 
 def _signed(said: Mapping[str, Any]) -> SignedCheckpoint:
@@ -175,15 +167,15 @@ def _signed(said: Mapping[str, Any]) -> SignedCheckpoint:
     return SignedCheckpoint(sequence=int(said["sequence"]), payload=payload, signature=signature.signature)
 
 
-def _published(envelope: Mapping[str, Any]) -> PublishedKey:
-    payload = base64.b64decode(envelope["payload"], validate=True)
-    return PublishedKey(payload=payload, signatures=_signatures(envelope, KEY_TYPE))
+def _published(said: Mapping[str, Any]) -> PublishedKey:
+    payload = base64.b64decode(said["payload"], validate=True)
+    return PublishedKey(payload=payload, signatures=_signatures(said, KEY_TYPE))
 
 
-def _signatures(envelope: Mapping[str, Any], payload_type: str) -> Sequence[Signature]:
-    if envelope["payloadType"] != payload_type:
+def _signatures(said: Mapping[str, Any], payload_type: str) -> Sequence[Signature]:
+    if said["payloadType"] != payload_type:
         raise ValueError("an envelope of something else")
     return [
         Signature(key_id=UUID(each["keyid"]), signature=base64.b64decode(each["sig"], validate=True))
-        for each in envelope["signatures"]
+        for each in said["signatures"]
     ]

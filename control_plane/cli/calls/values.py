@@ -1,4 +1,4 @@
-"""Values that are secret, read from files: an argument of a command could be listed by every user of the machine."""
+"""What commands read from files. What is secret never is an argument: every user of the machine could list it."""
 
 import base64
 from pathlib import Path
@@ -19,6 +19,14 @@ def read_secret(secret: Secret) -> str:
         CallFailedError: when the file cannot be read, or holds nothing that could be sent.
     """
     return base64.b64encode(_read_bytes(secret.file)).decode() if secret.is_bytes else read_token(secret.file)
+
+
+def read_text(path: Path) -> str:
+    """Return what a file says; raise CallFailedError where it cannot be read, or is no text."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise failed("INVALID_ARGUMENT", f"{path} cannot be read") from error
 
 
 def _read_bytes(path: Path) -> bytes:

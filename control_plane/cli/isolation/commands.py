@@ -8,6 +8,7 @@ import typer
 from control_plane.cli import arguments, output
 from control_plane.cli.calls.failures import failed
 from control_plane.cli.calls.message import Message
+from control_plane.cli.calls.values import read_text
 from control_plane.cli.command import command
 from control_plane.cli.session import Session
 
@@ -84,7 +85,7 @@ def check_attestation(
     from control_plane.cli.isolation import envelope  # noqa: PLC0415 only who checks waits for cryptography
 
     try:
-        said = envelope.read(_text(file), _text(keys))
+        said = envelope.read(read_text(file), read_text(keys))
     except envelope.EnvelopeError as error:
         raise failed(
             "FAILED_PRECONDITION",
@@ -130,10 +131,3 @@ def _check(attestation: Message, subject: str) -> None:
         hint="the detail of each probe says what was seen, and the control plane's log the rest",
         reason="ISOLATION_NOT_PROVEN",
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise failed("INVALID_ARGUMENT", f"{path} cannot be read") from error

@@ -29,12 +29,16 @@ class EnvelopeError(Exception):
 
 def write(signed: Message) -> str:
     """Write an attestation or a receipt, as the API gives it, as an envelope."""
-    envelope = {
+    return json.dumps(envelope(signed, [signed]), indent=2)
+
+
+def envelope(signed: Message, signatures: Sequence[Message]) -> Message:
+    """Put together what the API gives of something that was signed, by one or by several."""
+    return {
         "payloadType": signed["payload_type"],
         "payload": signed["payload"],
-        "signatures": [{"keyid": signed["key_id"], "sig": signed["signature"]}],
+        "signatures": [{"keyid": each["key_id"], "sig": each["signature"]} for each in signatures],
     }
-    return json.dumps(envelope, indent=2)
 
 
 def read(text: str, keys_pem: str, *, kind: str = ATTESTATION) -> Mapping[str, Any]:
@@ -44,9 +48,9 @@ def read(text: str, keys_pem: str, *, kind: str = ATTESTATION) -> Mapping[str, A
         EnvelopeError: when none has, or it is an envelope of something else, or none.
     """
     try:
-        envelope = json.loads(text)
-        found, payload = envelope["payloadType"], _decoded(envelope["payload"])
-        signatures = [_decoded(signature["sig"]) for signature in envelope["signatures"]]
+        file = json.loads(text)
+        found, payload = file["payloadType"], _decoded(file["payload"])
+        signatures = [_decoded(signature["sig"]) for signature in file["signatures"]]
     except (KeyError, TypeError, ValueError) as error:
         raise EnvelopeError("the file is no DSSE envelope") from error
     if found != kind:

@@ -10,6 +10,7 @@ import typer
 from control_plane.cli import arguments, operations, output
 from control_plane.cli.calls.failures import failed, partially
 from control_plane.cli.calls.message import Message
+from control_plane.cli.calls.values import read_text
 from control_plane.cli.command import command
 from control_plane.cli.keyring import policy, tree
 from control_plane.cli.keyring.campaign import Progress, run
@@ -181,7 +182,7 @@ def check_receipt(
     from control_plane.cli.isolation import envelope  # noqa: PLC0415 the same
 
     try:
-        said = envelope.read(_text(file), _text(keys), kind=envelope.RECEIPT)
+        said = envelope.read(read_text(file), read_text(keys), kind=envelope.RECEIPT)
     except envelope.EnvelopeError as error:
         raise failed(
             "FAILED_PRECONDITION",
@@ -190,13 +191,6 @@ def check_receipt(
             reason="RECEIPT_FORGED",
         ) from error
     session.show(dict(said))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise failed("INVALID_ARGUMENT", f"{path} cannot be read") from error
 
 
 def _versions_of(session: Session, name: str) -> list[Message]:
