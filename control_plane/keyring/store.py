@@ -197,32 +197,19 @@ async def needed_enrolments(tx: SystemTransaction, tenant_uid: UUID) -> list[int
     return [row["version"] for row in rows]
 
 
-async def is_used_since(
-    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, ago: timedelta
+async def is_there_since(
+    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, ago: timedelta, used: bool
 ) -> bool:
-    """Say whether a version has been for what is new for that long, by the database's clock."""
+    """Say whether a version has been there for that long, or `used` for what is new, by the database's clock."""
     row = await tx.fetch_one(
         """
-        SELECT use_time <= now() - %(ago)s::interval AS is_used FROM csm_system.tenant_keys
+        SELECT CASE WHEN %(used)s THEN use_time ELSE create_time END <= now() - %(ago)s::interval AS is_there
+          FROM csm_system.tenant_keys
          WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND version = %(version)s
         """,
-        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "ago": ago},
+        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "ago": ago, "used": used},
     )
-    return row is not None and bool(row["is_used"])
-
-
-async def is_made_since(
-    tx: SystemTransaction, tenant_uid: UUID, *, purpose: Purpose, version: int, ago: timedelta
-) -> bool:
-    """Say whether a version has been there for that long, used or not, by the database's clock."""
-    row = await tx.fetch_one(
-        """
-        SELECT create_time <= now() - %(ago)s::interval AS is_made FROM csm_system.tenant_keys
-         WHERE tenant_uid = %(tenant_uid)s AND purpose = %(purpose)s AND version = %(version)s
-        """,
-        {"tenant_uid": tenant_uid, "purpose": purpose.value, "version": version, "ago": ago},
-    )
-    return row is not None and bool(row["is_made"])
+    return row is not None and bool(row["is_there"])
 
 
 async def retire_before(

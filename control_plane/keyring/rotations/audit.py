@@ -1,6 +1,5 @@
 """How the key of a tenant's audit log is rotated: a new version signs from now on, and older ones verify for ever."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from typing_extensions import override
@@ -8,16 +7,15 @@ from typing_extensions import override
 from control_plane.audit import store as audit_store
 from control_plane.audit.publication import Publication, published_key
 from control_plane.keyring import store
-from control_plane.keyring.rotations.plan import KeyRotation, Means
+from control_plane.keyring.rotations.plan import Means, RotationAtOnce
 from control_plane.keys import store as keys_store
 from control_plane.keys.material import AuditSigner, Material, ed25519_pair
 from control_plane.keys.model import Purpose
 from control_plane.operations.model import Operation
-from control_plane.operations.plan import StepRun
 from control_plane.postgres.database import SystemTransaction
 
 
-class AuditRotation(KeyRotation):
+class AuditRotation(RotationAtOnce):
     """A new key, published with the signatures of the platform, of itself and of the version before it."""
 
     def __init__(self, means: Means) -> None:
@@ -25,15 +23,7 @@ class AuditRotation(KeyRotation):
         super().__init__(means, key_id=Purpose.AUDIT.value)
         self._publication = Publication(means.database, means.keys, means.platform_keys)
 
-    @property
     @override
-    def runs(self) -> Mapping[str, StepRun]:
-        return {"version": self._make}
-
-    @override
-    async def _take_back(self, operation: Operation, version: int) -> None:
-        """Leave it: there is a version, published and used from its making on, or there is none."""
-
     async def _make(self, operation: Operation) -> None:
         placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
         before = await self._publication.ensure(placement, now=now)

@@ -12,7 +12,7 @@ from control_plane.keyring.rotations.published import PublishedRotation
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import MissingKeyError, Purpose
 from control_plane.operations.model import Operation
-from control_plane.operations.plan import StepPausedError, StepRun
+from control_plane.operations.plan import StepRun
 from control_plane.postgres.database import Isolation, SystemTransaction
 from control_plane.postgres.placement import Placement
 
@@ -46,19 +46,7 @@ class AuthorityRotation(PublishedRotation):
 
     async def _use(self, operation: Operation) -> None:
         """Sign with it when every process has had the time to show it to those who verify."""
-        placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
-        if not await self._is_known(placement, version):
-            raise StepPausedError
-
-        async def work(tx: SystemTransaction) -> None:
-            await store.end_rotation(tx, operation.id, now=now)
-            if await store.use(tx, placement.uid, purpose=Purpose.AUTHORITY, version=version):
-                tx.record(self._effect(placement, version, signs=True))
-            else:
-                tx.unchanged()
-
-        await self._recorded(operation).run(work)
-        self._keys.look_again(placement.uid)
+        await self._use_once_known(operation, ends=True, signs=True)
 
     async def _retire(self, operation: Operation) -> None:
         """Retire what has signed no certificate that is valid still.

@@ -11,7 +11,7 @@ from control_plane.keyring.rotations.plan import Means
 from control_plane.keyring.rotations.published import PublishedRotation
 from control_plane.keys.model import Purpose
 from control_plane.operations.model import Operation
-from control_plane.operations.plan import StepPausedError, StepRun
+from control_plane.operations.plan import StepRun
 from control_plane.postgres.database import SystemTransaction
 from control_plane.postgres.schemas import tenancy
 from control_plane.tokens.service import ENROLMENT_LIFETIME
@@ -38,18 +38,7 @@ class EnrolmentRotation(PublishedRotation):
         return {"publication": self._publish, "use": self._use, "login": self._change_login}
 
     async def _use(self, operation: Operation) -> None:
-        placement, version = await self._placement(operation), await self._version(operation)
-        if not await self._is_known(placement, version):
-            raise StepPausedError
-
-        async def work(tx: SystemTransaction) -> None:
-            if await store.use(tx, placement.uid, purpose=Purpose.ENROLMENT, version=version):
-                tx.record(self._effect(placement, version, derives=True))
-            else:
-                tx.unchanged()
-
-        await self._recorded(operation).run(work)
-        self._keys.look_again(placement.uid)
+        await self._use_once_known(operation, ends=False, derives=True)
 
     async def _change_login(self, operation: Operation) -> None:
         placement, now = await self._placement(operation), datetime.now(UTC)

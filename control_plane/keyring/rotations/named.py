@@ -1,14 +1,13 @@
 """How a key of a tenant's own is rotated: a new version at once; older ones go on opening, and verifying."""
 
 import asyncio
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from typing_extensions import override
 
 from control_plane.errors import NotFoundError
 from control_plane.keyring import store
-from control_plane.keyring.rotations.plan import KeyRotation, Means
+from control_plane.keyring.rotations.plan import KeyRotation, Means, RotationAtOnce
 from control_plane.keyring.rotations.rotation import rotations
 from control_plane.keyring.service import KIND, NAMED_KIND
 from control_plane.keys import store as keys_store
@@ -16,13 +15,12 @@ from control_plane.keys.named import store as named_store
 from control_plane.keys.named.material import new_material
 from control_plane.keys.named.model import NamedKey
 from control_plane.operations.model import Operation
-from control_plane.operations.plan import StepRun
 from control_plane.postgres.database import SystemTransaction
 from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
 
 
-class NamedRotation(KeyRotation):
+class NamedRotation(RotationAtOnce):
     """The plan for all keys of tenants' own; which one it is, the operation's kind says."""
 
     def __init__(self, means: Means) -> None:
@@ -30,19 +28,11 @@ class NamedRotation(KeyRotation):
         super().__init__(means, key_id=NAMED_KIND.removeprefix(KIND))
         self._pool = means.keys.pool
 
-    @property
-    @override
-    def runs(self) -> Mapping[str, StepRun]:
-        return {"version": self._make}
-
     @override
     def _id(self, operation: Operation) -> str:
         return operation.kind.removeprefix(NAMED_KIND)
 
     @override
-    async def _take_back(self, operation: Operation, version: int) -> None:
-        """Leave it: there is a version, used from its making on, or there is none."""
-
     async def _make(self, operation: Operation) -> None:
         placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
         made = await self._made(operation, placement, version)

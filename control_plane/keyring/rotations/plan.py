@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from typing_extensions import override
+
 from bulkhead.v1 import key_requests_pb2, keys_pb2
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.errors import NotFoundError, PreconditionError
@@ -136,3 +138,19 @@ class KeyRotation:
     def _effect(self, placement: Placement, version: int, **details: JsonValue) -> Effect:
         name = f"tenants/{placement.tenant_id}/keys/{self._key_id}/versions/{version}"
         return Effect(resource=name, placement=placement, details=details)
+
+
+class RotationAtOnce(KeyRotation):
+    """A new version that is used from its making on: one step, and nothing to be taken back."""
+
+    @property
+    @override
+    def runs(self) -> Mapping[str, StepRun]:
+        return {"version": self._make}
+
+    @override
+    async def _take_back(self, operation: Operation, version: int) -> None:
+        """Leave it: there is a version, used from its making on, or there is none."""
+
+    async def _make(self, operation: Operation) -> None:
+        raise NotImplementedError

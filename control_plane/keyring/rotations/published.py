@@ -10,7 +10,9 @@ from control_plane.keyring.rotations.plan import KeyRotation, Means
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import Purpose
 from control_plane.operations.model import Operation
+from control_plane.operations.plan import StepPausedError
 from control_plane.postgres.database import SystemTransaction
+from control_plane.postgres.effects import JsonValue
 from control_plane.postgres.placement import Placement
 
 
@@ -48,7 +50,24 @@ class PublishedRotation(KeyRotation):
     async def _is_known(self, placement: Placement, version: int) -> bool:
         """Say whether every process has had the time to ask again since it was published."""
         return await self._database.system().run(
-            lambda tx: store.is_made_since(
-                tx, placement.uid, purpose=self._purpose, version=version, ago=self._settling
+            lambda tx: store.is_there_since(
+                tx, placement.uid, purpose=self._purpose, version=version, ago=self._settling, used=False
             )
         )
+
+    async def _use_once_known(self, operation: Operation, *, ends: bool, **details: JsonValue) -> None:
+        """Use it for what is new when every process has had the time to know it; `ends` lets other rotations begin."""
+        placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
+        if not await self._is_known(placement, version):
+            raise StepPausedError
+
+        async def work(tx: SystemTransaction) -> None:
+            if ends:
+                await store.end_rotation(tx, operation.id, now=now)
+            if await store.use(tx, placement.uid, purpose=self._purpose, version=version):
+                tx.record(self._effect(placement, version, **details))
+            else:
+                tx.unchanged()
+
+        await self._recorded(operation).run(work)
+        self._keys.look_again(placement.uid)

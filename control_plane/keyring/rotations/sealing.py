@@ -9,7 +9,7 @@ from typing_extensions import override
 from bulkhead.v1 import key_requests_pb2
 from control_plane.keyring import store
 from control_plane.keyring.model import Resealing
-from control_plane.keyring.rotations.plan import KeyRotation, Means
+from control_plane.keyring.rotations.plan import Means, RotationAtOnce
 from control_plane.keyring.rotations.resealing import Resealer
 from control_plane.keyring.servicer import resealing_to_proto
 from control_plane.keys import store as keys_store
@@ -21,7 +21,7 @@ from control_plane.postgres.database import Isolation, SystemTransaction
 from control_plane.postgres.placement import Placement
 
 
-class SealingRotation(KeyRotation):
+class SealingRotation(RotationAtOnce):
     """A new key for what is sealed from now on. Older versions open what they sealed, for as long as it lies there."""
 
     def __init__(self, means: Means, *, purpose: Purpose) -> None:
@@ -29,15 +29,7 @@ class SealingRotation(KeyRotation):
         super().__init__(means, key_id=purpose.value)
         self._purpose = purpose
 
-    @property
     @override
-    def runs(self) -> Mapping[str, StepRun]:
-        return {"version": self._make}
-
-    @override
-    async def _take_back(self, operation: Operation, version: int) -> None:
-        """Leave it: there is a version, used from its making on, or there is none."""
-
     async def _make(self, operation: Operation) -> None:
         placement, version, now = await self._placement(operation), await self._version(operation), datetime.now(UTC)
         made = await self._new_version(placement, self._purpose, version=version, now=now)
@@ -139,8 +131,8 @@ class StorageRotation(SealingRotation):
 
     async def _is_settled(self, placement: Placement, version: int) -> bool:
         return await self._database.system().run(
-            lambda tx: store.is_used_since(
-                tx, placement.uid, purpose=Purpose.STORAGE, version=version, ago=self._settling
+            lambda tx: store.is_there_since(
+                tx, placement.uid, purpose=Purpose.STORAGE, version=version, ago=self._settling, used=True
             )
         )
 

@@ -17,7 +17,7 @@ PURE_TESTS: Final = "tests/unit/keys/test_authorities.py"
 WALLS: Final = (
     Mutation(
         name="an authority signs before every process has shown it",
-        file=ROTATION,
+        file=PUBLISHED,
         before="        if not await self._is_known(placement, version):\n",
         after="        if not version:\n",
         noticed_by=(f"{TESTS}::test_a_new_authority_waits_until_every_process_has_asked_again",),

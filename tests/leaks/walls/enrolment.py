@@ -5,6 +5,7 @@ from typing import Final
 from tests.leaks.model import Mutation
 
 ROTATION: Final = "control_plane/keyring/rotations/enrolment.py"
+PUBLISHED: Final = "control_plane/keyring/rotations/published.py"
 MODEL: Final = "control_plane/keyring/model.py"
 KEYS: Final = "control_plane/keys/service.py"
 TENANCY: Final = "control_plane/postgres/schemas/tenancy.py"
@@ -14,7 +15,7 @@ ESCROWS: Final = "tests/integration/escrows/test_enabling.py"
 WALLS: Final = (
     Mutation(
         name="what is derived anew is refused by processes that have not asked",
-        file=ROTATION,
+        file=PUBLISHED,
         before="        if not await self._is_known(placement, version):\n",
         after="        if not version:\n",
         noticed_by=(f"{TESTS}::test_a_new_version_derives_once_every_process_has_asked_again",),

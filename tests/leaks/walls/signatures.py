@@ -199,7 +199,7 @@ WALLS: Final = (
     Mutation(
         name="a log is signed with another key than the published one",
         file=NOTARY,
-        before="        if (log.published.key_id, log.published.public) != (signer.key_id, _public(signer)):\n",
+        before="        if (log.published.key_id, log.published.public) != (signer.key_id, signer.public):\n",
         after="        if not log.published.public:\n",
         noticed_by=(f"{AUDIT_KEYS}::test_a_key_that_is_published_and_is_not_the_vaults_signs_nothing",),
     ),
