@@ -5,7 +5,6 @@ will be under, which is made for that at the beginning: so it outlives a crash, 
 cannot put another key in its place, since the public half is never read from there. With the recovery, both are gone.
 """
 
-import asyncio
 import hmac
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,6 @@ import structlog
 from control_plane.audit.recorder import Touched, operation_recorder
 from control_plane.errors import (
     ConflictError,
-    DomainError,
     FieldViolation,
     InvalidArgumentError,
     NotFoundError,
@@ -44,6 +42,7 @@ from control_plane.keys import store as keys_store
 from control_plane.keys.wrapping import Wrapping
 from control_plane.operations import service as operations
 from control_plane.operations.model import Operation, OperationState, StepRecord, StepState
+from control_plane.operations.periodic import run_every
 from control_plane.operations.plan import DeferJob
 from control_plane.postgres.database import Database, SystemHandle, SystemTransaction
 from control_plane.postgres.effects import Effect, JsonValue
@@ -236,12 +235,12 @@ class Recoveries:
 
     async def run(self, database: Database, *, touched: Touched) -> None:
         """End what was not approved in time, each minute, until cancelled."""
-        while True:
-            try:
-                await self.expire(database, touched=touched, now=datetime.now(UTC))
-            except DomainError as error:
-                _log.warning("recoveries_unseen", reason=error.code)
-            await asyncio.sleep(_SWEPT_EVERY.total_seconds())
+        await run_every(
+            _SWEPT_EVERY,
+            lambda: self.expire(database, touched=touched, now=datetime.now(UTC)),
+            log=_log,
+            postponed="recoveries_unseen",
+        )
 
     async def expire(self, database: Database, *, touched: Touched, now: datetime) -> None:
         """End what was not approved in time: what recipients gave is forgotten."""

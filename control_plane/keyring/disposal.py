@@ -6,7 +6,6 @@ tenant's log; that its KEK has to go is seen from the versions that are kept of 
 keys wait.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -23,6 +22,7 @@ from control_plane.keyring.service import Request
 from control_plane.keys import store as keys_store
 from control_plane.keys.model import KEK
 from control_plane.keys.named import store as named_store
+from control_plane.operations.periodic import run_every
 from control_plane.operations.plan import DeferJob
 from control_plane.postgres.database import SystemHandle, SystemTransaction
 from control_plane.postgres.effects import Effect, JsonValue
@@ -54,12 +54,7 @@ class Disposal:
 
     async def run(self) -> None:
         """Look every ten seconds until cancelled."""
-        while True:
-            try:
-                await self.look()
-            except DomainError as error:
-                _log.warning("disposal_postponed", reason=error.code)
-            await asyncio.sleep(_EVERY.total_seconds())
+        await run_every(_EVERY, self.look, log=_log, postponed="disposal_postponed")
 
     async def look(self) -> None:
         """Delete what is due, and begin the rotations that this takes. Safe at any time, in any number of places."""

@@ -4,7 +4,6 @@ Nothing is remembered between two looks: each takes what the database says, so i
 how many do at once, or where one was killed.
 """
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -12,10 +11,10 @@ from typing import Final
 import structlog
 
 from control_plane.audit.recorder import Touched, operation_recorder
-from control_plane.errors import DomainError
 from control_plane.ids import TenantId, new_uuid
 from control_plane.operations import service as operations
 from control_plane.operations.model import Operation, OperationState, StepRecord, StepState
+from control_plane.operations.periodic import run_every
 from control_plane.operations.plan import DeferJob
 from control_plane.postgres.database import Database, SystemTransaction
 from control_plane.postgres.effects import Effect, JsonValue
@@ -52,12 +51,7 @@ class PurgeSchedule:
 
     async def run(self) -> None:
         """Look every ten seconds until cancelled."""
-        while True:
-            try:
-                await self.look()
-            except DomainError as error:
-                _log.warning("purges_postponed", reason=error.code)
-            await asyncio.sleep(_EVERY.total_seconds())
+        await run_every(_EVERY, self.look, log=_log, postponed="purges_postponed")
 
     async def look(self) -> None:
         """Begin what is due, as far as there is room. Safe at any time, in any number of places."""

@@ -1,6 +1,5 @@
 """Tenants' keys, opened: which versions there are, and what this process keeps of them for a while."""
 
-import asyncio
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -8,13 +7,14 @@ from uuid import UUID
 
 import structlog
 
-from control_plane.errors import DomainError, KeyRetiredError, UnavailableError
+from control_plane.errors import KeyRetiredError, UnavailableError
 from control_plane.keys import store
 from control_plane.keys.material import Material
 from control_plane.keys.model import IntegrityError, MissingKeyError, Purpose
 from control_plane.keys.opened.cache import Answers, KeyCache
 from control_plane.keys.store import StoredKey
 from control_plane.keys.vault import KeyVault
+from control_plane.operations.periodic import run_every
 from control_plane.postgres.database import Database, SystemTransaction
 
 # What a destroyed or rotated key may still be used for by a process that has not heard of it.
@@ -73,12 +73,7 @@ class OpenKeys:
 
     async def run(self) -> None:
         """Drop what must not be used any more, twice a second, until cancelled: also where nobody calls for it."""
-        while True:
-            try:
-                await self.forget_unusable()
-            except DomainError as error:
-                _log.warning("seals_unseen", reason=error.code)
-            await asyncio.sleep(_SEALS_SEEN_EVERY.total_seconds())
+        await run_every(_SEALS_SEEN_EVERY, self.forget_unusable, log=_log, postponed="seals_unseen")
 
     async def forget_unusable(self) -> None:
         """Drop what is open of sealed tenants, or retired. What is just being opened is found the next time."""
