@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import cache, calls, crowd, edge, leases, rotating, starting, switching, vaults
+from tests.bench import cache, calls, crowd, edge, leases, rotating, sealing, starting, switching, vaults
 from tests.bench.measure import Figure, table, write
 from tests.bench.system import System
 
@@ -25,6 +25,7 @@ CASES: Final[dict[str, Callable[[System], AsyncIterator[Figure]]]] = {
     "tenant_switch": switching.tenant_switch,
     "certificate": calls.certificate,
     "certificate_algorithms": calls.certificate_algorithms,
+    "seal": sealing.seal,
     "cache": cache.handles,
     "cache_users": cache.users,
     "edge_check": edge.check,

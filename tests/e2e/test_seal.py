@@ -43,7 +43,6 @@ class Seen:
 
     ends: list[float] = field(default_factory=list)
     """When each success came."""
-    took: list[float] = field(default_factory=list)
     refusals: Counter[str] = field(default_factory=Counter)
 
 
@@ -130,7 +129,6 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
 
 async def repeat(operation: Operation, tenant: str, who: Metadata, seen: Seen) -> None:
     while True:
-        begun = time.monotonic()
         try:
             await operation(tenant, who)
         except grpc.aio.AioRpcError as error:
@@ -138,7 +136,6 @@ async def repeat(operation: Operation, tenant: str, who: Metadata, seen: Seen) -
             await asyncio.sleep(0.05)
         else:
             seen.ends.append(time.monotonic())
-            seen.took.append(time.monotonic() - begun)
 
 
 async def stop(calling: "list[asyncio.Task[None]]") -> None:
