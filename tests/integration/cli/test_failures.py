@@ -1,5 +1,6 @@
 """Errors of the platform, as the command line tells them."""
 
+import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from bulkhead.v1 import tenants_pb2
 from control_plane import errors
+from tests.fixtures.relay import Relay
 
 TENANT = tenants_pb2.Tenant(name="tenants/org_1")
 
@@ -138,3 +140,15 @@ def test_a_method_that_the_server_does_not_know_is_a_fault_of_ours(cli: Any) -> 
 
     assert told.code == 1
     assert told.err.startswith("error: UNIMPLEMENTED")
+
+
+async def test_a_busy_server_is_given_its_time_to_shake_hands(api: Any, cli: Any) -> None:
+    """What gRPC calls the least pause between attempts is also the most time that one of them has."""
+    api.answer("GetTenant", TENANT)
+    async with Relay(begins_after_s=1.5).opened(f"http://{cli.endpoints['admin_grpc']}") as relay:
+        (cli.state_dir / "endpoints.json").write_text(
+            json.dumps(cli.endpoints | {"admin_grpc": relay.address.removeprefix("http://")})
+        )
+        told = await asyncio.to_thread(cli, "tenants", "get", "org_1")
+
+    assert told.code == 0, told.err
