@@ -66,6 +66,11 @@ class JobQueue:
             await job.defer_async(operation_id=str(operation_id))
         except exceptions.AlreadyEnqueued:
             return
+        except exceptions.ConnectorException as error:
+            # What befalls a transaction is for its own handle to tell: the database lost, or another try.
+            if within is not None and error.__cause__ is not None:
+                raise error.__cause__ from None
+            raise
 
     async def work(self, runner: OperationRunner) -> None:
         """Run jobs until cancelled, through every loss of the database."""

@@ -8,17 +8,18 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from control_plane.errors import AlreadyExistsError, NotFoundError
+from control_plane.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from control_plane.ids import TenantId
 from control_plane.keys.algorithms import CertificatePolicy, KeyAlgorithm, PostQuantum
 from control_plane.operations.jobs import JobQueue
 from control_plane.operations.model import Operation
-from control_plane.postgres.database import Database, PostgresSettings
+from control_plane.postgres.database import Database, PostgresSettings, SystemTransaction
 from control_plane.postgres.effects import Effect
 from control_plane.postgres.placement import Placement
 from control_plane.tenants import service, store
 from control_plane.tenants.model import Action, Settings, State, Tenant
 from control_plane.tenants.rates import RateLimit
+from tests.fixtures.canaries import RawConnection
 
 MakeTenant = Callable[..., Awaitable[Placement]]
 
@@ -96,6 +97,20 @@ async def test_a_request_id_with_another_body_is_refused(database: Database, que
 
     assert refused.value.code == "REQUEST_ID_REUSED"
     assert await _count(database) == (1, 1, 1)
+
+
+async def test_a_database_that_goes_while_a_job_is_deferred_is_away(
+    database: Database, queue: JobQueue, superuser: RawConnection
+) -> None:
+    """The queue's library has errors of its own for it, which would be a fault of ours."""
+
+    async def work(tx: SystemTransaction) -> None:
+        own = await tx.fetch_one("SELECT pg_backend_pid() AS pid")
+        await superuser.execute("SELECT pg_terminate_backend(%(pid)s, 5000)", own)
+        await queue.defer(uuid4(), within=tx)
+
+    with pytest.raises(UnavailableError):
+        await database.system().run(work)
 
 
 async def test_a_taken_id_leaves_no_operation_behind(database: Database, queue: JobQueue) -> None:
