@@ -55,7 +55,10 @@ class JobQueue:
             yield
 
     async def defer(self, operation_id: UUID, *, within: SystemTransaction | None = None) -> None:
-        """Have the operation looked at, once the transaction commits. Does nothing when a job waits already."""
+        """Have the operation looked at, once the transaction commits. Does nothing when a job waits already.
+
+        What the database does to the transaction meanwhile is raised as its own queries raise it.
+        """
         job = self._app.configure_task(
             _TASK,
             lock=str(operation_id),

@@ -9,7 +9,7 @@ import random
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
@@ -25,8 +25,10 @@ from bulkhead.v1 import (
     tokens_pb2_grpc,
 )
 from tests.bench.callers import UnexpectedAnswerError
+from tests.bench.edge import figure
 from tests.bench.measure import Figure, Work, figures
 from tests.bench.system import System
+from tests.fixtures.tasks import stop
 from tests.isolation.rpc_requests import signing_request
 
 if TYPE_CHECKING:
@@ -48,7 +50,6 @@ class Seen:
     begun: list[float] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
     refused: int = 0
-    chance: random.Random = field(default_factory=lambda: random.Random(1))
 
     async def repeat(self, work: Work) -> None:
         """Ask again and again, until it is cancelled."""
@@ -58,7 +59,7 @@ class Seen:
                 await work()
             except grpc.aio.AioRpcError:
                 self.refused += 1
-                await asyncio.sleep(self.chance.uniform(0, REFUSED_WAITS_S))
+                await asyncio.sleep(random.uniform(0, REFUSED_WAITS_S))
             else:
                 self.begun.append(begun)
                 self.took.append(time.perf_counter() - begun)
@@ -89,7 +90,8 @@ class Callers:
 
     def __init__(self, system: System, control: grpc.aio.Channel, certificates: grpc.aio.Channel) -> None:
         self._metadata = system.metadata
-        self.tenants: Any = tenants_pb2_grpc.TenantServiceStub(control)
+        self.control = control
+        self._tenants: Any = tenants_pb2_grpc.TenantServiceStub(control)
         self._tokens: Any = tokens_pb2_grpc.TokenServiceStub(control)
         self._certificates: Any = certificates_pb2_grpc.CertificateServiceStub(certificates)
         self._csr = signing_request("bench.example.org")
@@ -113,27 +115,27 @@ class Callers:
 
     async def seal(self, name: str) -> None:
         """Seal a tenant; return once it is acknowledged."""
-        await self.tenants.SealTenant(seals_pb2.SealTenantRequest(name=name, reason="bench"), metadata=self._metadata)
+        await self._tenants.SealTenant(seals_pb2.SealTenantRequest(name=name, reason="bench"), metadata=self._metadata)
 
 
 async def seal(system: System) -> AsyncIterator[Figure]:
     """Seal tenants that have a hundred calls under way, each beside a neighbour that asks for two things at a time."""
     taken = Taken()
-    async with _callers(system) as callers, system.channel(system.settings.control_plane) as control:
-        neighbour = await callers.works(f"tenants/{await system.create_tenant(control)}")
+    async with _callers(system) as callers:
+        neighbour = await callers.works(f"tenants/{await system.create_tenant(callers.control)}")
         for _ in range(ROUNDS):
-            name = f"tenants/{await system.create_tenant(control)}"
+            name = f"tenants/{await system.create_tenant(callers.control)}"
             # It is no tenant that a case after this one could use.
             system.tenants["POOLED"].remove(name.partition("/")[2])
             await _round(system, callers, name, (neighbour[0], neighbour[-1]), taken=taken)
     answered, latest = statistics.median(taken.answered), max(taken.last_success)
-    for figure in [
-        Figure(case="seal.answered_p50", value=round(answered, 3), unit="ms", baseline=0, runs=ROUNDS),
-        Figure(case="seal.last_success_max", value=round(latest, 3), unit="ms", baseline=0, runs=ROUNDS),
+    for found in [
+        figure("seal.answered_p50", answered, "ms", runs=ROUNDS),
+        figure("seal.last_success_max", latest, "ms", runs=ROUNDS),
         *figures("seal.neighbour_meanwhile", taken.meanwhile, taken.before, tail=0.99),
         *figures("seal.neighbour_afterwards", taken.afterwards, taken.before, tail=0.99),
     ]:
-        yield figure
+        yield found
 
 
 async def _round(system: System, callers: Callers, name: str, neighbour: tuple[Work, ...], *, taken: Taken) -> None:
@@ -142,6 +144,8 @@ async def _round(system: System, callers: Callers, name: str, neighbour: tuple[W
     # In a process of its own: a neighbour does not share the other's client.
     crowd = get_context("spawn").Process(target=_crowd, args=(system, name, theirs), daemon=True)
     crowd.start()
+    # Else nobody would notice here that the process is gone.
+    theirs.close()
     await asyncio.to_thread(ours.recv)
     calling = [asyncio.create_task(others.repeat(work)) for work in neighbour]
     await asyncio.sleep(SETTLES_S)
@@ -154,7 +158,7 @@ async def _round(system: System, callers: Callers, name: str, neighbour: tuple[W
     end = time.perf_counter()
     ours.send(None)
     last = await asyncio.to_thread(ours.recv)
-    await _stop(calling)
+    await stop(calling)
     await asyncio.to_thread(crowd.join)
     if last > answered or others.refused:
         message = f"success {last - answered} s after the seal was answered, a neighbour's refused: {others.refused}"
@@ -176,7 +180,7 @@ def _crowd(system: System, name: str, parent: "Connection[float | None, None]") 
             calling = [asyncio.create_task(seen.repeat(work)) for work in works]
             parent.send(None)
             await asyncio.to_thread(parent.recv)
-            await _stop(calling)
+            await stop(calling)
         return seen.last
 
     parent.send(asyncio.run(call()))
@@ -189,11 +193,3 @@ async def _callers(system: System) -> AsyncIterator[Callers]:
         system.channel(system.settings.certificates) as certificates,
     ):
         yield Callers(system, control, certificates)
-
-
-async def _stop(calling: "list[asyncio.Task[None]]") -> None:
-    for task in calling:
-        task.cancel()
-    for task in calling:
-        with suppress(asyncio.CancelledError):
-            await task

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -28,6 +28,7 @@ from bulkhead.v1 import (
 from control_plane.settings import Settings
 from tests.fixtures.stack import Stack
 from tests.fixtures.synthetic import registry
+from tests.fixtures.tasks import stop
 from tests.isolation.rpc_requests import signing_request
 
 AT_ONCE: Final = 100
@@ -136,14 +137,6 @@ async def repeat(operation: Operation, tenant: str, who: Metadata, seen: Seen) -
             await asyncio.sleep(0.05)
         else:
             seen.ends.append(time.monotonic())
-
-
-async def stop(calling: "list[asyncio.Task[None]]") -> None:
-    for task in calling:
-        task.cancel()
-    for task in calling:
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 @pytest.mark.timeout(120)

@@ -132,6 +132,10 @@ class Cli:
         found: dict[str, str] = json.loads((self.state_dir / "endpoints.json").read_text())
         return found
 
+    def find_at(self, address: str) -> None:
+        """Have commands look for the control plane at `host:port`."""
+        (self.state_dir / "endpoints.json").write_text(json.dumps(self.endpoints | {"admin_grpc": address}))
+
 
 @pytest.fixture(scope="session")
 def server_identity() -> tuple[bytes, bytes]:

@@ -1,7 +1,6 @@
 """Errors of the platform, as the command line tells them."""
 
 import asyncio
-import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -91,8 +90,7 @@ def test_a_server_cannot_write_on_the_terminal(api: Any, cli: Any) -> None:
 
 
 def test_without_a_server_the_call_is_unavailable(cli: Any) -> None:
-    endpoints = {**cli.endpoints, "admin_grpc": "127.0.0.1:1"}
-    (cli.state_dir / "endpoints.json").write_text(json.dumps(endpoints))
+    cli.find_at("127.0.0.1:1")
     told = cli("tenants", "get", "org_1")
 
     assert told.code == 6
@@ -146,9 +144,7 @@ async def test_a_busy_server_is_given_its_time_to_shake_hands(api: Any, cli: Any
     """What gRPC calls the least pause between attempts is also the most time that one of them has."""
     api.answer("GetTenant", TENANT)
     async with Relay(begins_after_s=1.5).opened(f"http://{cli.endpoints['admin_grpc']}") as relay:
-        (cli.state_dir / "endpoints.json").write_text(
-            json.dumps(cli.endpoints | {"admin_grpc": relay.address.removeprefix("http://")})
-        )
+        cli.find_at(relay.address.removeprefix("http://"))
         told = await asyncio.to_thread(cli, "tenants", "get", "org_1")
 
     assert told.code == 0, told.err
