@@ -33,7 +33,8 @@ from ext_authz.workers import worker_name
 _GRACE_S: Final = 1.5
 _LAST_REPORT_S: Final = 1.0
 _IGNORANT_S: Final = 1.0
-# With as many objects as policies have, a collection of all of them takes long, and finds nothing: they have no cycles.
+# A collection of all objects takes long with as many as policies have, and with those of the modules alone half as long
+# as Envoy waits for an answer. It finds nothing: they have no cycles.
 _FROZEN_FROM: Final = 1000
 
 _log: Final = structlog.get_logger("worker")
@@ -67,7 +68,7 @@ class Deciding:
         """Decide by what is changed."""
         self.index = self.index.after(change)
         self._checks.use(self.index)
-        if len(change.tenants) >= _FROZEN_FROM:
+        if len(change.tenants) >= _FROZEN_FROM or not self._first.is_set():
             gc.collect()
             gc.freeze()
         self._news.set()

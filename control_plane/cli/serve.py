@@ -36,7 +36,7 @@ def serve_certificates(context: typer.Context, *, directory: Directory = None) -
 
 
 def _serve(directory: Path, run: Callable[["Settings"], Awaitable[None]]) -> None:
-    import asyncio  # noqa: PLC0415 a client's command needs no loop
+    import uvloop  # noqa: PLC0415 a client's command needs no loop
 
     from control_plane.config_file import SettingsError  # noqa: PLC0415 a client's command needs no settings
     from control_plane.settings import Settings  # noqa: PLC0415 the same
@@ -45,7 +45,7 @@ def _serve(directory: Path, run: Callable[["Settings"], Awaitable[None]]) -> Non
         await run(Settings.from_dir(directory))
 
     try:
-        asyncio.run(serve())
+        uvloop.run(serve())
     except SettingsError as error:
         output.say(output.plain(f"error: {error}"))
         raise typer.Exit(PRECONDITION) from None
