@@ -25,6 +25,10 @@ GUESSED: Final = 8
 PARTS: Final = 16
 """A worker reserves at most so small a part of what remains of any window. Where little remains, calls are taken one by
 one, and the refusal comes with the request that is one too many."""
+PRESSED_PARTS: Final = 4
+"""The same of whoever was refused a moment ago: what a worker has too much will be asked for before its window ends."""
+# For so long after the window that was used up.
+_PRESSED_MS: Final = 1_000
 # Who has spent nothing for so long does not need what they have.
 _IDLE_MS: Final = 1_000
 # A refused tenant's calls are asked for once more after this, since others may have given some back; then after twice
@@ -140,6 +144,7 @@ class Account:
     used_ms: int = 0
     """When a call was last asked for."""
     _refusal: _Refusal | None = None
+    _pressed_until_ms: int = 0
     # About as many calls as were spent in the last second, and when that was so.
     _recent: float = 0.0
     _recent_ms: int = 0
@@ -177,9 +182,13 @@ class Account:
         if self.tightest is not None and now_ms < self.ends_ms:
             # What is not spent when the window ends is lost to whoever could have.
             target *= min(self.ends_ms - now_ms, _AHEAD_MS) / _AHEAD_MS
-            target = min(target, self.tightest.calls // PARTS)
+            target = min(target, self.tightest.calls // self.parts(now_ms))
         held = self.held(now_ms)
         return int(target) - held if target >= _FEWEST and held < target / 2 else 0
+
+    def parts(self, now_ms: int) -> int:
+        """Say of how many parts of what remains one may be reserved."""
+        return PRESSED_PARTS if now_ms < self._pressed_until_ms else PARTS
 
     def receive(self, lot: Lot) -> Lot | None:
         """Spend from this lot too; return the one before where it is another's windows' and has calls left."""
@@ -215,7 +224,8 @@ class Account:
         return self._closed(lot)
 
     def refuse(self, used_up: Standing, now_ms: int) -> None:
-        """Remember what is used up until it ends."""
+        """Remember what is used up until it ends, and for a moment longer that somebody had wanted more."""
+        self._pressed_until_ms = used_up.ends_ms + _PRESSED_MS
         known = None if self._refusal is None else self._refusal.standing.window
         if known is None or (known.name, known.begin_ms) != (used_up.window.name, used_up.window.begin_ms):
             self._refusal = _Refusal(standing=used_up, again_ms=now_ms + _FIRST_PAUSE_MS)

@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from ext_authz.budgets.counter import BudgetUnavailableError, Counted, Counter
-from ext_authz.budgets.model import PARTS, Account, Lot, Standing, Taken, Unspent, is_of
+from ext_authz.budgets.model import Account, Lot, Standing, Taken, Unspent, is_of
 from ext_authz.budgets.windows import Window, windows_of
 from ext_authz.policies.model import TenantPolicy
 
@@ -214,12 +214,12 @@ class Budgets:
         wanted = account.wanted(now_ms, missed=missed)
         if wanted:
             tenant.is_reserving = True
-            self._run(self._reserve_ahead(account, wanted))
+            self._run(self._reserve_ahead(account, wanted, parts=account.parts(now_ms)))
 
-    async def _reserve_ahead(self, account: _Account, wanted: int) -> None:
+    async def _reserve_ahead(self, account: _Account, wanted: int, *, parts: int) -> None:
         tenant, memory = account.tenant, self._counter.memory
         try:
-            answer, sent_ms = await self._ask(account, wanted=wanted, parts=PARTS)
+            answer, sent_ms = await self._ask(account, wanted=wanted, parts=parts)
         finally:
             tenant.is_reserving = False
         account.hear(_standings(answer, sent_ms=sent_ms, heard_ms=self._clock()))

@@ -1,13 +1,14 @@
 """What workers hold: when they ask, what they spend without asking, and when they give it back."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
 
 from ext_authz.budgets.counter import BudgetUnavailableError
-from ext_authz.budgets.model import Taken, Unspent
+from ext_authz.budgets.model import PRESSED_PARTS, Taken, Unspent
 from ext_authz.budgets.reserves import Budgets, clock_ms, wall_ms
 from ext_authz.policies.model import Period, RateLimit, TenantPolicy
 from tests.integration.ext_authz.budgets.crowds import limited
@@ -205,6 +206,25 @@ async def test_a_flood_beyond_the_limit_asks_valkey_next_to_nothing(server: Serv
     # On a machine that takes seconds for it, a few.
     assert await questions(server) - before < 10
     assert refused[-1].until - wall_ms() <= refused[-1].window.end_ms - wall_ms()
+
+
+@pytest.mark.behaviour("S3.4")
+async def test_who_floods_a_small_limit_is_paid_for_from_memory_and_gets_all_of_it(budgets: Budgets) -> None:
+    policy = limited((Period.SECOND, 50))
+    paid: Counter[int] = Counter()
+    from_memory: Counter[int] = Counter()
+    await asyncio.sleep((1_000 - wall_ms() % 1_000) / 1_000)
+    begun_ms = wall_ms()
+    while wall_ms() < begun_ms + 3_500:
+        taken = await budgets.take(policy, cost=1)
+        paid[taken.window.begin_ms] += taken.calls
+        from_memory[taken.window.begin_ms] += taken.calls if taken.lot is not None else 0
+        await asyncio.sleep(0.001)
+    first, *others = sorted(paid)[:3]
+
+    assert {paid[second] for second in (first, *others)} == {50}
+    assert from_memory[first] == 0
+    assert all(from_memory[second] >= 50 // PRESSED_PARTS for second in others)
 
 
 async def test_a_raised_limit_holds_at_once(server: Server, budgets: Budgets) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_authz.budgets.model import GUESSED, PARTS, Account, Lot, Standing
+from ext_authz.budgets.model import GUESSED, PARTS, PRESSED_PARTS, Account, Lot, Standing
 from ext_authz.budgets.windows import Window
 from ext_authz.policies.model import Period
 from tests.fixtures.edge_budgets import NOON_MS, window
@@ -95,6 +95,17 @@ def test_no_more_is_held_than_a_small_part_of_what_remains(remaining: int, price
     wanted = account.wanted(NOW)
 
     assert wanted == 0 or (wanted + held) * price * PARTS <= remaining
+
+
+def test_who_was_refused_a_moment_ago_may_hold_a_larger_part() -> None:
+    second = window(50, period=Period.SECOND)
+    account = busy(standing(50, second, ends_ms=NOW + 1_000))
+    before = account.parts(NOW), account.wanted(NOW)
+    account.refuse(standing(0, second, ends_ms=NOW + 1_000), NOW)
+
+    assert before == (PARTS, 0)
+    assert (account.parts(NOW), account.wanted(NOW)) == (PRESSED_PARTS, 50 // PRESSED_PARTS)
+    assert [account.parts(now_ms) for now_ms in (NOW + 1_999, NOW + 2_000)] == [PRESSED_PARTS, PARTS]
 
 
 def test_near_the_end_of_a_window_only_so_much_is_reserved_as_can_be_spent_before_it() -> None:
