@@ -143,6 +143,69 @@ class HttpCaller(asyncio.Protocol):
             self._transport.write(request)
 
 
+class Flood:
+    """The same request at a pace that waits for no answer; what no connection was free for is sent when one is."""
+
+    def __init__(self, request: bytes, rps: float) -> None:
+        """Send nothing yet."""
+        self._request = request
+        self._rps = rps
+        self._idle: deque[_FloodCaller] = deque()
+        self._overdue = 0
+        self.sent = 0
+        """How many requests were sent."""
+
+    async def run(self, address: str, *, sources: Sequence[str], connections: int, seconds: float) -> None:
+        """Send it on so many connections, from these addresses by turns."""
+        host, _, port = address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        opened = [
+            await loop.create_connection(lambda: _FloodCaller(self), host, int(port), local_addr=(source, 0))
+            for source in itertools.islice(itertools.cycle(sources), connections)
+        ]
+        due = time.perf_counter()
+        ends = due + seconds
+        while due < ends:
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+            self._overdue += 1
+            if self._idle:
+                self.send(self._idle.popleft())
+            due += 1 / self._rps
+        for transport, _ in opened:
+            transport.close()
+
+    def send(self, caller: "_FloodCaller") -> None:
+        """Have the caller send what is due, or wait for the next."""
+        if self._overdue:
+            self._overdue -= 1
+            self.sent += 1
+            caller.transport.write(self._request)
+        else:
+            self._idle.append(caller)
+
+
+class _FloodCaller(asyncio.Protocol):
+    """One connection of a flood, one request after the other."""
+
+    def __init__(self, flood: Flood) -> None:
+        self._flood = flood
+        self._read = b""
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._flood.send(self)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._read += data
+        head = self._read.find(b"\r\n\r\n") + 4
+        length = _LENGTH.search(self._read) if head >= len(b"\r\n\r\n") else None
+        if length is not None and len(self._read) >= head + int(length[1]):
+            self._read = b""
+            self._flood.send(self)
+
+
 class CheckCaller(asyncio.Protocol):
     """One connection to a worker, as Envoy has it: some Checks at a time, to be admitted.
 

@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,7 +26,7 @@ from control_plane.ids import TenantId
 from control_plane.serving.context import TenantContext, encode
 from control_plane.serving.principal import Role
 from ext_authz.settings import EdgeSettings
-from tests.bench.callers import http_callers, http_request
+from tests.bench.callers import Flood, http_callers, http_request
 from tests.bench.chains import Chains, running_chains
 from tests.bench.edge import CONNECTIONS, RATE, REQUESTS_ALONE, applied, figure, issue, measured, policy
 from tests.bench.measure import Figure, quantile
@@ -53,7 +52,8 @@ REAL_ROUNDS: Final = 15
 COST: Final = 2
 FLOOD_LIMIT_RPS: Final = 50
 FLOOD_RPS: Final = FLOOD_LIMIT_RPS * 20
-FLOOD_CONNECTIONS: Final = 8
+FLOOD_SOURCES: Final = 8
+CROWD_CONNECTIONS: Final = 64
 # A twentieth of what the service answers.
 NEIGHBOUR_RPS: Final = 15
 FLOODED_S: Final = 15.0
@@ -105,32 +105,43 @@ async def real_rpc(system: System) -> AsyncIterator[Figure]:
 
 
 async def neighbours(system: System) -> AsyncIterator[Figure]:
-    """Have one tenant ask now and then, alone, beside another's flood at 20 times its limit, and beside strangers'."""
+    """Have one tenant ask now and then, alone, and beside floods.
+
+    Another one's at 20 times its limit, over a few connections and over many, on which all that it may ask for in a
+    second is under way at once; and strangers'.
+    """
     edge = EdgeSettings.from_dir(system.state_dir)
     quiet, tokens = await _tenant(system, requests_per_minute=RATE)
     loud, flooding = await _tenant(system, requests_per_minute=RATE, units_per_second=FLOOD_LIMIT_RPS * COST)
     host = edge.shared_hosts[0]
     own = http_request(f"/api/v1/tenants/{quiet}/certificates", host=host, token=tokens[0])
+    known, strange = (
+        http_request(f"/api/v1/tenants/{loud}/certificates", host=host, token=token)
+        for token in (flooding[0], tokens[1])
+    )
     floods = {
-        "alone": b"",
-        "flood": http_request(f"/api/v1/tenants/{loud}/certificates", host=host, token=flooding[0]),
-        "strangers": http_request(f"/api/v1/tenants/{loud}/certificates", host=host, token=tokens[1]),
+        "alone": None,
+        "flood": (known, FLOOD_SOURCES),
+        "crowd": (known, CROWD_CONNECTIONS),
+        "strangers": (strange, FLOOD_SOURCES),
     }
     found: dict[str, list[float]] = {kind: [] for kind in floods}
+    sent: list[int] = []
     failed = 0
     # A process of its own, that our own measuring does not wait for.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as elsewhere:
         for _, (kind, flood) in itertools.product(range(3), floods.items()):
-            flooding_done = elsewhere.submit(_flood, edge.http_listen, flood) if flood else None
+            flooding_done = elsewhere.submit(_flood, edge.http_listen, *flood) if flood else None
             seconds, bad = await asyncio.to_thread(uvloop.run, _own(edge.http_listen, own))
             if flooding_done is not None:
-                await asyncio.wrap_future(flooding_done)
+                sent.append(await asyncio.wrap_future(flooding_done))
             found[kind] += seconds
             failed += bad
     alone = quantile(found["alone"], 0.99)
     for kind, seconds in found.items():
         p99 = quantile(seconds, 0.99)
         yield figure(f"edge.neighbour.{kind}_p99_ms", p99 * 1000, "ms", baseline=alone * 1000, runs=len(seconds))
+    yield figure("edge.neighbour.flooded_rps", min(sent) / FLOODED_S, "1/s", runs=len(sent))
     yield figure("edge.neighbour.errors", failed, "", runs=sum(map(len, found.values())))
 
 
@@ -207,42 +218,33 @@ def _context(edge: EdgeSettings, tenant: str) -> str:
 
 
 async def _own(address: str, request: bytes) -> tuple[list[float], int]:
-    """Send one tenant's requests at their pace; return how long they took, and how many failed."""
+    """Send one tenant's requests at their pace, each counted from when it was to be sent.
+
+    Returns how long they took, and how many failed.
+    """
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), local_addr=("127.0.2.1", 0))
     seconds: list[float] = []
-    ends = time.perf_counter() + FLOODED_S
-    bad = await _paced(address, request, NEIGHBOUR_RPS, source="127.0.2.1", ends=ends, seconds=seconds)
+    bad, due = 0, time.perf_counter()
+    ends = due + FLOODED_S
+    while due < ends:
+        await asyncio.sleep(max(due - time.perf_counter(), 0))
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        fields = (line.partition(b": ") for line in head.lower().split(b"\r\n"))
+        lengths = [int(value) for name, _, value in fields if name == b"content-length"]
+        await reader.readexactly(sum(lengths))
+        seconds.append(time.perf_counter() - due)
+        bad += not head.startswith(b"HTTP/1.1 200 ")
+        due += 1 / NEIGHBOUR_RPS
+    writer.close()
     # The first of them load the tenant's routes, and the flood begins.
     return seconds[2 * NEIGHBOUR_RPS :], bad
 
 
-def _flood(address: str, request: bytes) -> None:
-    """Send a flood at its pace."""
-
-    async def flood() -> None:
-        ends = time.perf_counter() + FLOODED_S
-        rps = FLOOD_RPS / FLOOD_CONNECTIONS
-        async with asyncio.TaskGroup() as group:
-            for number in range(1, FLOOD_CONNECTIONS + 1):
-                group.create_task(_paced(address, request, rps, source=f"127.0.1.{number}", ends=ends, seconds=[]))
-
-    uvloop.run(flood())
-
-
-async def _paced(address: str, request: bytes, rps: float, *, source: str, ends: float, seconds: list[float]) -> int:
-    """Send requests at that pace, one after the other, counting each from when it was to be sent; count the failed."""
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), local_addr=(source, 0))
-    bad, due = 0, time.perf_counter()
-    with suppress(ConnectionError):
-        while due < ends:
-            await asyncio.sleep(max(due - time.perf_counter(), 0))
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            fields = (line.partition(b": ") for line in head.lower().split(b"\r\n"))
-            lengths = [int(value) for name, _, value in fields if name == b"content-length"]
-            await reader.readexactly(sum(lengths))
-            seconds.append(time.perf_counter() - due)
-            bad += not head.startswith(b"HTTP/1.1 200 ")
-            due += 1 / rps
-    writer.close()
-    return bad
+def _flood(address: str, request: bytes, connections: int) -> int:
+    """Send a flood at its pace; return how many requests that were."""
+    flood = Flood(request, FLOOD_RPS)
+    sources = [f"127.0.1.{number}" for number in range(1, FLOOD_SOURCES + 1)]
+    uvloop.run(flood.run(address, sources=sources, connections=connections, seconds=FLOODED_S))
+    return flood.sent
