@@ -26,7 +26,8 @@ PARTS: Final = 16
 """A worker reserves at most so small a part of what remains of any window. Where little remains, calls are taken one by
 one, and the refusal comes with the request that is one too many."""
 PRESSED_PARTS: Final = 4
-"""The same of whoever was refused a moment ago: what a worker has too much will be asked for before its window ends."""
+"""The same of whoever was refused a moment ago, where the limit is so small that nothing would be reserved of it: what
+a worker has too much will be asked for before its window ends."""
 # For so long after the window that was used up.
 _PRESSED_MS: Final = 1_000
 # Who has spent nothing for so long does not need what they have.
@@ -224,8 +225,9 @@ class Account:
         return self._closed(lot)
 
     def refuse(self, used_up: Standing, now_ms: int) -> None:
-        """Remember what is used up until it ends, and for a moment longer that somebody had wanted more."""
-        self._pressed_until_ms = used_up.ends_ms + _PRESSED_MS
+        """Remember what is used up until it ends; of a small limit, a moment longer that more was asked for."""
+        if used_up.window.limit // used_up.window.price < PARTS * _FEWEST:
+            self._pressed_until_ms = used_up.ends_ms + _PRESSED_MS
         known = None if self._refusal is None else self._refusal.standing.window
         if known is None or (known.name, known.begin_ms) != (used_up.window.name, used_up.window.begin_ms):
             self._refusal = _Refusal(standing=used_up, again_ms=now_ms + _FIRST_PAUSE_MS)

@@ -108,6 +108,14 @@ def test_who_was_refused_a_moment_ago_may_hold_a_larger_part() -> None:
     assert [account.parts(now_ms) for now_ms in (NOW + 1_999, NOW + 2_000)] == [PRESSED_PARTS, PARTS]
 
 
+@pytest.mark.parametrize(("limit", "price", "parts"), [(63, 1, PRESSED_PARTS), (64, 1, PARTS), (127, 2, PRESSED_PARTS)])
+def test_of_a_limit_that_is_large_enough_no_larger_part_is_held(limit: int, price: int, parts: int) -> None:
+    account = Account()
+    account.refuse(standing(0, window(limit, period=Period.SECOND, price=price)), NOW)
+
+    assert account.parts(NOW) == parts
+
+
 def test_near_the_end_of_a_window_only_so_much_is_reserved_as_can_be_spent_before_it() -> None:
     account = busy(standing(6_000, ends_ms=NOW + 100), calls=100)
 
